@@ -1,0 +1,75 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Make a saved pipeline ready for the Hugging Face Hub.
+
+    python examples/prepare_hub_repo.py FOLDER --model-card model_card.md
+    hf upload ORG/NAME FOLDER
+
+Adds to the folder that `EDiffIPipeline.save_pretrained` wrote what people need who do not import diffusers_ediffi
+themselves (they still need it installed): `pipeline.py` and, in the folder of each component of ours, a module of one
+line. Then all of these work:
+
+    EDiffIPipeline.from_pretrained("ORG/NAME")
+    DiffusionPipeline.from_pretrained("ORG/NAME")  # after import diffusers_ediffi
+    DiffusionPipeline.from_pretrained("ORG/NAME", custom_pipeline="ORG/NAME", trust_remote_code=True)
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+LIBRARY = "diffusers_ediffi"
+PIPELINE = f"from {LIBRARY} import EDiffIPipeline  # noqa: F401\n"
+
+
+def prepare(folder: Path, model_card: Path | None = None) -> list[Path]:
+    """Adds the files, replacing those of an earlier run.
+
+    Args:
+        folder: What `EDiffIPipeline.save_pretrained` wrote.
+        model_card: Becomes the repository's README.md.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError: If the folder does not hold an EDiffIPipeline.
+        FileNotFoundError: If there is no such model card.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(f"{folder} holds no model_index.json: save a pipeline there with save_pretrained first.")
+    components = json.loads(index.read_text(encoding="utf-8"))
+    if components.get("_class_name") != "EDiffIPipeline":
+        raise ValueError(f"{folder} holds a {components.get('_class_name')}, not an EDiffIPipeline.")
+    if model_card is not None and not model_card.is_file():
+        raise FileNotFoundError(f"there is no model card {model_card}.")
+
+    texts = {folder / "pipeline.py": PIPELINE}
+    for name, value in components.items():
+        if isinstance(value, list) and value[0] == LIBRARY:
+            # diffusers takes the component from this file, which it finds by the library's name.
+            texts[folder / name / f"{LIBRARY}.py"] = f"from {LIBRARY} import {value[1]}  # noqa: F401\n"
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    if model_card is None:
+        return list(texts)
+    shutil.copyfile(model_card, folder / "README.md")
+    return [*texts, folder / "README.md"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what EDiffIPipeline.save_pretrained wrote")
+    parser.add_argument("--model-card", type=Path, help="becomes README.md")
+    args = parser.parse_args()
+    try:
+        for path in prepare(args.folder, args.model_card):
+            print(path)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Metadata of the package. Tool settings live in pyproject.toml, tested versions in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).parent
+readme = root / "README.md"
+init = (root / "src" / "diffusers_ediffi" / "__init__.py").read_text(encoding="utf-8")
+version = re.search(r'^__version__ = "(.+)"$', init, re.MULTILINE)
+assert version
+
+requirements = [
+    "accelerate>=1.10",
+    # The package registers itself in a private table of diffusers (see __init__.py), hence the narrow range.
+    "diffusers>=0.42.1,<0.43",
+    "huggingface_hub>=1.0,<3",
+    "numpy>=1.26",
+    "pillow>=10",
+    "safetensors>=0.5",
+    "torch>=2.6",
+    "transformers>=5,<6",
+]
+extras = {
+    "train": ["peft>=0.17", "tokenizers>=0.22", "tqdm>=4.60"],
+    "eval": ["tqdm>=4.60"],
+    "demo": ["gradio>=5"],
+    "xformers": ["xformers"],
+}
+extras["test"] = ["pytest>=8", *extras["train"], *extras["eval"]]
+extras["dev"] = ["mypy>=1.15", "ruff>=0.11", *extras["test"]]
+
+setup(
+    name="diffusers_ediffi",
+    version=version[1],
+    description="eDiff-I for diffusers: an ensemble of expert denoisers, from a sentence to a 1024 x 1024 image",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The diffusers_ediffi authors",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"diffusers_ediffi": ["py.typed", "assets/**"]},
+    python_requires=">=3.10",
+    install_requires=requirements,
+    extras_require=extras,
+    entry_points={"console_scripts": ["ediffi = diffusers_ediffi.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    keywords="diffusion, text-to-image, diffusers, eDiff-I, ensemble of experts",
+    zip_safe=False,
+)

@@ -1,0 +1,318 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The command line: `ediffi generate` draws images, `ediffi info` says what a model consists of.
+
+torch and diffusers take seconds to import, so functions import them after the arguments are checked.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from . import __version__
+from .demo.checkpoint import demo_checkpoint
+
+MAX_STAGES = 3
+MAX_INFERENCE_STEPS = 1000
+MAX_SEED = 2**63 - 1
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The arguments without the program's name; by default those of the process.
+
+    Returns:
+        The exit code: 0, or 2 after one line on standard error about a bad input.
+    """
+    try:
+        args = _parser().parse_args(argv)
+        args.run(args)
+    except (OSError, ValueError) as error:
+        print(f"ediffi: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Leaves the usage out: one line says what is wrong."""
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="ediffi", description="Images from sentences, with an ensemble of expert denoisers.")
+    parser.add_argument("--version", action="version", version=f"diffusers_ediffi {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    generate = commands.add_parser("generate", help="draw images", description="Draws images of a sentence as PNGs.")
+    generate.set_defaults(run=_generate)
+    add = generate.add_argument
+    add("prompt", type=_prompt, help="what to draw")
+    add("--output", type=_output, default="ediffi.png", metavar="FILE", help="the PNG to write (default: %(default)s)")
+    add("--size", type=_whole(1), help="height and width: 64, 256 or 1024 (default: the model's largest)")
+    add("--seed", type=_whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
+    add("--num-images", type=_whole(1), default=1, metavar="N", help="writes FILE-0.png, ...; image i has seed + i")
+    add("--style-image", type=_style_image, metavar="FILE", help="an image whose style to take over")
+    add("--steps", type=_per_stage(_whole(1, MAX_INFERENCE_STEPS)), help="one number, or one per stage: 25,10,10")
+    add("--guidance-scale", type=_per_stage(_finite), help="one number, or one per stage: 5,1,1")
+    add("--negative-prompt", metavar="TEXT", help="what the image should not be")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)")
+    add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
+    info = commands.add_parser("info", help="describe a model", description="Lists a model's stages and experts.")
+    info.set_defaults(run=_info)
+    for command in (generate, info):
+        command.add_argument("--model", type=_model, help="folder or Hub id (default: the demo model)")
+    return parser
+
+
+def _prompt(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; say what to draw")
+    return text
+
+
+def _output(text: str) -> Path:
+    path = Path(text).expanduser()
+    folder = path.absolute().parent
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .png")
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(folder)!r}")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
+    return path
+
+
+def _style_image(text: str) -> Image.Image:
+    try:
+        with Image.open(Path(text).expanduser()) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an image") from None
+    except (OSError, SyntaxError, ValueError) as error:  # all of them come from damaged files
+        raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
+
+
+def _model(text: str) -> str:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise argparse.ArgumentTypeError(f"{text!r} holds no model_index.json, so it is not a saved pipeline")
+        return str(path)
+    if path.exists() or not HUB_ID.fullmatch(text) or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"there is no folder {text!r}, nor is it a Hub id such as org/name")
+    return text
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        if not re.fullmatch(r"[+-]?\d{1,30}", text) or not low <= int(text) <= (math.inf if high is None else high):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+        return int(text)
+
+    return parse
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return number
+
+
+def _per_stage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser of one number for all stages, or of a list with commas for each."""
+
+    def parse_all(text: str) -> Any:
+        numbers = tuple(parse(part.strip()) for part in text.split(","))
+        if len(numbers) > MAX_STAGES:
+            raise argparse.ArgumentTypeError(f"{text!r} has {len(numbers)} numbers for at most {MAX_STAGES} stages")
+        return numbers[0] if len(numbers) == 1 else numbers
+
+    return parse_all
+
+
+def _generate(args: argparse.Namespace) -> None:
+    model = args.model or demo_checkpoint()
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
+    device = _device(args.device)
+
+    import torch
+
+    dtype = getattr(torch, args.dtype or ("float32" if device == "cpu" else "float16"))
+    # T5 overflows in float16.
+    pipe = _load(model, {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype})
+    pipe.to(device)
+    images = pipe(
+        args.prompt,
+        negative_prompt=args.negative_prompt,
+        style_image=args.style_image,
+        height=args.size,
+        width=args.size,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        num_images_per_prompt=args.num_images,
+        # Noise is drawn on the CPU, so that a seed means the same image on every device.
+        generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
+    ).images
+    for path, image, own_seed in zip(_paths(args.output, args.num_images), images, seeds, strict=True):
+        _write_png(image, path, _chunks(args, own_seed))
+        print(f"{path} (seed {own_seed})")
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        mps = torch.backends.mps.is_available()
+        return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        torch.empty(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {name!r} is not usable here: {_one_line(error)}") from error
+    return name
+
+
+def _load(model: str, dtype: Any = None) -> Any:
+    """Loads a pipeline; every way in which its files can be wrong becomes a `ValueError`."""
+    from .pipeline_ediffi import EDiffIPipeline
+
+    _quiet()
+    try:
+        pipe = EDiffIPipeline.from_pretrained(model, dtype=dtype)
+    except Exception as error:  # there is no end to the errors that damaged or foreign files raise
+        raise ValueError(f"cannot load {model!r}: {type(error).__name__}: {_one_line(error)}") from error
+    pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
+    return pipe
+
+
+def _quiet() -> None:
+    """Errors only, and progress bars where somebody watches."""
+    import diffusers.utils.logging
+    import huggingface_hub.utils
+    import transformers.utils.logging
+
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    # Loading is short; only drawing and downloads deserve a bar.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _paths(output: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
+
+
+def _chunks(args: argparse.Namespace, seed: int) -> dict[str, str]:
+    """What the PNG says about itself: enough to draw it again."""
+    settings = {
+        "prompt": args.prompt,
+        "seed": seed,
+        "model": args.model or "demo",
+        "version": f"diffusers_ediffi {__version__}",
+        "negative_prompt": args.negative_prompt,
+        "size": args.size,
+        "steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+    }
+    return {name: str(value) for name, value in settings.items() if value is not None}
+
+
+def _write_png(image: Image.Image, path: Path, chunks: dict[str, str]) -> None:
+    """Writes beside the target and renames, so that there is never half a file."""
+    text = PngImagePlugin.PngInfo()
+    for name, value in chunks.items():
+        text.add_itxt(name, value)  # UTF-8, for prompts in any language
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        image.save(unfinished, format="PNG", pnginfo=text)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _info(args: argparse.Namespace) -> None:
+    model = args.model or demo_checkpoint()
+    pipe = _load(model)
+    print(f"model       {args.model or 'demo'}")
+    print(f"licence     {_licence(model)}")
+    parameters = {name: _parameters(part) for name, part in pipe.components.items() if hasattr(part, "parameters")}
+    print(f"parameters  {_count(sum(parameters.values()))}")
+    for name, number in parameters.items():
+        print(f"  {name:<18}{_count(number):>8}  {type(pipe.components[name]).__name__}")
+    defaults = zip(
+        pipe.stages, pipe.config.default_num_inference_steps, pipe.config.default_guidance_scale, strict=False
+    )
+    for stage, steps, guidance in defaults:
+        name = stage.label.split()[0]
+        print(f"{name}: {stage.size} x {stage.size}, {steps} steps, guidance {guidance:g}")
+        for line in _experts(stage, steps):
+            print(f"  {line}")
+
+
+def _experts(stage: Any, num_steps: int) -> Iterator[str]:
+    """One line for each expert of a stage: its noise levels, its share of the steps, its size."""
+    scheduler, router = stage.scheduler, stage.unet
+    scheduler.set_timesteps(num_steps)
+    sigmas = getattr(scheduler, "routing_sigmas", scheduler.sigmas[: len(scheduler.timesteps)].tolist())
+    # A Runge-Kutta step repeats its noise level for each of its calls.
+    steps = [sigma for sigma, _ in itertools.groupby(sigmas)]
+    experts = getattr(router, "experts", [router])
+    edges = [0.0, *getattr(router, "boundaries", []), math.inf]
+    unit = router.config.get("unit", "sigma")
+    routes = [router.select_expert(sigma) if hasattr(router, "select_expert") else 0 for sigma in steps]
+    for i, expert in enumerate(experts):
+        interval = f"{unit} {edges[i]:.4g} to {edges[i + 1]:.4g}"
+        yield f"expert.{i}  {interval:<24}{routes.count(i):>3} of {len(steps)} steps  {_count(_parameters(expert))}"
+
+
+def _parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _count(number: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _licence(model: str) -> str:
+    """What the model card (README.md) says."""
+    from huggingface_hub import ModelCard
+
+    card = Path(model) / "README.md"
+    if Path(model).is_dir() and not card.is_file():
+        return "not stated (no model card)"
+    try:
+        licence = ModelCard.load(card if card.is_file() else model).data.to_dict().get("license")
+    except Exception:  # a model without a readable card is still a model
+        licence = None
+    return str(licence or "not stated")

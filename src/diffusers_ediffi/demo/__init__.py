@@ -1,0 +1,28 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The embedded demo model's world: scenes of small objects with captions and exact masks."""
+
+from .scenes import (
+    GROUNDS,
+    RELATIONS,
+    STYLES,
+    Ground,
+    PlacedObject,
+    Scene,
+    SceneGenerator,
+    SceneObject,
+    load_objects,
+    with_article,
+)
+
+__all__ = [
+    "GROUNDS",
+    "RELATIONS",
+    "STYLES",
+    "Ground",
+    "PlacedObject",
+    "Scene",
+    "SceneGenerator",
+    "SceneObject",
+    "load_objects",
+    "with_article",
+]

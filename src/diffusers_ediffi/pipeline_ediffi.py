@@ -1,0 +1,680 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""`EDiffIPipeline`: from a sentence to an image, through the cascade base -> SR256 -> SR1024 (section 3)."""
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as nnf
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from .conditioning import CLIP_TEXT_TOKENS, T5_TOKENS, as_pil_images, encode_clip_image, encode_clip_text, encode_t5
+from .low_res import upsample_low_res
+
+MAX_INFERENCE_STEPS = 1000
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# Names in `__call__`; each but the image's has a negative counterpart.
+TEXT_EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds", "prompt_embeds_2", "prompt_attention_mask_2")
+NEGATIVE_EMBEDDINGS = tuple(f"negative_{name}" for name in TEXT_EMBEDDINGS)
+EMBEDDINGS = ("prompt_embeds", "prompt_embeds_2", "image_embeds")
+
+Embeddings = dict[str, torch.Tensor | None]
+
+
+@dataclass
+class EDiffIPipelineOutput(BaseOutput):
+    """What [`EDiffIPipeline`] returns.
+
+    Args:
+        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`): The images of the last stage: a list, an
+            array (batch, height, width, 3) or a tensor (batch, 3, height, width) in [0, 1], or for
+            `output_type="latent"` the sample itself, in [-1, 1] and not clamped.
+        nsfw_content_detected (`list[bool]`, *optional*): The safety checker's opinion; `None` without one.
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+    nsfw_content_detected: list[bool] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network of the cascade with its scheduler; `size` is the height and width of its images."""
+
+    label: str
+    unet: Any
+    scheduler: Any
+    size: int
+
+
+class EDiffIPipeline(DiffusionPipeline):
+    """Text-to-image generation with eDiff-I: an ensemble of expert denoisers and two super-resolution stages.
+
+    ```python
+    from diffusers_ediffi import EDiffIPipeline, demo_checkpoint
+
+    pipe = EDiffIPipeline.from_pretrained(demo_checkpoint())
+    pipe("a rocket above a red apple on a dark blue background").images[0].save("rocket.png")
+    ```
+
+    Every component but `unet` and `scheduler` is optional: a stage that is not loaded ends the cascade before it, and
+    an encoder that is not loaded leaves its condition empty, which is what training saw as "dropped".
+
+    Args:
+        unet ([`EDiffIUNet`] or [`ExpertRouterUNet`]): The base model.
+        scheduler (`SchedulerMixin`): Its EDM scheduler: [`EDMDEISScheduler`], `EDMEulerScheduler` or
+            `EDMDPMSolverMultistepScheduler`.
+        tokenizer (`CLIPTokenizer`, *optional*), text_encoder (`CLIPTextModelWithProjection`, *optional*): CLIP text.
+        tokenizer_2 (`T5Tokenizer`, *optional*), text_encoder_2 (`T5EncoderModel`, *optional*): T5.
+        feature_extractor (`CLIPImageProcessor`, *optional*), image_encoder (`CLIPVisionModelWithProjection`,
+            *optional*): CLIP image, for `style_image`.
+        unet_sr256, unet_sr1024 ([`EDiffIUNet`] or [`ExpertRouterUNet`], *optional*): The super-resolution models.
+        scheduler_sr256, scheduler_sr1024 (`SchedulerMixin`, *optional*): Their schedulers; by default a copy of
+            `scheduler`.
+        safety_checker (`PreTrainedModel`, *optional*): Called with `images` and `clip_input`, as in Stable Diffusion.
+        default_num_inference_steps (`tuple`): Steps of base, SR256 and SR1024 (25, 10, 10: Table 7).
+        default_guidance_scale (`tuple`): Guidance of base, SR256 and SR1024.
+        sr_scale (`int`): How much larger than its input the image of a super-resolution stage is.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->unet_sr256->unet_sr1024"
+    _optional_components = [
+        "tokenizer",
+        "text_encoder",
+        "tokenizer_2",
+        "text_encoder_2",
+        "feature_extractor",
+        "image_encoder",
+        "unet_sr256",
+        "unet_sr1024",
+        "scheduler_sr256",
+        "scheduler_sr1024",
+        "safety_checker",
+    ]
+    _exclude_from_cpu_offload = ["safety_checker"]
+    _callback_tensor_inputs = ["latents", *TEXT_EMBEDDINGS, *NEGATIVE_EMBEDDINGS, "image_embeds"]
+    # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
+    pixels_per_call = 1024 * 1024
+
+    def __init__(
+        self,
+        unet: Any,
+        scheduler: Any,
+        tokenizer: Any = None,
+        text_encoder: Any = None,
+        tokenizer_2: Any = None,
+        text_encoder_2: Any = None,
+        feature_extractor: Any = None,
+        image_encoder: Any = None,
+        unet_sr256: Any = None,
+        unet_sr1024: Any = None,
+        scheduler_sr256: Any = None,
+        scheduler_sr1024: Any = None,
+        safety_checker: Any = None,
+        default_num_inference_steps: Sequence[int] = (25, 10, 10),
+        default_guidance_scale: Sequence[float] = (5.0, 1.0, 1.0),
+        sr_scale: int = 4,
+    ):
+        super().__init__()
+        if scheduler is not None:
+            # Schedulers carry state, so every stage has its own.
+            if unet_sr256 is not None and scheduler_sr256 is None:
+                scheduler_sr256 = type(scheduler).from_config(scheduler.config)
+            if unet_sr1024 is not None and scheduler_sr1024 is None:
+                scheduler_sr1024 = type(scheduler).from_config(scheduler.config)
+        self.register_modules(
+            unet=unet,
+            scheduler=scheduler,
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            tokenizer_2=tokenizer_2,
+            text_encoder_2=text_encoder_2,
+            feature_extractor=feature_extractor,
+            image_encoder=image_encoder,
+            unet_sr256=unet_sr256,
+            unet_sr1024=unet_sr1024,
+            scheduler_sr256=scheduler_sr256,
+            scheduler_sr1024=scheduler_sr1024,
+            safety_checker=safety_checker,
+        )
+        self.register_to_config(
+            default_num_inference_steps=tuple(default_num_inference_steps),
+            default_guidance_scale=tuple(default_guidance_scale),
+            sr_scale=sr_scale,
+        )
+        self.image_processor = VaeImageProcessor(do_resize=False, vae_scale_factor=1)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The loaded stages in their order; each takes the image of the one before."""
+        if self.unet is None or self.scheduler is None:
+            raise ValueError("unet and scheduler are needed to draw an image; load them into the pipeline.")
+        size = self.unet.config.sample_size
+        stages = [Stage(f"base {size}x{size}", self.unet, self.scheduler, size)]
+        for label, unet, scheduler in (
+            ("SR256", self.unet_sr256, self.scheduler_sr256),
+            ("SR1024", self.unet_sr1024, self.scheduler_sr1024),
+        ):
+            if unet is None:
+                break
+            size *= self.config.sr_scale
+            stages.append(Stage(label, unet, scheduler, size))
+        return stages
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance of the stage that is running; a callback may change `_guidance_scale`."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Network evaluations of the last call, over all stages."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        device: torch.device | str | None = None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Encodes the prompts by the encoders that are loaded.
+
+        Returns:
+            CLIP tokens (batch, 77, width), pooled CLIP (batch, width), T5 tokens (batch, 113, width) and T5 mask
+            (batch, 113) of the prompts, then the same four of the negative prompts. `None` stands for zeros: a
+            condition without its encoder, the unconditional model where there is no negative prompt.
+        """
+        device = device or self._execution_device
+        count = len(prompt) if isinstance(prompt, list) else 1
+        prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2 = self._encode_text(
+            [prompt] if isinstance(prompt, str) else prompt, device
+        )
+        negative_prompt = negative_prompt if do_classifier_free_guidance else None
+        (
+            negative_prompt_embeds,
+            negative_pooled_prompt_embeds,
+            negative_prompt_embeds_2,
+            negative_prompt_attention_mask_2,
+        ) = self._encode_text(
+            [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt, device
+        )
+        return (
+            prompt_embeds,
+            pooled_prompt_embeds,
+            prompt_embeds_2,
+            prompt_attention_mask_2,
+            negative_prompt_embeds,
+            negative_pooled_prompt_embeds,
+            negative_prompt_embeds_2,
+            negative_prompt_attention_mask_2,
+        )
+
+    def _encode_text(self, texts: list[str] | None, device: torch.device | str) -> tuple[torch.Tensor | None, ...]:
+        tokens = pooled = tokens_2 = mask_2 = None
+        if texts is not None and self.text_encoder is not None:
+            tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
+        if texts is not None and self.text_encoder_2 is not None:
+            tokens_2, mask_2 = encode_t5(texts, self.tokenizer_2, self.text_encoder_2, device)
+        return tokens, pooled, tokens_2, mask_2
+
+    def _prepare_embeddings(
+        self,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None,
+        style_image: Any,
+        given: Embeddings,
+        num_images_per_prompt: int,
+        guided: bool,
+    ) -> Embeddings:
+        """All embeddings on the device, one row for each image; what is given is not computed."""
+        device = self._execution_device
+        names = TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS
+        batch_size = _batch_size(prompt, style_image, given)
+        if isinstance(negative_prompt, str):
+            negative_prompt = [negative_prompt] * batch_size
+        encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device), strict=True))
+        if style_image is not None:
+            encoded["image_embeds"] = encode_clip_image(
+                style_image, self.feature_extractor, self.image_encoder, device
+            )
+        embeds: Embeddings = {}
+        for name, value in given.items():
+            value = encoded.get(name) if value is None else value
+            if value is not None:
+                if value.shape[0] == 1 < batch_size:  # one style for all prompts
+                    value = value.expand(batch_size, *value.shape[1:])
+                value = value.to(device).repeat_interleave(num_images_per_prompt, dim=0)
+            embeds[name] = value
+        for prefix in ("", "negative_"):
+            tokens, mask = f"{prefix}prompt_embeds_2", f"{prefix}prompt_attention_mask_2"
+            embeds[tokens], embeds[mask] = _pad_t5(embeds[tokens], embeds[mask])
+        return embeds
+
+    def _prepare_noise(
+        self,
+        stage: Stage,
+        batch_size: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The first sample x ~ N(0, sigma_max^2) of a stage, (batch, 3, size, size), in float32."""
+        shape = (batch_size, stage.unet.config.out_channels, stage.size, stage.size)
+        device = self._execution_device
+        if latents is None:
+            latents = randn_tensor(shape, generator, device, torch.float32)
+        return latents.to(device, torch.float32) * stage.scheduler.init_noise_sigma
+
+    def _denoise_stage(
+        self,
+        stage: Stage,
+        sample: torch.Tensor,
+        low_res: torch.Tensor | None,
+        embeds: Embeddings,
+        generator: torch.Generator | list[torch.Generator] | None,
+        on_step_end: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """The denoising loop of every stage.
+
+        Args:
+            stage: The network and its scheduler, whose timesteps are set.
+            sample: Noise (batch, 3, size, size).
+            low_res: Image of the stage before at the size of this one, (batch, 3, size, size) in [-1, 1]; `None` for
+                the base.
+            embeds: Conditions by their names in `__call__`; `on_step_end` may change them.
+            generator: For schedulers that add noise.
+            on_step_end: Called with timestep and sample after each step, returns the sample to go on with.
+
+        Returns:
+            The sample after the last step, or after the step that was interrupted.
+        """
+        scheduler, timesteps = stage.scheduler, stage.scheduler.timesteps
+        # Timesteps may repeat (Runge-Kutta stages), so the scheduler counts instead of looking them up.
+        scheduler.set_begin_index(0)
+        # Read before the loop: choosing an expert must not wait for the device in every step.
+        sigmas = [float(sigma) for sigma in getattr(scheduler, "routing_sigmas", scheduler.sigmas)]
+        extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        routed = hasattr(stage.unet, "select_expert")
+        try:
+            with self.progress_bar(total=len(timesteps)) as progress_bar:
+                progress_bar.set_description(stage.label)
+                for t, sigma in zip(timesteps, sigmas, strict=False):
+                    if routed:
+                        stage.unet.select_expert(sigma)
+                    model_output = self._predict(stage, sample, low_res, t, embeds)
+                    sample = scheduler.step(model_output, t, sample, **extra, return_dict=False)[0]
+                    sample = on_step_end(t, sample)
+                    progress_bar.update()
+                    if self.interrupt:
+                        break
+        finally:
+            if routed:
+                stage.unet.reset_expert()
+        return sample
+
+    def _predict(
+        self,
+        stage: Stage,
+        sample: torch.Tensor,
+        low_res: torch.Tensor | None,
+        timestep: torch.Tensor,
+        embeds: Embeddings,
+    ) -> torch.Tensor:
+        """The guided F (batch, 3, size, size) in float32; guidance on F equals guidance on D."""
+        unet, guided = stage.unet, self.do_classifier_free_guidance
+        model_input = stage.scheduler.scale_model_input(sample, timestep)
+        images = max(1, self.pixels_per_call // (model_input.shape[-1] * model_input.shape[-2]))
+        outputs = []
+        for start in range(0, len(model_input), images):
+            rows = slice(start, start + images)
+            x = model_input[rows] if low_res is None else torch.cat([model_input[rows], low_res[rows]], dim=1)
+            x = torch.cat([x, x]) if guided else x
+            conditioning = _conditioning(embeds, rows, guided, unet.dtype)
+            output = unet(x.to(unet.dtype), timestep, **conditioning, return_dict=False)[0].float()
+            if guided:
+                unconditional, conditional = output.chunk(2)
+                output = unconditional + self.guidance_scale * (conditional - unconditional)
+            outputs.append(output)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _stages_up_to(self, height: int | None, width: int | None) -> list[Stage]:
+        """The stages that draw an image of this size, by default all that are loaded."""
+        stages = self.stages
+        sizes = [stage.size for stage in stages]
+        wanted = {size for size in (height, width) if size is not None} or {sizes[-1]}
+        if len(wanted) > 1 or not wanted <= set(sizes):
+            raise ValueError(
+                f"height={height} and width={width} are no size of this pipeline: images are square and the loaded "
+                f"stages draw {', '.join(map(str, sizes))} pixels; choose one of these or load a further stage."
+            )
+        return stages[: sizes.index(wanted.pop()) + 1]
+
+    def check_inputs(
+        self,
+        stages: list[Stage],
+        prompt: Any,
+        negative_prompt: Any,
+        style_image: Any,
+        given: Embeddings,
+        num_images_per_prompt: Any,
+        generator: Any,
+        latents: torch.Tensor | None,
+    ) -> None:
+        """Refuses bad input before anything expensive runs: a `ValueError` that names the argument, its value and what
+        to pass instead. The arguments are those of `__call__`, `given` its embeddings by name."""
+        for stage in stages:
+            _check_scheduler(stage)
+        if len({id(stage.scheduler) for stage in stages}) < len(stages):
+            raise ValueError("two stages share a scheduler, which carries state; give each stage its own scheduler.")
+        if not _is_number(num_images_per_prompt, Integral) or num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt={num_images_per_prompt!r} must be a whole number of at least 1.")
+        self._check_text("prompt", prompt, given)
+        self._check_text("negative_prompt", negative_prompt, given)
+        if prompt is None and style_image is None and all(given[name] is None for name in EMBEDDINGS):
+            raise ValueError("there is nothing to draw; pass prompt, embeddings or style_image.")
+        batch_size = _batch_size(prompt, style_image, given)
+        self._check_images(style_image, given, batch_size)
+        if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
+            raise ValueError(
+                f"negative_prompt lists {len(negative_prompt)} texts for {batch_size} prompts; pass one for each."
+            )
+        self._check_embeddings(given, batch_size)
+        images = batch_size * num_images_per_prompt
+        generators = generator if isinstance(generator, list) else [generator] * images
+        if not all(one is None or isinstance(one, torch.Generator) for one in generators):
+            raise ValueError(f"generator={generator!r} must be a torch.Generator or a list of them.")
+        if len(generators) != images:
+            raise ValueError(f"generator lists {len(generators)} generators for {images} images; pass one for each.")
+        shape = (images, stages[0].unet.config.out_channels, stages[0].size, stages[0].size)
+        if latents is not None and tuple(latents.shape) != shape:
+            raise ValueError(f"latents have shape {tuple(latents.shape)}; the base stage starts from {shape}.")
+
+    def _check_text(self, name: str, text: Any, given: Embeddings) -> None:
+        """`name` is `prompt` or `negative_prompt`; only the latter may be an empty text."""
+        tokens, pooled, tokens_2, mask_2 = (name.removesuffix("prompt") + part for part in TEXT_EMBEDDINGS)
+        if (given[tokens] is None) != (given[pooled] is None):
+            raise ValueError(f"{tokens} and {pooled} belong together; pass both or neither.")
+        if given[mask_2] is not None and given[tokens_2] is None:
+            raise ValueError(f"{mask_2} without {tokens_2} has no meaning; pass both.")
+        if text is None:
+            return
+        texts = text if isinstance(text, list) and text else [text]
+        if not all(isinstance(one, str) for one in texts):
+            raise ValueError(f"{name}={text!r} must be a text or a list of texts.")
+        if name == "prompt" and not all(one.strip() for one in texts):
+            raise ValueError(f"prompt={text!r} is empty; say what to draw, or pass embeddings or style_image alone.")
+        if given[tokens] is not None or given[tokens_2] is not None:
+            raise ValueError(f"pass either {name} or {tokens} and {tokens_2}, not both.")
+        if self.text_encoder is None and self.text_encoder_2 is None:
+            raise ValueError(f"{name} needs a text encoder and none is loaded; load one or pass {tokens}.")
+
+    def _check_images(self, style_image: Any, given: Embeddings, batch_size: int) -> None:
+        if self.safety_checker is not None and self.feature_extractor is None:
+            raise ValueError("safety_checker needs feature_extractor; load it, or pass safety_checker=None.")
+        if style_image is None:
+            return
+        if given["image_embeds"] is not None:
+            raise ValueError("pass either style_image or image_embeds, not both.")
+        if self.image_encoder is None or self.feature_extractor is None:
+            raise ValueError("style_image needs image_encoder and feature_extractor; load both or pass image_embeds.")
+        images = len(as_pil_images(style_image))
+        if images not in (1, batch_size) or not images:
+            raise ValueError(f"style_image holds {images} images for {batch_size} prompts; pass one, or one for each.")
+
+    def _check_embeddings(self, given: Embeddings, batch_size: int) -> None:
+        """Shapes: tokens (batch, up to 77 or 113, width), vectors (batch, width), the mask (batch, tokens)."""
+        config = self.unet.config
+        shapes = {
+            "prompt_embeds": (config.encoder_hid_dim, CLIP_TEXT_TOKENS),
+            "pooled_prompt_embeds": (config.pooled_projection_dim, None),
+            "prompt_embeds_2": (config.encoder_hid_dim_2, T5_TOKENS),
+            "image_embeds": (config.image_embed_dim, None),
+        }
+        for name, embedding in given.items():
+            if embedding is None or "mask" in name:
+                continue
+            width, tokens = shapes[name.removeprefix("negative_")]
+            shape = tuple(embedding.shape)
+            batch_fits = shape[0] == batch_size or (name == "image_embeds" and shape[0] == 1)
+            tokens_fit = len(shape) == 2 if tokens is None else len(shape) == 3 and 0 < shape[1] <= tokens
+            if not batch_fits or not tokens_fit or shape[-1] != width:
+                wanted = f"({batch_size}, {width})" if tokens is None else f"({batch_size}, up to {tokens}, {width})"
+                raise ValueError(f"{name} has shape {shape}, not {wanted}; use the encoder of this model's training.")
+            mask = given.get(name.replace("embeds_2", "attention_mask_2")) if name.endswith("_2") else None
+            if mask is not None and tuple(mask.shape) != shape[:2]:
+                raise ValueError(f"the attention mask of {name} has shape {tuple(mask.shape)}, not {shape[:2]}.")
+
+    def run_safety_checker(self, image: torch.Tensor) -> tuple[torch.Tensor, list[bool] | None]:
+        """Lets the safety checker see images (batch, 3, height, width) in [-1, 1] and blacken what it objects to."""
+        if self.safety_checker is None:
+            return image, None
+        arrays = self.image_processor.postprocess(image, output_type="np")
+        clip_input = self.feature_extractor(self.numpy_to_pil(arrays), return_tensors="pt").pixel_values
+        clip_input = clip_input.to(self._execution_device, self.safety_checker.dtype)
+        arrays, detected = self.safety_checker(images=arrays, clip_input=clip_input)[:2]
+        return torch.from_numpy(np.stack(arrays)).movedim(-1, 1) * 2 - 1, detected
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        style_image: Any = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | Sequence[int] | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        pooled_prompt_embeds: torch.Tensor | None = None,
+        prompt_embeds_2: torch.Tensor | None = None,
+        prompt_attention_mask_2: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_pooled_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds_2: torch.Tensor | None = None,
+        negative_prompt_attention_mask_2: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> EDiffIPipelineOutput | tuple:
+        """Draws images.
+
+        Args:
+            prompt: What to draw; may be left out where embeddings or a style are given.
+            negative_prompt: What guidance leads away from. `None` is the unconditional model (zeroed embeddings),
+                `""` the encoded empty text.
+            style_image: Style reference (section 5.3): a PIL image, an array (height, width, 3) or a tensor
+                (3, height, width) in [0, 1], one for all prompts or a list with one for each.
+            height, width: Size of the last stage to run, by default the largest that is loaded.
+            num_inference_steps, guidance_scale: One number for every stage, or one per stage as a tuple (base, SR256,
+                SR1024); by default the pipeline's `default_...`. Guidance of 1 or less is none, at half the cost.
+            num_images_per_prompt: Images for each prompt.
+            generator: Makes the noise repeatable; a list gives each image its own.
+            latents: Standard normal noise for the base stage (images, 3, base size, base size).
+            prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2: Instead of `prompt`, as
+                `encode_prompt` returns them; an embedding left out counts as zeros.
+            negative_prompt_embeds, negative_pooled_prompt_embeds, negative_prompt_embeds_2,
+                negative_prompt_attention_mask_2: The same instead of `negative_prompt`.
+            image_embeds: CLIP image embedding (batch or 1, width) instead of `style_image`.
+            output_type: `pil`, `np`, `pt` or `latent`, see [`EDiffIPipelineOutput`].
+            return_dict: Whether to return an [`EDiffIPipelineOutput`] instead of a tuple.
+            callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; steps are
+                counted over all stages. What it returns replaces the tensors. Setting `pipe._interrupt` ends the call
+                with the unfinished sample of the running stage.
+            callback_on_step_end_tensor_inputs: Names of the tensors handed to it, from `_callback_tensor_inputs`.
+
+        Raises:
+            ValueError: An argument is wrong; see `check_inputs`.
+        """
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        given: Embeddings = {
+            "prompt_embeds": prompt_embeds,
+            "pooled_prompt_embeds": pooled_prompt_embeds,
+            "prompt_embeds_2": prompt_embeds_2,
+            "prompt_attention_mask_2": prompt_attention_mask_2,
+            "negative_prompt_embeds": negative_prompt_embeds,
+            "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+            "negative_prompt_embeds_2": negative_prompt_embeds_2,
+            "negative_prompt_attention_mask_2": negative_prompt_attention_mask_2,
+            "image_embeds": image_embeds,
+        }
+        stages = self._stages_up_to(height, width)
+        steps = _per_stage("num_inference_steps", num_inference_steps, self.config.default_num_inference_steps, stages)
+        scales = _per_stage("guidance_scale", guidance_scale, self.config.default_guidance_scale, stages)
+        _check_choice("output_type", [output_type], OUTPUT_TYPES)
+        _check_choice(
+            "callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
+        )
+        self.check_inputs(
+            stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
+        )
+
+        self._interrupt = False
+        embeds = self._prepare_embeddings(
+            prompt, negative_prompt, style_image, given, num_images_per_prompt, guided=max(scales) > 1
+        )
+        for stage, num_steps in zip(stages, steps, strict=True):
+            stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
+        self._num_timesteps = sum(len(stage.scheduler.timesteps) for stage in stages)
+        counter = itertools.count()
+
+        def on_step_end(timestep: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+            tensors = {**embeds, "latents": sample}
+            wanted = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+            changed = callback_on_step_end and callback_on_step_end(self, next(counter), timestep, wanted)
+            changed = dict(changed or {})
+            sample = changed.pop("latents", sample)
+            embeds.update(changed)
+            return sample
+
+        images = _batch_size(prompt, style_image, given) * num_images_per_prompt
+        self._guidance_scale = scales[0]
+        sample = self._denoise_stage(
+            stages[0], self._prepare_noise(stages[0], images, generator, latents), None, embeds, generator, on_step_end
+        )
+        for stage, scale, scale_before in zip(stages[1:], scales[1:], scales, strict=False):
+            if self.interrupt:
+                break
+            if scale != scale_before:  # else what a callback made of it goes on
+                self._guidance_scale = scale
+            low_res = upsample_low_res(sample.clamp(-1, 1), stage.size)
+            noise = self._prepare_noise(stage, images, generator)
+            sample = self._denoise_stage(stage, noise, low_res, embeds, generator, on_step_end)
+
+        nsfw_content_detected = None
+        if output_type != "latent":
+            sample, nsfw_content_detected = self.run_safety_checker(sample.clamp(-1, 1))
+        result = self.image_processor.postprocess(sample, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return EDiffIPipelineOutput(result, nsfw_content_detected) if return_dict else (result, nsfw_content_detected)
+
+
+def _conditioning(embeds: Embeddings, rows: slice, guided: bool, dtype: torch.dtype) -> dict[str, Any]:
+    """The network's arguments for some rows of the batch; with guidance the unconditional half comes first."""
+
+    def pick(name: str, dropped: int = 0) -> torch.Tensor | None:
+        positive, negative = embeds[name], embeds.get(f"negative_{name}")
+        parts = [negative, positive] if guided else [positive]
+        like = next((part for part in parts if part is not None), None)
+        if like is None:
+            return None
+        return torch.cat([(torch.full_like(like, dropped) if part is None else part)[rows] for part in parts]).to(
+            dtype
+        )
+
+    return {
+        "encoder_hidden_states": pick("prompt_embeds"),
+        "encoder_hidden_states_2": pick("prompt_embeds_2"),
+        # Zeros in all columns, none of them masked, are what training saw as "dropped".
+        "encoder_attention_mask_2": pick("prompt_attention_mask_2", dropped=1),
+        "added_cond_kwargs": {"text_embeds": pick("pooled_prompt_embeds"), "image_embeds": pick("image_embeds")},
+    }
+
+
+def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Brings T5 tokens (batch, n, width) and their mask (batch, n) to all 113 columns."""
+    if tokens is None:
+        return None, None
+    mask = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
+    missing = T5_TOKENS - tokens.shape[1]
+    return nnf.pad(tokens, (0, 0, 0, missing)), nnf.pad(mask, (0, missing))
+
+
+def _batch_size(prompt: str | list[str] | None, style_image: Any, given: Embeddings) -> int:
+    """Number of prompts; without any, of the embeddings or style references."""
+    if isinstance(prompt, str):
+        return 1
+    if prompt is not None:
+        return len(prompt)
+    for name in EMBEDDINGS:
+        embedding = given[name]
+        if embedding is not None:
+            return len(embedding)
+    return len(as_pil_images(style_image))
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _per_stage(name: str, value: Any, default: Sequence, stages: list[Stage]) -> list:
+    """One number for each stage that runs; entries for stages that do not run are left out."""
+    values = default if value is None else value
+    values = [values] * len(stages) if _is_number(values, Real) else values
+    if not isinstance(values, list | tuple) or not len(stages) <= len(values) <= 3:
+        raise ValueError(
+            f"{name}={values!r} must be one number, or one for each of the {len(stages)} stages "
+            f"({', '.join(stage.label for stage in stages)})."
+        )
+    for number in values:
+        if name == "num_inference_steps":
+            if not _is_number(number, Integral) or not 1 <= number <= MAX_INFERENCE_STEPS:
+                raise ValueError(f"{name}={value!r} must be whole numbers from 1 to {MAX_INFERENCE_STEPS}.")
+        elif not _is_number(number, Real) or not math.isfinite(number):
+            raise ValueError(f"{name}={value!r} must be finite; 1 switches guidance off, 5 is usual for the base.")
+    return list(values)[: len(stages)]
+
+
+def _check_choice(name: str, values: Sequence[str], choices: Sequence[str]) -> None:
+    for value in values:
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(choices)}.")
+
+
+def _check_scheduler(stage: Stage) -> None:
+    """eDiff-I's networks return F of equation 1, which only EDM's schedulers read."""
+    scheduler = stage.scheduler
+    if not hasattr(scheduler, "precondition_inputs"):
+        raise ValueError(
+            f"the scheduler of {stage.label} is {type(scheduler).__name__}, which does not read EDM's model output; "
+            "use EDMDEISScheduler, EDMEulerScheduler or EDMDPMSolverMultistepScheduler."
+        )
+    trained, used = stage.unet.config.get("sigma_data"), scheduler.config.get("sigma_data")
+    if trained != used:
+        raise ValueError(
+            f"the network of {stage.label} was trained with sigma_data={trained}, its scheduler has {used}; build the "
+            f"scheduler with sigma_data={trained}."
+        )

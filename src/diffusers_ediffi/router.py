@@ -1,0 +1,538 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net.
+
+On disk each expert keeps a folder of its own and can be loaded alone by its class:
+
+    unet/config.json             boundaries, unit, and every expert's class and config
+    unet/experts[.variant].json  marks a complete variant (diffusers finds a component's variants by such a name)
+    unet/expert.0/               what the expert's own save_pretrained writes; expert.0 has the lowest noise
+    unet/expert.1/               ...
+"""
+
+import importlib
+import json
+import math
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, ModelMixin
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_card
+from huggingface_hub import create_repo, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+UNITS = ("sigma", "timestep")
+# The libraries whose classes a config.json may name. It may come from a stranger, so nothing else is imported.
+LIBRARIES = ("diffusers", "diffusers_ediffi")
+BETA_SETTINGS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+WEIGHTS = "diffusion_pytorch_model"
+STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Boundaries are quoted to three digits (9.61 for 9.609...): a route may leave `trained_on` by this much, relatively.
+TRAINED_ON_TOLERANCE = 2e-3
+# No sampler has a sigma of exp(4 * 5) = 5e8: such a "c_noise" is the step index of a discrete-time model.
+MAX_C_NOISE = 5.0
+
+
+class ExpertRouterUNet(ModelMixin, ConfigMixin):
+    """Several U-Nets, each responsible for an interval of noise levels, that are called like one.
+
+    Expert i owns the noise levels [boundaries[i - 1], boundaries[i]); expert 0 has the lowest noise. A call runs one
+    expert, so an ensemble takes no longer than one model. A loop that knows sigma calls `select_expert(sigma)` before
+    each step and `reset_expert()` at its end. Without it each call looks at its timestep, which costs one
+    synchronisation with the device.
+
+        >>> router = ExpertRouterUNet.from_unets([low, middle, high], boundaries=[0.0757, 9.61])
+        >>> router.select_expert(80.0)
+        2
+
+    Args:
+        unets (`list`): The experts, or (from a saved config) their `folder`, `library`, `class_name` and `config`.
+        boundaries (`list` of `float`): Increasing noise levels between the experts, one fewer than there are experts.
+        unit (`str`): What the boundaries are: `sigma`, or `timestep` of a discrete-time model.
+        betas (`dict`, *optional*): Beta settings of a discrete-time model, see [`BETA_SETTINGS`]. Without them a
+            timestep is read as c_noise = ln(sigma) / 4.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        unets: list[Any],
+        boundaries: Sequence[float] = (),
+        unit: str = "sigma",
+        betas: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.boundaries = _check_boundaries(boundaries, len(unets), unit)
+        experts = [_build(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
+        _check_experts(experts, unit, betas)
+        self.experts: Any = nn.ModuleList(experts)
+        self.register_to_config(unets=self._descriptions(), boundaries=self.boundaries)
+        self._no_split_modules = _union(experts, "_no_split_modules")
+        self._skip_layerwise_casting_patterns = _union(experts, "_skip_layerwise_casting_patterns")
+        self._keep_in_fp32_modules = _union(experts, "_keep_in_fp32_modules")
+        self._repeated_blocks = _union(experts, "_repeated_blocks")
+
+        self._log_sigmas = None if betas is None else _log_sigmas(betas)
+        self._reads_c_noise = unit == "sigma" and betas is None
+        self._first_timesteps = [self._first_timestep(boundary) for boundary in self.boundaries]
+        self._selected: int | None = None
+        self._check_intervals()
+
+    @classmethod
+    def from_unets(
+        cls, unets: Sequence[nn.Module], boundaries: Sequence[float], unit: str = "sigma", scheduler=None
+    ) -> "ExpertRouterUNet":
+        """Makes a router of U-Nets in memory, without copying them.
+
+        Args:
+            unets (`list`): `EDiffIUNet` or any U-Nets of diffusers with the same channels, lowest noise first.
+            boundaries (`list` of `float`): Noise levels between them, increasing, finite and positive.
+            unit (`str`): `sigma`, which holds for every scheduler, or `timestep` of a discrete-time model.
+            scheduler (`SchedulerMixin`, *optional*): Boundaries in sigma on a discrete-time model (Stable Diffusion)
+                need the betas of its scheduler, where sigma = sqrt((1 - alpha_bar) / alpha_bar).
+        """
+        betas = None
+        if scheduler is not None and "beta_schedule" in scheduler.config:
+            betas = {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
+        elif scheduler is not None and "sigma_data" not in scheduler.config:
+            raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
+        return cls(list(unets), boundaries, unit, betas)
+
+    # --- what a pipeline reads from a U-Net ---
+
+    @property
+    def config(self) -> FrozenDict:
+        """The router's own entries and, for pipelines that ask for `in_channels` and the like, those of expert 0."""
+        first = {name: value for name, value in self.experts[0].config.items() if not name.startswith("_")}
+        first.pop("trained_on", None)
+        return FrozenDict({**first, **self._internal_dict})
+
+    @property
+    def add_embedding(self) -> nn.Module:
+        """Expert 0's, as a pipeline reads it to learn the width of its inputs."""
+        return self.experts[0].add_embedding
+
+    @property
+    def encoder_hid_proj(self) -> nn.Module | None:
+        """Expert 0's, as a pipeline reads it to learn which image encoder it needs."""
+        return self.experts[0].encoder_hid_proj
+
+    @property
+    def attn_processors(self) -> dict[str, Any]:
+        """All attention processors, by their name in the router: `experts.0.<name in the expert>`."""
+        return {
+            f"experts.{i}.{name}": processor
+            for i, expert in enumerate(self.experts)
+            for name, processor in expert.attn_processors.items()
+        }
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Sets one processor everywhere, or a `dict` of them with the names of `attn_processors`."""
+        for i, expert in enumerate(self.experts):
+            own = processor
+            if isinstance(processor, dict):
+                start = f"experts.{i}."
+                own = {name.removeprefix(start): p for name, p in processor.items() if name.startswith(start)}
+            expert.set_attn_processor(own)
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Sets the attention backend of every expert."""
+        for expert in self.experts:
+            expert.set_attention_backend(backend)
+
+    def enable_xformers_memory_efficient_attention(self, attention_op=None) -> None:
+        """Lets every expert compute its attention with xformers."""
+        for expert in self.experts:
+            expert.enable_xformers_memory_efficient_attention(attention_op)
+
+    # --- routing ---
+
+    def select_expert(self, sigma: float) -> int:
+        """Chooses the expert of all calls until the next selection or `reset_expert()`; returns its index.
+
+        Args:
+            sigma (`float`): The noise level of the step. A Python number, so that no device is waited for.
+
+        Raises:
+            ValueError: if sigma is no noise level, or lies outside what its expert was trained on.
+        """
+        sigma = float(sigma)
+        if not sigma >= 0:
+            raise ValueError(f"sigma={sigma} is no noise level; give a number of at least 0.")
+        level = sigma
+        if self._internal_dict["unit"] == "timestep":
+            if self._log_sigmas is None:
+                raise ValueError(
+                    "this router's boundaries are timesteps: build it with scheduler= to select by sigma."
+                )
+            level = self._to_timestep(sigma)
+        index = bisect_right(self.boundaries, level)
+        self._check_trained_on(index, sigma, sigma)
+        self._selected = index
+        return index
+
+    def reset_expert(self) -> None:
+        """Goes back to routing each call by its timestep."""
+        self._selected = None
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float,
+        encoder_hidden_states: torch.Tensor | None = None,
+        *args,
+        return_dict: bool = True,
+        **kwargs,
+    ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
+        """Runs the expert of this noise level; the arguments are those of the experts.
+
+        Args:
+            sample (`torch.Tensor`): Noisy input of shape (batch, channels, height, width).
+            timestep (`torch.Tensor` or `float`): One number or (batch,). While gradients are recorded in training
+                mode a batch may span several experts, which are then called on their own rows.
+            encoder_hidden_states (`torch.Tensor`, *optional*): Of shape (batch, tokens, width).
+            return_dict (`bool`): Whether to return an output object instead of a tuple.
+        """
+        inputs = (sample, timestep, encoder_hidden_states, *args)
+        if self._selected is not None:
+            return self.experts[self._selected](*inputs, return_dict=return_dict, **kwargs)
+        routes = self._routes(timestep)
+        if len(set(routes)) == 1:
+            return self.experts[routes[0]](*inputs, return_dict=return_dict, **kwargs)
+        if not (self.training and torch.is_grad_enabled()):
+            raise ValueError(
+                f"the timesteps of this batch belong to the experts {sorted(set(routes))}: call the router once for "
+                "each noise level. Only in training is a batch split."
+            )
+        output = self._forward_split(routes, inputs, kwargs)
+        return UNet2DConditionOutput(sample=output) if return_dict else (output,)
+
+    def _forward_split(self, routes: list[int], inputs: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+        """Calls each expert on its rows of the batch and puts the outputs back in order."""
+        parts, order = [], []
+        for index in sorted(set(routes)):
+            rows = [row for row, route in enumerate(routes) if route == index]
+            own_inputs, own_kwargs = _take_rows((inputs, kwargs), rows, len(routes))
+            parts.append(self.experts[index](*own_inputs, return_dict=False, **own_kwargs)[0])
+            order += rows
+        return torch.cat(parts)[[order.index(row) for row in range(len(order))]]
+
+    def _routes(self, timestep: torch.Tensor | float) -> list[int]:
+        """The expert of every given timestep."""
+        if len(self.experts) == 1 and self.experts[0].config.get("trained_on") is None:
+            return [0]
+        timesteps = timestep.tolist() if isinstance(timestep, torch.Tensor) else timestep
+        routes = []
+        for t in timesteps if isinstance(timesteps, list) else [timesteps]:
+            if self._reads_c_noise and not abs(t) <= MAX_C_NOISE:
+                raise ValueError(
+                    f"timestep {t} is not c_noise = ln(sigma) / 4: on a discrete-time model build the router with "
+                    'scheduler=pipe.scheduler, or with unit="timestep".'
+                )
+            routes.append(bisect_right(self._first_timesteps, t))
+            sigma = self._to_sigma(t)
+            self._check_trained_on(routes[-1], sigma, sigma)
+        return routes
+
+    def _to_timestep(self, sigma: float) -> float:
+        if self._log_sigmas is None:
+            return math.log(sigma) / 4
+        return float(np.interp(math.log(max(sigma, 1e-30)), self._log_sigmas, np.arange(len(self._log_sigmas))))
+
+    def _to_sigma(self, timestep: float) -> float:
+        """The noise level of a timestep, NaN where timesteps are all this router knows."""
+        if self._log_sigmas is not None:
+            return math.exp(np.interp(timestep, np.arange(len(self._log_sigmas)), self._log_sigmas))
+        return math.exp(4 * timestep) if self._reads_c_noise else math.nan
+
+    def _first_timestep(self, boundary: float) -> float:
+        """The lowest timestep that belongs to the expert above the boundary."""
+        if self._internal_dict["unit"] == "timestep":
+            return boundary
+        if self._log_sigmas is None:
+            return self._to_timestep(boundary) - 1e-6  # a float32 timestep may be rounded down to less than ln(b) / 4
+        low, high = np.exp(self._log_sigmas[[0, -1]])
+        if not low <= boundary <= high:
+            raise ValueError(f"boundary {boundary:g} lies outside the scheduler's sigmas {low:.3g} to {high:.3g}.")
+        return self._to_timestep(boundary) - 1e-3  # discrete timesteps are whole numbers
+
+    def _check_intervals(self) -> None:
+        """Refuses boundaries that give an expert noise levels it was not trained on. Of the outermost intervals only
+        the inner end is checked here: nobody samples at sigma 0 or infinity."""
+        in_sigma = self._internal_dict["unit"] == "sigma"
+        edges = [b if in_sigma else self._to_sigma(b) for b in self.boundaries]
+        if edges:
+            edges = [0.99 * edges[0], *edges, 1.01 * edges[-1]]
+        for index, (low, high) in enumerate(pairwise(edges)):
+            self._check_trained_on(index, low, high)
+
+    def _check_trained_on(self, index: int, low: float, high: float) -> None:
+        """Raises unless expert `index` was trained on all noise levels from `low` to `high`."""
+        trained_on = self.experts[index].config.get("trained_on")
+        if trained_on is None:
+            return
+        for first, last in trained_on:
+            above = low >= first * (1 - TRAINED_ON_TOLERANCE)
+            if above and (last is None or high <= last * (1 + TRAINED_ON_TOLERANCE)):
+                return
+        route = f"sigma {low:g}" if low == high else f"the sigmas [{low:g}, {high:g})"
+        text = ", ".join(f"[{first:g}, {math.inf if last is None else last:g})" for first, last in trained_on)
+        raise ValueError(f"{_folder(index)} is asked for {route} but was trained on {text}: change the boundaries.")
+
+    # --- saving and loading ---
+
+    def _descriptions(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "folder": _folder(i),
+                "library": type(expert).__module__.split(".")[0],
+                "class_name": type(expert).__name__,
+                "config": {name: value for name, value in expert.config.items() if not name.startswith("_")},
+            }
+            for i, expert in enumerate(self.experts)
+        ]
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        **kwargs,
+    ) -> None:
+        """Saves every expert to its own folder, and what joins them.
+
+        Args:
+            save_directory (`str` or `Path`): The folder; made if it does not exist.
+            is_main_process (`bool`): Whether this process writes the configuration, in distributed training.
+            safe_serialization (`bool`): Whether to write safetensors files.
+            variant (`str`, *optional*): Name of a variant such as `fp16`; variants share a folder.
+            max_shard_size (`int` or `str`): Largest size of a weight file.
+            push_to_hub (`bool`): Whether to upload the folder too; `repo_id`, `token`, `private`, `create_pr` and
+                `commit_message` as in diffusers.
+        """
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise NotADirectoryError(f"{folder} is a file; give a folder to save to.")
+        descriptions = self._descriptions()
+        for i, description in enumerate(descriptions):
+            _expert_class(i, description)  # what could not be loaded again is not saved
+        for description, expert in zip(descriptions, self.experts, strict=True):
+            expert.save_pretrained(
+                folder / description["folder"],
+                is_main_process=is_main_process,
+                safe_serialization=safe_serialization,
+                variant=variant,
+                max_shard_size=max_shard_size,
+            )
+        if is_main_process:
+            self.register_to_config(unets=descriptions)  # an expert's config may have changed since the start
+            self.save_config(folder)
+            marker = {"experts": [description["folder"] for description in descriptions]}
+            (folder / f"experts{'.' + variant if variant else ''}.json").write_text(json.dumps(marker) + "\n")
+        if push_to_hub:
+            self._push(folder, **kwargs)
+
+    def _push(self, folder: Path, repo_id=None, token=None, private=None, **kwargs) -> None:
+        repo_id = create_repo(repo_id or folder.name, exist_ok=True, private=private, token=token).repo_id
+        populate_model_card(load_or_create_model_card(repo_id, token=token)).save(folder / "README.md")
+        upload = {name: kwargs[name] for name in ("commit_message", "create_pr") if name in kwargs}
+        self._upload_folder(folder, repo_id, token=token, **upload)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        subfolder: str | None = None,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        **kwargs,
+    ) -> "ExpertRouterUNet":
+        """Loads what `save_pretrained` wrote, from a folder or a repository of the Hub.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): A folder, or a Hub id such as `org/name`.
+            subfolder (`str`, *optional*): Folder of the router therein, such as `unet`.
+            dtype, torch_dtype (`torch.dtype`, *optional*): Type of the weights. By default they keep the type they are
+                stored in (other models of diffusers then turn to float32): such weights are mapped from the file, and
+                an expert takes no memory before its first call.
+            variant (`str`, *optional*): The variant to load, such as `fp16`.
+            kwargs: `revision`, `token`, `cache_dir`, `local_files_only` and `force_download` for the Hub; the others
+                (`device_map`, `low_cpu_mem_usage`, `use_safetensors`, `quantization_config`, ...) go to every expert.
+
+        Raises:
+            OSError: if a file is missing or damaged.
+            ValueError: if the configuration does not describe a router.
+        """
+        names = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+        hub = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
+        root = Path(pretrained_model_name_or_path)
+        if not root.is_dir():
+            root = _download(str(pretrained_model_name_or_path), subfolder, variant, hub)
+        root = root / (subfolder or "")
+        config = cls.load_config(root)
+        if not isinstance(config.get("unets"), list):
+            raise ValueError(
+                f"{root} does not hold a router but a {config.get('_class_name')}; load it by that class."
+            )
+        _check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
+        classes = [_expert_class(i, description) for i, description in enumerate(config["unets"])]
+        stored = [_check_weights(root / _folder(i), variant) for i in range(len(classes))]
+        experts = [
+            expert_class.from_pretrained(
+                root / _folder(i), dtype=dtype or torch_dtype or stored[i], variant=variant, **kwargs
+            )
+            for i, expert_class in enumerate(classes)
+        ]
+        settings = {name: config[name] for name in ("boundaries", "unit", "betas") if name in config}
+        router = cls(experts, **settings).eval()
+        router.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return router
+
+
+def _folder(index: int) -> str:
+    # With a dot: diffusers parses every name in a component's folder as name.variant.
+    return f"expert.{index}"
+
+
+def _check_boundaries(boundaries: Sequence[float], num_experts: int, unit: str) -> list[float]:
+    if unit not in UNITS:
+        raise ValueError(f"unit={unit!r} is unknown; boundaries are in {' or '.join(UNITS)}.")
+    if num_experts < 1 or len(boundaries) != num_experts - 1:
+        raise ValueError(
+            f"{num_experts} experts and {len(boundaries)} boundaries: N experts (at least one) need N - 1 boundaries."
+        )
+    try:
+        numbers = [float(boundary) for boundary in boundaries]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"boundaries={list(boundaries)} must be numbers.") from error
+    increasing = all(low < high for low, high in pairwise(numbers))
+    if not increasing or not all(0 < number < math.inf for number in numbers):
+        raise ValueError(
+            f"boundaries={numbers} must be positive, finite and strictly increasing (lowest noise first)."
+        )
+    return numbers
+
+
+def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | None) -> None:
+    """Refuses experts that cannot stand in for each other, and boundaries in a unit that is not theirs."""
+    for i, expert in enumerate(experts):
+        if not isinstance(expert, ModelMixin):
+            raise TypeError(f"{_folder(i)} is a {type(expert).__name__}, not a U-Net (ModelMixin) of diffusers.")
+    for name in ("in_channels", "out_channels"):
+        values = [expert.config.get(name) for expert in experts]
+        if len(set(values)) > 1:
+            raise ValueError(f"the experts differ in {name}: {values}; they must take and give the same images.")
+    discrete = unit == "timestep" or betas is not None
+    if discrete and any(expert.config.get("preconditioning") == "edm" for expert in experts):
+        raise ValueError('EDM experts have no discrete timesteps: use unit="sigma" and no scheduler with betas.')
+    if unit == "timestep" and betas is None and any(expert.config.get("trained_on") for expert in experts):
+        raise ValueError("to compare boundaries in timesteps with the experts' `trained_on`, pass scheduler=.")
+
+
+def _expert_class(index: int, description: dict[str, Any]) -> Any:
+    """The class that a configuration names, which may come from a stranger."""
+    folder, library, name = (description.get(key) for key in ("folder", "library", "class_name"))
+    if folder != _folder(index):
+        raise ValueError(f"the configuration puts expert {index} in {folder!r}; only {_folder(index)!r} is allowed.")
+    if library not in LIBRARIES:
+        raise ValueError(f"{folder} is a {name} of {library!r}; experts come from {' or '.join(LIBRARIES)} only.")
+    found = getattr(importlib.import_module(library), str(name), None)
+    if not (isinstance(found, type) and issubclass(found, ModelMixin)):
+        raise ValueError(f"{folder}: {library} has no model named {name!r}.")
+    return found
+
+
+def _build(index: int, description: dict[str, Any]) -> Any:
+    return _expert_class(index, description).from_config(description["config"])
+
+
+def _union(experts: list[Any], name: str) -> list[str] | None:
+    return sorted({value for expert in experts for value in getattr(expert, name, None) or ()}) or None
+
+
+def _log_sigmas(betas: dict[str, Any]) -> np.ndarray:
+    """ln(sigma) of every timestep of a discrete-time model, sigma = sqrt((1 - alpha_bar) / alpha_bar)."""
+    unknown = sorted(set(betas) - set(BETA_SETTINGS))
+    if unknown:
+        raise ValueError(f"betas has the unknown entries {unknown}; there are {BETA_SETTINGS}.")
+    # An alpha_bar of 0 (zero terminal signal-to-noise ratio) would be an infinite sigma.
+    alphas_cumprod = DDPMScheduler(**betas).alphas_cumprod.double().clamp(min=1e-10)
+    return (((1 - alphas_cumprod) / alphas_cumprod).log() / 2).numpy()
+
+
+def _take_rows(value: Any, rows: list[int], batch_size: int) -> Any:
+    """The rows of all tensors in nested arguments; tensors without the batch dimension stay whole."""
+    if isinstance(value, torch.Tensor):
+        return value[rows] if value.ndim and value.shape[0] == batch_size else value
+    if isinstance(value, dict):
+        return {name: _take_rows(item, rows, batch_size) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_take_rows(item, rows, batch_size) for item in value)
+    return value
+
+
+def _allow_patterns(subfolder: str | None, variant: str | None) -> list[str]:
+    """What one variant of a router needs of a repository."""
+    start, dot = f"{subfolder}/" if subfolder else "", f".{variant}" if variant else ""
+    weights = [
+        f"{WEIGHTS}{dot}.safetensors",
+        f"{WEIGHTS}{dot}-*.safetensors",
+        f"{WEIGHTS}.safetensors.index{dot}.json",
+    ]
+    in_expert = [f"{start}expert.*/{name}" for name in ("config.json", *weights)]
+    return [f"{start}config.json", f"{start}experts{dot}.json", *in_expert]
+
+
+def _download(repo_id: str, subfolder: str | None, variant: str | None, hub: dict[str, Any]) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=_allow_patterns(subfolder, variant), **hub))
+    except HFValidationError as error:
+        raise OSError(f"{repo_id} is neither a folder nor the id of a repository on the Hub.") from error
+
+
+def _check_weights(folder: Path, variant: str | None) -> torch.dtype | None:
+    """Raises unless an expert's weights are there and whole; returns the type most of them are stored in."""
+    name = rf"{WEIGHTS}{re.escape('.' + variant if variant else '')}(-\d{{5}}-of-\d{{5}})?\.(safetensors|bin)"
+    present = sorted(path.name for path in folder.glob(f"{WEIGHTS}*"))
+    files = [folder / file for file in present if re.fullmatch(name, file)]
+    if not files:
+        wanted = f"variant {variant!r}" if variant else "no variant"
+        raise OSError(
+            f"{folder} has no weights of {wanted}, only {present or 'no files at all'}: save or copy it again."
+        )
+    sizes: Counter[str] = Counter()
+    for file in files:
+        if file.suffix != ".safetensors":
+            continue
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for key in weights.keys():
+                    tensor = weights.get_slice(key)
+                    sizes[tensor.get_dtype()] += math.prod(tensor.get_shape())
+        except SafetensorError as error:
+            raise OSError(f"{file} is damaged or truncated ({error}): download or copy it again.") from error
+    most = max(sizes, key=lambda dtype: sizes[dtype], default=None)
+    return STORED_DTYPES.get(most) if most else None

@@ -1,0 +1,508 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""DEIS (Zhang and Chen 2022, arXiv 2204.13902) for EDM models: exponential multistep and the paper's Runge-Kutta.
+
+Both solve `dx/dsigma = (x - D(x; sigma)) / sigma` from `sigma_max` down. DEIS writes it as `dz/dtau = G`, `z = x / s`,
+integrates a Lagrange polynomial of G through the latest steps exactly, and so keeps the linear part exact:
+
+    extrapolate     s(sigma)                        dtau                                         G
+    denoised        sigma                           dsigma / sigma^2                             -D
+    model_output    sqrt(sigma^2 + sigma_data^2)    sigma_data dsigma / (sigma^2 + sigma_data^2) -F
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+
+from .edm import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
+
+# Kutta's third-order tableau ("3kutta"): a row makes the next stage's input from the slopes so far, the last row the
+# result.
+KUTTA3 = ((1 / 2,), (-1.0, 2.0), (1 / 6, 4 / 6, 1 / 6))
+KUTTA3_NODES = (0.0, 1 / 2, 1.0)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "multistep": {},
+    # Table 7's "3kutta, order 6, 25 steps", read as a grid uniform in sigma^(1/6): 25 steps are 76 evaluations. It
+    # might also be an Adams-Bashforth order, but in the DEIS authors' code the grid's power stands beside the tableau.
+    "paper_base": {"method": "rho_rk", "use_atan_sigmas": False, "sigma_schedule": "karras", "rho": 6.0},
+    # "3kutta, order 3, 10 steps": 31 evaluations.
+    "paper_sr": {"method": "rho_rk", "use_atan_sigmas": False, "sigma_schedule": "karras", "rho": 3.0},
+}
+
+
+@dataclass
+class EDMDEISSchedulerOutput(BaseOutput):
+    """Output of `EDMDEISScheduler.step`.
+
+    Args:
+        prev_sample: the input of the next step, `(batch, channels, height, width)`.
+        pred_original_sample: the denoised image D that this step's model output stands for.
+    """
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor
+
+
+def atan_sigmas(num_steps: int, sigma_min: float, sigma_max: float, center: float, width: float) -> torch.Tensor:
+    """A grid uniform in atan((ln(sigma) - center) / width), densest there: float64 `(num_steps,)`, decreasing."""
+    first, last = (math.atan((math.log(sigma) - center) / width) for sigma in (sigma_max, sigma_min))
+    ramp = torch.linspace(first, last, num_steps, dtype=torch.float64)
+    sigmas = (center + width * ramp.tan()).exp()
+    sigmas[0] = sigma_max  # exactly, as the starting noise has it
+    return sigmas
+
+
+class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
+    """DEIS for EDM models, a drop-in for diffusers' `EDMEulerScheduler` and `EDMDPMSolverMultistepScheduler`.
+
+    `method="multistep"` calls the network once per step: it extrapolates the denoised image by a polynomial in
+    `log1p(sigma / variable_scale)`, corrects the last step once its end is known (at no cost), and at the end
+    evaluates the polynomial at sigma = 0. `method="rho_rk"` is the paper's sampler: Kutta's third-order method on
+    sigma, three calls per step, and one more to denoise the end. See `from_preset`.
+
+    Args:
+        sigma_min: lowest noise level of the schedule.
+        sigma_max: highest noise level, where sampling starts.
+        sigma_data: standard deviation of the training images.
+        sigma_schedule: "karras" or "exponential"; used if `use_atan_sigmas` is False.
+        num_train_timesteps: the largest number of inference steps.
+        prediction_type: what the network returns: EDM's F is "epsilon" in diffusers' words, -F "v_prediction".
+        rho: exponent of the Karras grid, which is uniform in sigma^(1/rho).
+        final_sigmas_type: "zero" ends in a clean image, "sigma_min" at that noise level.
+        method: "multistep" or "rho_rk".
+        degree: degree of the polynomial, 0 to 8; None: 3, and 2 for 8 steps or fewer. 0 is Euler's method.
+        corrector: redo every step with the newest evaluation included before the next one starts.
+        extrapolate: "denoised" (D) or "model_output" (F).
+        variable_scale: the sigma where the polynomial's variable turns from linear to logarithmic; None: `sigma_data`
+            for D, `sigma_data / 5` for F.
+        use_atan_sigmas: a grid uniform in atan((ln(sigma) - atan_center) / atan_width) replaces `sigma_schedule`.
+        atan_center: see there; None: 0 for D, -1 for F.
+        atan_width: see there; None: 4 for D, 3 for F.
+        sigma_end: last noise level on the atan grid before the jump to zero; None: 0.04 up to 8 steps, 0.02 up to 10,
+            0.01 up to 15, else `sigma_min`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> scheduler = EDMDEISScheduler()
+        >>> scheduler.set_timesteps(20)
+        >>> sample = torch.randn(1, 3, 8, 8) * scheduler.init_noise_sigma
+        >>> for timestep in scheduler.timesteps:
+        ...     model_input = scheduler.scale_model_input(sample, timestep)
+        ...     model_output = torch.zeros_like(model_input)  # the network: unet(model_input, timestep, ...)
+        ...     sample = scheduler.step(model_output, timestep, sample).prev_sample
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sigma_min: float = SIGMA_MIN,
+        sigma_max: float = SIGMA_MAX,
+        sigma_data: float = SIGMA_DATA,
+        sigma_schedule: Literal["karras", "exponential"] = "karras",
+        num_train_timesteps: int = 1000,
+        prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+        rho: float = 7.0,
+        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        method: Literal["multistep", "rho_rk"] = "multistep",
+        degree: int | None = None,
+        corrector: bool = True,
+        extrapolate: Literal["denoised", "model_output"] = "denoised",
+        variable_scale: float | None = None,
+        use_atan_sigmas: bool = True,
+        atan_center: float | None = None,
+        atan_width: float | None = None,
+        sigma_end: float | None = None,
+    ) -> None:
+        self._check_config()
+        self.order = 3 if method == "rho_rk" else 1  # network calls per step, as diffusers' pipelines count them
+        self.num_inference_steps: int | None = None
+        self._begin_index: int | None = None
+        self._weights: list[tuple[float, list[float]]] = []
+        # Before set_timesteps: the whole training range, as the other EDM schedulers have it.
+        self._set_levels(self._sigma_grid(num_train_timesteps), None)
+
+    def _check_config(self) -> None:
+        config = self.config
+        choices = {
+            "sigma_schedule": ("karras", "exponential"),
+            "prediction_type": ("epsilon", "v_prediction"),
+            "final_sigmas_type": ("zero", "sigma_min"),
+            "method": ("multistep", "rho_rk"),
+            "extrapolate": ("denoised", "model_output"),
+        }
+        for name, allowed in choices.items():
+            if config[name] not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}.")
+        if not 0 < config.sigma_min < config.sigma_max < math.inf:
+            raise ValueError(f"Need 0 < sigma_min < sigma_max, got {config.sigma_min} and {config.sigma_max}.")
+        for name in ("sigma_data", "rho", "num_train_timesteps", "variable_scale", "atan_width", "sigma_end"):
+            if config[name] is not None and not 0 < config[name] < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {config[name]}.")
+        if config.atan_center is not None and not math.isfinite(config.atan_center):
+            raise ValueError(f"atan_center must be finite, got {config.atan_center}.")
+        if config.degree is not None and config.degree not in range(9):
+            raise ValueError(f"degree must be an integer from 0 to 8, or None, got {config.degree}.")
+        if config.sigma_end is not None and not config.sigma_end < config.sigma_max:
+            raise ValueError(f"sigma_end must be below sigma_max = {config.sigma_max}, got {config.sigma_end}.")
+
+    @classmethod
+    def from_preset(cls, name: str = "multistep", **changes: Any) -> "EDMDEISScheduler":
+        """A scheduler with named settings.
+
+        Args:
+            name: "multistep" (this project's default), "paper_base" (meant for 25 steps, 76 evaluations) or "paper_sr"
+                (meant for 10 steps, 31 evaluations), the paper's samplers as its Table 7 is most plausibly read.
+            **changes: configuration values that replace the preset's.
+
+        Raises:
+            ValueError: if there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r}; choose one of {sorted(PRESETS)}.")
+        return cls(**{**PRESETS[name], **changes})
+
+    @classmethod
+    def _get_compatibles(cls) -> list[type]:
+        return [cls, EDMEulerScheduler, EDMDPMSolverMultistepScheduler]  # the base class looks inside diffusers alone
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the starting noise: the first sigma (diffusers' EDM schedulers: sqrt(sigma^2 + 1))."""
+        return self._entry_sigmas[0]
+
+    @property
+    def step_index(self) -> int | None:
+        """Position in `timesteps`; None before the first step."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Position in `timesteps` where sampling begins, if `set_begin_index` said so."""
+        return self._begin_index
+
+    @property
+    def state_in_first_order(self) -> bool:
+        """Whether the next call of `step` starts a step (and does not continue a Runge-Kutta step)."""
+        return not self._step_index or self._step_index % self.order == 0
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Starts at this position of `timesteps`, a multiple of `order`, instead of at the given timestep."""
+        if not 0 <= begin_index < len(self.timesteps) or begin_index % self.order:
+            raise ValueError(
+                f"begin_index must be a multiple of {self.order} below {len(self.timesteps)}, got {begin_index}."
+            )
+        self._begin_index = int(begin_index)
+
+    # -- noise levels ------------------------------------------------------------------------------------------------
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: list[float] | torch.Tensor | None = None,
+    ) -> None:
+        """Chooses the noise levels, computes the weights and forgets earlier steps.
+
+        `timesteps` gets one entry per network call: `num_inference_steps` of them with "multistep"; with "rho_rk"
+        three times as many, and one to end at zero. `routing_sigmas` holds for each entry the noise level that should
+        choose the expert: all stages of a Runge-Kutta step use one.
+
+        Args:
+            num_inference_steps: number of steps, 1 to `num_train_timesteps`.
+            device: where `timesteps` go; everything else stays on the CPU.
+            sigmas: instead, the noise levels themselves (not a ramp), decreasing, with or without a final 0.
+
+        Raises:
+            TypeError: if the number of steps is no integer.
+            ValueError: if it is out of range, does not fit `sigmas`, or `sigmas` are no decreasing noise levels.
+        """
+        ends_at_zero = self.config.final_sigmas_type == "zero"
+        one_more = 1 if self.order == 3 or not ends_at_zero else 0  # levels - steps
+        if sigmas is not None:
+            levels = self._check_sigmas(sigmas, 1 + one_more)
+            if num_inference_steps not in (None, len(levels) - one_more):
+                raise ValueError(
+                    f"{len(levels)} sigmas make {len(levels) - one_more} steps, got {num_inference_steps=}: "
+                    "pass one of them."
+                )
+            num_inference_steps = len(levels) - one_more
+        if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int):
+            raise TypeError(f"num_inference_steps must be an integer, got {num_inference_steps!r}.")
+        if not 1 <= num_inference_steps <= self.config.num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps must be 1 to {self.config.num_train_timesteps}, got {num_inference_steps}."
+            )
+        if sigmas is None:
+            levels = self._sigma_grid(num_inference_steps + one_more)
+        self.num_inference_steps = num_inference_steps
+        self._set_levels(levels, device)
+
+    @staticmethod
+    def _check_sigmas(sigmas: list[float] | torch.Tensor, at_least: int) -> torch.Tensor:
+        levels = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
+        if levels.ndim == 1 and len(levels) > 1 and levels[-1] == 0:
+            levels = levels[:-1]
+        if levels.ndim != 1 or len(levels) < at_least:
+            raise ValueError(f"sigmas must be a list of at least {at_least} noise levels, got {sigmas}.")
+        if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
+            raise ValueError(f"sigmas must be positive, finite and strictly decreasing, got {levels.tolist()}.")
+        return levels
+
+    def _sigma_grid(self, count: int) -> torch.Tensor:
+        """`count` float64 levels from sigma_max down, without a final 0."""
+        config = self.config
+        if config.use_atan_sigmas:
+            of_denoised = config.extrapolate == "denoised"
+            center = config.atan_center if config.atan_center is not None else (0.0 if of_denoised else -1.0)
+            width = config.atan_width if config.atan_width is not None else (4.0 if of_denoised else 3.0)
+            return atan_sigmas(count, self._lowest_sigma(count), config.sigma_max, center, width)
+        if config.sigma_schedule == "karras":
+            return karras_sigmas(count, config.sigma_min, config.sigma_max, config.rho)
+        ends = (math.log(config.sigma_max), math.log(config.sigma_min))
+        return torch.linspace(*ends, count, dtype=torch.float64).exp()
+
+    def _lowest_sigma(self, count: int) -> float:
+        config = self.config
+        if config.method == "rho_rk" or config.final_sigmas_type == "sigma_min":
+            return config.sigma_min
+        if config.sigma_end is not None:
+            return config.sigma_end
+        measured = 0.04 if count <= 8 else 0.02 if count <= 10 else 0.01 if count <= 15 else 0.0
+        return measured if config.sigma_min < measured < config.sigma_max else config.sigma_min
+
+    def _set_levels(self, levels: torch.Tensor, device: str | torch.device | None) -> None:
+        """Lays out one entry per network call, and what ends the last."""
+        ends_at_zero = self.config.final_sigmas_type == "zero"
+        levels_list = levels.tolist()
+        if self.order == 3:
+            steps = list(zip(levels_list[:-1], levels_list[1:], strict=True))
+            entries = [(1 - node) * start + node * end for start, end in steps for node in KUTTA3_NODES]
+            self.routing_sigmas = [start for start, _ in steps for _ in KUTTA3_NODES]
+            if ends_at_zero:
+                entries, self.routing_sigmas = [*entries, levels_list[-1]], [*self.routing_sigmas, levels_list[-1]]
+        else:
+            entries = levels_list if ends_at_zero else levels_list[:-1]
+            self.routing_sigmas = list(entries)
+        self._entry_sigmas: list[float] = entries
+        self.sigmas = torch.tensor([*entries, 0.0 if ends_at_zero else levels_list[-1]], dtype=torch.float64)
+        self.timesteps = c_noise(self.sigmas[:-1]).to(dtype=torch.float32, device=device)
+        self._step_index: int | None = None
+        self._begin_index = None
+        self._weights = self._multistep_weights(0) if self.order == 1 and self.num_inference_steps else []
+        self._history: list[torch.Tensor] = []  # multistep: D or F, the latest first; rho_rk: the slopes of this step
+        self._step_start = torch.empty(0)  # rho_rk: the sample at which the running step started
+
+    def index_for_timestep(
+        self, timestep: float | torch.Tensor, schedule_timesteps: torch.Tensor | None = None
+    ) -> int:
+        """Position of an entry of `timesteps`; where a Runge-Kutta step ends as the next begins, the beginning."""
+        candidates = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        if isinstance(timestep, torch.Tensor):
+            timestep = timestep.to(candidates)
+        indices = (candidates == timestep).nonzero().flatten().tolist()
+        if not indices:
+            raise ValueError(f"{timestep} is not one of the scheduler's timesteps, which are ln(sigma) / 4.")
+        return indices[-1]
+
+    def _first_index(self, timestep: float | torch.Tensor) -> int:
+        """Where sampling begins; later the steps are counted, which needs no look at the device."""
+        if self.num_inference_steps is None:
+            raise ValueError("The scheduler has no noise levels yet: call set_timesteps(num_inference_steps) first.")
+        index = self.begin_index if self.begin_index is not None else self.index_for_timestep(timestep)
+        if index % self.order:
+            raise ValueError(f"{timestep} lies inside a Runge-Kutta step: start at a multiple of {self.order}.")
+        if self.order == 1 and index > 0:
+            self._weights = self._multistep_weights(index)
+        return index
+
+    # -- preconditioning ---------------------------------------------------------------------------------------------
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
+        """The network's input c_in * x for the current step."""
+        if self._step_index is None:
+            self._step_index = self._first_index(timestep)
+        return self.precondition_inputs(sample, self._current_sigma(self._step_index))
+
+    def precondition_inputs(self, sample: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """c_in * x."""
+        return sample * c_in(expand_as(sigma, sample), self.config.sigma_data)
+
+    def precondition_noise(self, sigma: float | torch.Tensor) -> torch.Tensor:
+        """c_noise = ln(sigma) / 4, the network's timestep."""
+        return c_noise(torch.as_tensor(sigma))
+
+    def precondition_outputs(
+        self, sample: torch.Tensor, model_output: torch.Tensor, sigma: float | torch.Tensor
+    ) -> torch.Tensor:
+        """The denoised image D = c_skip * x + c_out * F."""
+        return denoised_from_model_output(self._raw_prediction(model_output), sample, sigma, self.config.sigma_data)
+
+    def _current_sigma(self, index: int) -> float:
+        if index >= len(self._entry_sigmas):
+            raise ValueError(f"All {index} timesteps are used up: call set_timesteps before sampling again.")
+        return self._entry_sigmas[index]
+
+    def _raw_prediction(self, model_output: torch.Tensor) -> torch.Tensor:
+        """F, of which diffusers' "v_prediction" is the negative."""
+        return -model_output if self.config.prediction_type == "v_prediction" else model_output
+
+    # -- the solvers -------------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        return_dict: bool = True,
+    ) -> EDMDEISSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
+        """Goes on to the next entry of `timesteps`.
+
+        Args:
+            model_output: what the network returned, `(batch, channels, height, width)`.
+            timestep: the current entry of `timesteps`; only looked at in the first step without `set_begin_index`.
+            sample: the noisy image x, not scaled, of the same shape.
+            return_dict: return an `EDMDEISSchedulerOutput`, not a tuple.
+
+        Returns:
+            The next sample, in the dtype of `sample`, and the denoised image.
+
+        Raises:
+            ValueError: before `set_timesteps`, after the last timestep, or if the shapes differ.
+        """
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"model_output and sample differ in shape, {tuple(model_output.shape)} and {tuple(sample.shape)}."
+            )
+        if self._step_index is None:
+            self._step_index = self._first_index(timestep)
+        sigma = self._current_sigma(self._step_index)
+        x = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        model_output = model_output.to(x.dtype)
+        denoised = self.precondition_outputs(x, model_output, sigma)
+        if self.order == 3:
+            prev_sample = self._runge_kutta_stage(x, denoised, sigma, self._step_index)
+        else:
+            of_denoised = self.config.extrapolate == "denoised"
+            prediction = denoised if of_denoised else self._raw_prediction(model_output)
+            prev_sample = self._multistep(x, prediction, self._step_index)
+        self._step_index += 1
+
+        prev_sample, denoised = prev_sample.to(sample.dtype), denoised.to(sample.dtype)
+        if not return_dict:
+            return prev_sample, denoised
+        return EDMDEISSchedulerOutput(prev_sample=prev_sample, pred_original_sample=denoised)
+
+    def _runge_kutta_stage(self, x: torch.Tensor, denoised: torch.Tensor, sigma: float, index: int) -> torch.Tensor:
+        """One stage of 3kutta: d1 at x, d2 at x + h/2 d1, d3 at x - h d1 + 2h d2; then x + h/6 (d1 + 4 d2 + d3)."""
+        stage, start = index % 3, index - index % 3
+        if start + 3 > len(self._entry_sigmas):
+            return denoised  # the entry after the last full step: the tableau cannot end at sigma = 0
+        if stage == 0:
+            self._step_start, self._history = x, []
+        step_size = self._entry_sigmas[start + 2] - self._entry_sigmas[start]
+        self._history.append((x - denoised) / sigma)
+        result = self._step_start
+        for weight, slope in zip(KUTTA3[stage], self._history, strict=True):
+            result = result + step_size * weight * slope
+        return result
+
+    def _multistep(self, x: torch.Tensor, prediction: torch.Tensor, index: int) -> torch.Tensor:
+        """x_(i+1) = a x_i + sum_j w_j G_(i-j): predictor and corrector are one linear combination.
+
+        The corrector's change is added to the sample given, so that what a callback did to it is kept.
+        """
+        scale, weights = self._weights[index]
+        self._history = [prediction, *self._history][: len(weights)]
+        result = scale * x
+        for weight, past in zip(weights, self._history, strict=True):
+            result = result + weight * past
+        return result
+
+    def _multistep_weights(self, begin: int) -> list[tuple[float, list[float]]]:
+        """For every step the factor of x and the weights of the latest predictions, when sampling begins at `begin`.
+
+        The corrector redoes the step that led to x_i with the prediction at x_i included: that adds
+        sum_j (corrected_j - predicted_j) G_j to x_i, which goes into the weights of the next step.
+        """
+        sigmas = self.sigmas.tolist()
+        degree = self.config.degree if self.config.degree is not None else 3 if len(sigmas) > 9 else 2
+        rows: list[tuple[float, list[float]]] = [(0.0, [])] * begin
+        previous: np.ndarray = np.zeros(0)
+        for i in range(begin, len(sigmas) - 1):
+            oldest = max(begin, i - degree)
+            scale, weights = self._step_weights(sigmas[i], sigmas[i + 1], sigmas[oldest : i + 1][::-1])
+            row = weights
+            if self.config.corrector and i > begin:
+                oldest = max(begin, i - 1 - degree)
+                _, correction = self._step_weights(sigmas[i - 1], sigmas[i], sigmas[oldest : i + 1][::-1])
+                correction[1:] -= previous
+                row = scale * correction
+                row[: len(weights)] += weights
+            rows.append((scale, row.tolist()))
+            previous = weights
+        return rows
+
+    def _step_weights(self, start: float, end: float, nodes: list[float]) -> tuple[float, np.ndarray]:
+        """s(end) / s(start), and s(end) times the integral of each Lagrange polynomial over dtau, `end` to `start`."""
+        sigma_data, of_denoised = self.config.sigma_data, self.config.extrapolate == "denoised"
+        if end == 0 and of_denoised:
+            return 0.0, self._lagrange(np.zeros(1), nodes)[:, 0]  # the limit: D at sigma = 0
+        points, widths = _quadrature(end, start, 0.1 * sigma_data)
+        if of_denoised:
+            scale_end, scale_start, density = end, start, points**-2
+        else:
+            scale_end, scale_start = math.hypot(end, sigma_data), math.hypot(start, sigma_data)
+            density = sigma_data / (points**2 + sigma_data**2)
+        return scale_end / scale_start, scale_end * (self._lagrange(points, nodes) @ (density * widths))
+
+    def _lagrange(self, sigma: np.ndarray, nodes: list[float]) -> np.ndarray:
+        """Lagrange polynomials of `nodes` at `sigma`, `(nodes, points)`, in u = log1p(sigma / variable_scale)."""
+        scale = self.config.variable_scale
+        if scale is None:
+            scale = self.config.sigma_data * (1.0 if self.config.extrapolate == "denoised" else 0.2)
+        u, known = np.log1p(sigma / scale), np.log1p(np.array(nodes) / scale)
+        return np.stack(
+            [
+                np.prod([(u - other) / (node - other) for k, other in enumerate(known) if k != j], axis=0) + 0 * u
+                for j, node in enumerate(known)
+            ]
+        )
+
+    # -- training and image-to-image ---------------------------------------------------------------------------------
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """x + sigma * noise at these entries of `timesteps`, `(batch,)`; after `set_begin_index` at the current."""
+        if self.begin_index is None:
+            schedule = self.timesteps.to(timesteps.device)
+            indices = [self.index_for_timestep(timestep, schedule) for timestep in timesteps]
+        else:
+            indices = [self.step_index if self.step_index is not None else self.begin_index] * len(timesteps)
+        sigma = self.sigmas[indices].to(original_samples)
+        return original_samples + noise * sigma.view(-1, *(1,) * (original_samples.ndim - 1))
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+
+def _quadrature(low: float, high: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights over dsigma: 8-point Gauss-Legendre on log-sigma panels; to 0, on sigma below `bottom`."""
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    log_low = math.log(low if low > 0 else min(bottom, high))
+    edges = np.linspace(log_low, math.log(high), 1 + max(1, math.ceil((math.log(high) - log_low) / 1.5)))
+    half, middle = np.diff(edges)[:, None] / 2, (edges[:-1, None] + edges[1:, None]) / 2
+    points = np.exp(middle + half * nodes)
+    points, widths = points.ravel(), (half * weights * points).ravel()
+    if low == 0:
+        half_bottom = math.exp(log_low) / 2
+        points = np.concatenate([half_bottom * (1 + nodes), points])
+        widths = np.concatenate([half_bottom * weights, widths])
+    return points, widths

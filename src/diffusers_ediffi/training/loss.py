@@ -1,0 +1,91 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The training loss of section 3, and the noise it needs, drawn without any state."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..edm import SIGMA_DATA, c_in, c_noise, expand_as
+
+# Edges of the noise-level bins in which the loss is reported.
+SIGMA_BINS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+def step_generator(
+    seed: int, node: tuple[int, int], step: int, rank: int, device: str | torch.device = "cpu"
+) -> torch.Generator:
+    """A generator that depends on its arguments alone, so that a resumed run draws what an uninterrupted one would.
+
+    Args:
+        seed: the run's seed.
+        node: (level, index) in the expert tree.
+        step: the optimiser step.
+        rank: the process.
+        device: where the generator draws.
+    """
+    key = f"{seed}:{node[0]}:{node[1]}:{step}:{rank}".encode()
+    value = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+    return torch.Generator(device).manual_seed(value >> 1)
+
+
+def edm_loss(
+    unet: Callable[..., Any],
+    images: torch.Tensor,
+    sigma: torch.Tensor,
+    noise: torch.Tensor,
+    conditioning: dict[str, Any],
+    low_res: torch.Tensor | None = None,
+    sigma_data: float = SIGMA_DATA,
+) -> torch.Tensor:
+    """lambda(sigma) |D - image|^2, which is the plain squared error of F.
+
+    Args:
+        unet: called like `EDiffIUNet`.
+        images: clean images, `(batch, 3, height, width)` in [-1, 1].
+        sigma: noise levels, `(batch,)`.
+        noise: standard normal noise of the images' shape.
+        conditioning: keyword arguments of the network.
+        low_res: for super-resolution the upsampled low-resolution images, of the images' shape.
+        sigma_data: standard deviation of the images.
+
+    Returns:
+        One loss per sample, `(batch,)` in float32: their mean is to be minimised, their values go to the log.
+    """
+    level = expand_as(sigma, images)
+    sample = c_in(level, sigma_data) * (images + level * noise)
+    if low_res is not None:
+        sample = torch.cat([sample, low_res], dim=1)
+    model_output = unet(sample, c_noise(sigma), return_dict=False, **conditioning)[0]
+    # (image - c_skip x) / c_out, written out: the difference would lose its digits at small sigma.
+    target = (level / sigma_data * images - sigma_data * noise) * c_in(level, sigma_data)
+    return (model_output.float() - target).square().flatten(1).mean(dim=1)
+
+
+class SigmaBinLog:
+    """Mean loss per noise-level bin since the last reading. Sums stay on the device: no synchronisation per step."""
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.edges = torch.tensor(SIGMA_BINS, device=device)
+        self.sums = torch.zeros(2, len(SIGMA_BINS) + 1, device=device)  # losses, counts
+
+    def add(self, sigma: torch.Tensor, losses: torch.Tensor) -> None:
+        """Adds the losses of one batch, both `(batch,)`."""
+        index = torch.bucketize(sigma, self.edges)
+        self.sums[0].index_add_(0, index, losses.detach().float())
+        self.sums[1].index_add_(0, index, torch.ones_like(losses, dtype=torch.float32))
+
+    def read(self, sums: torch.Tensor | None = None) -> tuple[float, dict[str, float]]:
+        """Returns the mean loss and the mean per bin (bins without samples left out), and starts again.
+
+        Args:
+            sums: the sums over all processes, where there are several.
+        """
+        losses, counts = (self.sums if sums is None else sums).tolist()
+        self.sums.zero_()
+        names = [f"<{SIGMA_BINS[0]:g}", *(f"{a:g}-{b:g}" for a, b in zip(SIGMA_BINS, SIGMA_BINS[1:], strict=False))]
+        names.append(f">{SIGMA_BINS[-1]:g}")
+        mean = sum(losses) / max(sum(counts), 1)
+        bins = zip(names, losses, counts, strict=True)
+        return mean, {name: loss / count for name, loss, count in bins if count}

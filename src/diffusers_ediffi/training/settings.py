@@ -1,0 +1,100 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""All numbers of a training run in one place, and their command-line options."""
+
+import argparse
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+SCHEDULES = ("constant", "cosine", "linear")
+PRECISIONS = ("no", "bf16")
+
+
+def setting(default: Any, help: str, free: bool = False) -> Any:
+    """A dataclass field with its help text; a free one may change when a run is resumed."""
+    return field(default=default, metadata={"help": help, "free": free})
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of one run; the defaults of the optimiser are the paper's (Table 7).
+
+    Raises:
+        ValueError: if a number makes no sense.
+    """
+
+    total_steps: int = setting(
+        100_000, "optimiser steps of the whole run, to which the learning rate decays", free=True
+    )
+    batch_size: int = setting(64, "images per process and step")
+    learning_rate: float = setting(1e-4, "of AdamW, after the warm-up", free=True)
+    lr_schedule: str = setting("constant", f"after the warm-up: {', '.join(SCHEDULES)} decay to zero", free=True)
+    warmup_steps: int = setting(100, "steps over which the learning rate rises", free=True)
+    weight_decay: float = setting(0.01, "of AdamW")
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
+    ema_decay: float = setting(0.9999, "of the averaged weights, which are the result; it warms up from 0.1")
+    seed: int = setting(0, "of noise, noise level and conditioning dropout")
+    mixed_precision: str = setting("no", "no, or bf16 (on CPUs with AMX several times faster with --channels-last)")
+    channels_last: bool = setting(False, "memory layout of the convolutions", free=True)
+    compile: bool = setting(False, "use torch.compile", free=True)
+    gradient_checkpointing: bool = setting(False, "less memory, one third more time", free=True)
+    num_workers: int = setting(1, "processes that prepare data ahead (0: none)", free=True)
+    max_steps_this_run: int | None = setting(None, "stop and save after so many; start again to go on", free=True)
+    max_minutes_this_run: float | None = setting(None, "stop and save after so much time", free=True)
+    log_every: int = setting(50, "steps between lines in log.jsonl", free=True)
+    sample_every: int = setting(2000, "steps between grids in samples/ (0: none)", free=True)
+    sample_steps: int = setting(25, "sampler steps of these grids", free=True)
+    sample_guidance: float = setting(3.0, "classifier-free guidance of these grids", free=True)
+    checkpoint_every: int = setting(1000, "steps between checkpoints", free=True)
+    keep_last: int = setting(2, "checkpoints that are kept", free=True)
+
+    def __post_init__(self) -> None:
+        at_least_one = ("total_steps", "batch_size", "log_every", "sample_steps", "checkpoint_every", "keep_last")
+        at_least_zero = ("warmup_steps", "weight_decay", "seed", "num_workers", "sample_every")
+        for name in (*at_least_one, "max_steps_this_run"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in at_least_zero:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        for name in ("learning_rate", "max_grad_norm", "max_minutes_this_run"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
+        for name, choices in (("lr_schedule", SCHEDULES), ("mixed_precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+
+    def fixed(self) -> dict[str, Any]:
+        """The settings that a resumed run must share with its checkpoint."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata["free"]}
+
+    def learning_rate_at(self, step: int) -> float:
+        """Warm-up, then constant, cosine or linear decay that reaches 0 at `total_steps`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.lr_schedule == "constant":
+            return self.learning_rate
+        done = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
+        return self.learning_rate * (
+            0.5 * (1 + math.cos(math.pi * done)) if self.lr_schedule == "cosine" else 1 - done
+        )
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser, **defaults: Any) -> None:
+        """Adds one option per setting; `defaults` replace those of the class."""
+        group = parser.add_argument_group("training")
+        for f in fields(cls):
+            default = defaults.get(f.name, f.default)
+            option, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+            if isinstance(default, bool):
+                group.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=text)
+                continue
+            kind = {"max_steps_this_run": int, "max_minutes_this_run": float}.get(f.name, type(default))
+            group.add_argument(option, type=kind, default=default, help=f"{text} (default: {default})")
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace) -> "TrainingSettings":
+        """The settings out of parsed options."""
+        return cls(**{f.name: getattr(arguments, f.name) for f in fields(cls)})

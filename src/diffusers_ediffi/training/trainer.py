@@ -1,0 +1,345 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Trains one denoiser on one noise interval; cut anywhere, it goes on exactly where it was."""
+
+import json
+import math
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
+from ..low_res import upsample_low_res
+from .checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
+from .data import StepBatchSampler, collate, float_to_image, image_to_float, make_loader
+from .dropout import DropoutRates, Kept, draw_kept, keep_only
+from .loss import SigmaBinLog, edm_loss, step_generator
+from .sampling import image_grid, sample_images
+from .settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from ..expert_tree import NoiseInterval
+    from ..unet import EDiffIUNet
+
+EncodeBatch = Callable[[list[str], torch.Tensor, torch.Tensor | None], dict[str, Any]]
+
+
+class Trainer:
+    """One node of the expert tree, one run, one folder.
+
+    `output` receives `checkpoint-<step>/`, `log.jsonl`, `samples/` and, whenever a run ends, `unet/`: the averaged
+    weights as `EDiffIUNet.from_pretrained` reads them. Starting again with the same arguments resumes.
+
+    Args:
+        unet: the network; its weights are where a fresh run starts.
+        dataset: items as those of `SceneDataset`.
+        encode_batch: (captions, clip_images uint8, keep_image) -> keyword arguments of the network, such as
+            `ConditioningEncoder`.
+        output: the run's folder.
+        settings: all numbers.
+        interval: the noise levels to train on.
+        node: (level, index) of the run in the expert tree; part of the key of its random numbers.
+        dropout: rates of conditioning dropout.
+        data_settings: what else a resumed run must share, such as the list of objects.
+        sample_items: items, not of the training data, for the sample grids.
+        accelerator: made from the settings by default.
+    """
+
+    def __init__(
+        self,
+        unet: "EDiffIUNet",
+        dataset: Dataset,
+        encode_batch: EncodeBatch,
+        output: str | Path,
+        settings: TrainingSettings,
+        interval: "NoiseInterval",
+        node: tuple[int, int] = (0, 0),
+        dropout: DropoutRates = DropoutRates(),  # noqa: B008 (frozen)
+        data_settings: dict[str, Any] | None = None,
+        sample_items: list[dict[str, Any]] | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
+        self.device = self.accelerator.device
+        self.dataset, self.encode_batch, self.output = dataset, encode_batch, Path(output)
+        self.settings, self.interval, self.node, self.dropout = settings, interval, node, dropout
+        self.data_settings, self.sample_items = data_settings or {}, sample_items or []
+        self.sigma_data = unet.config.sigma_data
+        self.step = 0
+        self.grad_norm = torch.zeros(())
+        self.bins = SigmaBinLog(self.device)
+        self._stop_reason: str | None = None
+        self._prepare(unet)
+
+    def _prepare(self, unet: "EDiffIUNet") -> None:
+        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        self.unet = unet.to(self.device, memory_format=layout).train()
+        if self.settings.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            self.parameters, self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
+        )
+        # self.unet stays the plain module: what is saved never carries the prefixes of DDP or torch.compile.
+        network, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
+        self.network = torch.compile(network) if self.settings.compile else network
+        self.ema = EMAModel(self.unet.parameters(), decay=self.settings.ema_decay, foreach=True)
+
+    def train(self) -> int:
+        """Trains to `total_steps`, this run's limit of steps or minutes, or SIGTERM; saves; returns the step."""
+        self._resume()
+        if self.step >= self.settings.total_steps:
+            self._say(f"All {self.settings.total_steps} steps are done; the weights are in {self.output / 'unet'}.")
+            return self.step
+        first, last = self.step, self.settings.total_steps
+        if self.settings.max_steps_this_run is not None:
+            last = min(last, first + self.settings.max_steps_this_run)
+        self._announce()
+        ranks = self.accelerator.num_processes
+        sampler = StepBatchSampler(self.settings.batch_size, first, last, self.accelerator.process_index, ranks)
+        loader = make_loader(self.dataset, sampler, self.settings.num_workers, self.device.type == "cuda")
+        started = self._log_time = time.monotonic()
+        self._log_step = first
+        with self._stopping_on_signals(), self._progress() as progress:
+            for batch in loader:
+                self.train_step(batch)
+                progress.update()
+                if self.step % self.settings.log_every == 0:
+                    progress.set_postfix(loss=f"{self._log():.4f}")
+                if self.settings.sample_every and self.step % self.settings.sample_every == 0:
+                    self.write_samples()
+                if self.step % self.settings.checkpoint_every == 0:
+                    self.save()
+                if self._should_stop(started):
+                    break
+            self.save()
+            self._write_weights()
+        done = self._stop_reason or ("this run's steps are done" if last < self.settings.total_steps else "finished")
+        weights = self.output / "unet"
+        self._say(f"Stopped at step {self.step} of {self.settings.total_steps} ({done}); weights: {weights}")
+        return self.step
+
+    def train_step(self, batch: dict[str, Any]) -> None:
+        """One optimiser step on a batch of items; every random number depends on (seed, node, step, rank) alone."""
+        rank = self.accelerator.process_index
+        generator = step_generator(self.settings.seed, self.node, self.step, rank, self.device)
+        torch.manual_seed(generator.initial_seed())  # for dropout inside the network
+        kept = draw_kept(len(batch["image"]), self.dropout, generator)
+        with torch.no_grad(), self.accelerator.autocast():
+            conditioning = keep_only(self.encode_batch(batch["caption"], batch["clip_image"], kept.clip_image), kept)
+        with torch.no_grad():
+            images, low_res = self._images(batch)
+            sigma = self.interval.sample((len(images),), generator=generator, device=self.device)
+            noise = torch.randn(images.shape, generator=generator, device=self.device)
+        losses = edm_loss(self.network, images, sigma, noise, conditioning, low_res, self.sigma_data)
+        self.accelerator.backward(losses.mean())
+        self.grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate_at(self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.unet.parameters())
+        self.bins.add(sigma, losses)
+        self.step += 1
+
+    def _images(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The clean images and the upsampled low-resolution ones in [-1, 1], on the device."""
+        images = image_to_float(batch["image"].to(self.device, non_blocking=True))
+        if self.settings.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        if "low_res" not in batch:
+            return images, None
+        small = image_to_float(batch["low_res"].to(self.device, non_blocking=True))
+        return images, upsample_low_res(small, (images.shape[-2], images.shape[-1]))
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present step, unless there is one or the weights are spoilt."""
+        self._check_finite(self.bins.sums.sum() + self.grad_norm)
+        if self.accelerator.is_main_process and not (self.output / f"checkpoint-{self.step}" / "COMPLETE").exists():
+            state = {
+                "step": self.step,
+                "model": self.unet.state_dict(),
+                "ema": self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            save_checkpoint(self.output, self.step, state, self._fixed_settings(), self.settings.keep_last)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        """Loads the newest complete checkpoint, if there is one, and cuts the log back to it."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        found = complete_checkpoints(self.output)
+        if found:
+            state = load_checkpoint(found[-1], self._fixed_settings())
+            self.unet.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.ema.load_state_dict(state["ema"])
+            self.step = state["step"]
+            self._say(f"Resuming from {found[-1]}.")
+        self.ema.to(self.device)
+        if self.accelerator.is_main_process and (log := self.output / "log.jsonl").exists():
+            lines = log.read_text().splitlines(keepends=True)
+            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+
+    def _fixed_settings(self) -> dict[str, Any]:
+        config = {k: v for k, v in self.unet.config.items() if not k.startswith("_")}
+        return {
+            **self.settings.fixed(),
+            "num_processes": self.accelerator.num_processes,
+            "node": self.node,
+            "interval": self.interval.to_config(),
+            "p_mean": self.interval.p_mean,
+            "p_std": self.interval.p_std,
+            "dropout": vars(self.dropout),
+            "data": self.data_settings,
+            "unet": config,
+        }
+
+    def ema_unet(self) -> "EDiffIUNet":
+        """A copy of the network with the averaged weights, in plain memory layout."""
+        copy = type(self.unet).from_config(self.unet.config)
+        with torch.no_grad():
+            for parameter, average in zip(copy.parameters(), self.ema.shadow_params, strict=True):
+                parameter.copy_(average)
+        return copy.eval()
+
+    def _write_weights(self) -> None:
+        if self.accelerator.is_main_process:
+            folder, temporary = self.output / "unet", self.output / ".unet.tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            self.ema_unet().save_pretrained(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        self.accelerator.wait_for_everyone()
+
+    @torch.no_grad()
+    def write_samples(self) -> None:
+        """Writes `samples/step-<step>.png`: what the averaged weights draw, for SR their input, and real images."""
+        if not self.sample_items or not self.accelerator.is_main_process:
+            return
+        batch = collate(self.sample_items)
+        images, low_res = self._images(batch)
+        nothing, all_of_it = torch.zeros(len(images), dtype=torch.bool), torch.ones(len(images), dtype=torch.bool)
+        conditioning = self.encode_batch(batch["caption"], batch["clip_image"], nothing)
+        conditioning = keep_only(conditioning, Kept(all_of_it, all_of_it, nothing))
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(self.settings.seed)).to(self.device)
+        unet = self.ema_unet().to(self.device)
+        with self.accelerator.autocast():
+            rows = self._draw(unet, images, noise, conditioning, low_res)
+        rows += [images] if low_res is None else [low_res, images]
+        folder = self.output / "samples"
+        folder.mkdir(exist_ok=True)
+        image_grid([float_to_image(row) for row in rows]).save(folder / f"step-{self.step:07d}.png")
+        (folder / "captions.txt").write_text("\n".join(batch["caption"]) + "\n")
+
+    def _draw(
+        self,
+        unet: "EDiffIUNet",
+        images: torch.Tensor,
+        noise: torch.Tensor,
+        conditioning: dict[str, Any],
+        low_res: torch.Tensor | None,
+    ) -> list[torch.Tensor]:
+        """Samples; or, of an expert that cannot sample alone, noisy images at its median noise level and denoised."""
+        if self.interval.contains_range(float(karras_sigmas(2)[-1]), float(karras_sigmas(2)[0])):
+            steps, guidance = self.settings.sample_steps, self.settings.sample_guidance
+            return [sample_images(unet, conditioning, noise, low_res, steps, guidance)]
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        sigma = self.interval.sample((1001,), generator=generator).median().to(self.device).expand(len(images))
+        noisy = images + expand_as(sigma, images) * noise
+        scaled = c_in(expand_as(sigma, images), self.sigma_data) * noisy
+        model_input = scaled if low_res is None else torch.cat([scaled, low_res], dim=1)
+        model_output = unet(model_input, c_noise(sigma), return_dict=False, **conditioning)[0].float()
+        return [scaled, denoised_from_model_output(model_output, noisy, sigma, self.sigma_data)]
+
+    def _log(self) -> float:
+        """Writes a line to log.jsonl and returns the mean loss since the last one."""
+        loss, bins = self.bins.read(self.accelerator.reduce(self.bins.sums.clone()))
+        self._check_finite(torch.tensor(loss))
+        now, steps = time.monotonic(), self.step - self._log_step
+        seconds = max(now - self._log_time, 1e-9)
+        images_per_step = self.settings.batch_size * self.accelerator.num_processes
+        line = {
+            "step": self.step,
+            "samples": self.step * images_per_step,
+            "loss": round(loss, 5),
+            "loss_per_sigma": {name: round(value, 5) for name, value in bins.items()},
+            "grad_norm": round(float(self.grad_norm), 4),
+            "learning_rate": self.settings.learning_rate_at(self.step - 1),
+            "images_per_second": round(steps * images_per_step / seconds, 2),
+            "minutes_left": round((self.settings.total_steps - self.step) * seconds / steps / 60, 1),
+        }
+        self._log_time, self._log_step = now, self.step
+        if self.accelerator.is_main_process:
+            with (self.output / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+        return loss
+
+    def _check_finite(self, value: torch.Tensor) -> None:
+        if not math.isfinite(float(value)):
+            found = complete_checkpoints(self.output)
+            good = f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
+            raise FloatingPointError(
+                f"The loss or its gradient is not finite at step {self.step}, nothing was saved. {good} "
+                f"Start again with a lower learning rate than {self.settings.learning_rate:g}, or without bf16."
+            )
+
+    def _should_stop(self, started: float) -> bool:
+        limit = self.settings.max_minutes_this_run
+        if self._stop_reason is None and limit is not None and time.monotonic() - started > 60 * limit:
+            self._stop_reason = "this run's minutes are over"
+        if self.accelerator.num_processes == 1:
+            return self._stop_reason is not None
+        if self.step % 10:  # all processes must stop at the same step; asking each time would cost a synchronisation
+            return False
+        votes = torch.tensor(float(self._stop_reason is not None), device=self.device)
+        return bool(self.accelerator.reduce(votes) > 0)
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """SIGTERM and the first Ctrl-C end the run after the present step; a second Ctrl-C ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: Any) -> None:
+            self._stop_reason = signal.Signals(number).name
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _announce(self) -> None:
+        sigmas = karras_sigmas(25).tolist()
+        own = sum(self.interval.contains(sigma) for sigma in sigmas)
+        ranges = ", ".join(f"[{low:.4g}, {high:.4g})" for low, high in self.interval.ranges)
+        size = sum(p.numel() for p in self.parameters) / 1e6
+        self._say(f"Training {size:.1f}M parameters on sigma in {ranges}: {own} of 25 sampling steps.")
+
+    def _progress(self) -> tqdm:
+        interval = 0.5 if sys.stderr.isatty() else 30
+        return tqdm(
+            initial=self.step,
+            total=self.settings.total_steps,
+            unit="step",
+            mininterval=interval,
+            disable=not self.accelerator.is_main_process,
+        )
+
+    def _say(self, text: str) -> None:
+        self.accelerator.print(text, flush=True)

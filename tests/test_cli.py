@@ -1,0 +1,222 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The command line, as a user runs it, on a tiny saved pipeline of 8, 32 and 128 pixels."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import diffusers.utils.logging
+import numpy as np
+import pytest
+import torch
+import transformers.utils.logging
+from conftest import tiny_pipeline, tiny_unet
+from PIL import Image
+
+from diffusers_ediffi import EDiffIPipeline, ExpertRouterUNet, __version__
+from diffusers_ediffi.cli import main
+
+PROMPT = "a red cat above a blue house"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A saved cascade whose base has two experts."""
+    folder = tmp_path_factory.mktemp("model")
+    router = ExpertRouterUNet.from_unets([tiny_unet(1), tiny_unet(2)], boundaries=[0.5])
+    tiny_pipeline(unet=router, default_num_inference_steps=(4, 2, 1)).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nTiny.\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def restore_logging():
+    """The command line makes the libraries quiet, which is not to outlive the test."""
+    modules = (diffusers.utils.logging, transformers.utils.logging)
+    before = [module.get_verbosity() for module in modules]
+    yield
+    for module, verbosity in zip(modules, before, strict=True):
+        module.set_verbosity(verbosity)
+        module.enable_progress_bar()
+
+
+@pytest.fixture
+def generate(model, tmp_path, capsys):
+    """Runs `ediffi generate` for a small image; returns the exit code and what was printed."""
+
+    def run(*arguments, prompt=PROMPT, output=tmp_path / "out.png", model=model):
+        defaults = {"--output": output, "--model": model, "--size": 8, "--seed": 3, "--steps": 2, "--device": "cpu"}
+        rest = [text for name, value in defaults.items() if name not in arguments for text in (name, value)]
+        code = main(["generate", *map(str, [prompt, *arguments, *rest])])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_generate_draws_what_the_pipeline_draws(generate, model, tmp_path):
+    code, out, err = generate("--guidance-scale", 3)
+    assert (code, out, err) == (0, f"{tmp_path / 'out.png'} (seed 3)\n", "")
+    pipe = EDiffIPipeline.from_pretrained(model)
+    generator = torch.Generator().manual_seed(3)
+    image = pipe(PROMPT, height=8, guidance_scale=3.0, num_inference_steps=2, generator=generator).images[0]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), np.asarray(image))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_png_says_how_it_was_drawn(generate, model, tmp_path):
+    generate("--steps", "2,1", "--size", 32, prompt="ein Apfel über 🚀")
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (32, 32)
+        assert image.text == {
+            "prompt": "ein Apfel über 🚀",
+            "seed": "3",
+            "model": str(model),
+            "version": f"diffusers_ediffi {__version__}",
+            "size": "32",
+            "steps": "(2, 1)",
+        }
+
+
+def test_largest_stage_and_default_steps(model, tmp_path, capsys):
+    output = tmp_path / "out.png"
+    assert main(["generate", PROMPT, "--output", str(output), "--model", str(model), "--device", "cpu"]) == 0
+    seed = int(capsys.readouterr().out.split("seed ")[1].rstrip(")\n"))
+    with Image.open(output) as image:
+        assert image.size == (128, 128) and image.text["seed"] == str(seed)
+
+
+def test_each_of_several_images_is_the_image_of_its_seed(generate, tmp_path):
+    code, out, _ = generate("--num-images", 2)
+    assert code == 0 and out.splitlines() == [f"{tmp_path / f'out-{i}.png'} (seed {3 + i})" for i in range(2)]
+    generate("--seed", 4)
+    difference = pixels(tmp_path / "out.png").astype(int) - pixels(tmp_path / "out-1.png")
+    assert abs(difference).max() <= 1  # a batch may round otherwise
+    assert (pixels(tmp_path / "out-0.png") != pixels(tmp_path / "out-1.png")).any()
+
+
+def test_style_image_and_negative_prompt_change_the_image(generate, tmp_path):
+    style = tmp_path / "style.png"
+    Image.effect_noise((20, 20), 50).convert("RGBA").save(style)
+    images = []
+    for arguments in [[], ["--style-image", style], ["--negative-prompt", "a dog"]]:
+        assert generate("--guidance-scale", 3, *arguments)[0] == 0
+        images.append(pixels(tmp_path / "out.png"))
+    assert (images[0] != images[1]).any() and (images[0] != images[2]).any()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtype(generate, dtype):
+    code, _, err = generate("--dtype", dtype)
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", ""], "argument prompt: is empty"),
+        (["generate"], "required: prompt"),
+        (["generate", "x", "--output", "out.jpg"], "'out.jpg' must end in .png"),
+        (["generate", "x", "--output", "nowhere/out.png"], "nowhere"),
+        (["generate", "x", "--output", "folder.png"], "'folder.png' cannot be written"),
+        (["generate", "x", "--output", "file.txt/out.png"], "there is no folder"),
+        (["generate", "x", "--size", "0"], "'0' is not a whole number of at least 1"),
+        (["generate", "x", "--size", "64.5"], "'64.5' is not a whole number"),
+        (["generate", "x", "--seed", "-1"], "'-1' is not a whole number from 0"),
+        (["generate", "x", "--num-images", "0"], "'0' is not a whole number"),
+        (["generate", "x", "--steps", "0"], "'0' is not a whole number from 1 to 1000"),
+        (["generate", "x", "--steps", "25,1001"], "'1001' is not a whole number from 1 to 1000"),
+        (["generate", "x", "--steps", "1,2,3,4"], "4 numbers for at most 3 stages"),
+        (["generate", "x", "--guidance-scale", "nan"], "'nan' is not a finite number"),
+        (["generate", "x", "--guidance-scale", "5,inf"], "'inf' is not a finite number"),
+        (["generate", "x", "--style-image", "nowhere.png"], "cannot read 'nowhere.png'"),
+        (["generate", "x", "--style-image", "file.txt"], "'file.txt' is not an image"),
+        (["generate", "x", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["generate", "x", "--model", "./nowhere"], "there is no folder './nowhere'"),
+        (["generate", "x", "--model", "nowhere"], "there is no folder 'nowhere'"),
+        (["generate", "x", "--model", "folder.png"], "holds no model_index.json"),
+        (["info", "--model", "./nowhere"], "there is no folder './nowhere'"),
+        (["draw", "x"], "invalid choice: 'draw'"),
+        ([], "required: COMMAND"),
+    ],
+    ids=" ".join,
+)
+def test_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file.txt").write_text("text")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "toaster"], "device 'toaster' is not usable here"),
+        (["--device", "meta"], "device 'meta' is not usable here"),
+        (["--size", 64], "8, 32"),  # names the sizes there are
+        (["--steps", "2,2,2", "--guidance-scale", "1,1,1", "--size", 9], "9"),
+    ],
+)
+def test_bad_choices_for_this_model(generate, arguments, message, tmp_path):
+    code, out, err = generate(*arguments)
+    assert code == 2 and out == "" and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err
+    assert not any(tmp_path.iterdir())
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def swap_boundaries(path):
+    config = json.loads(path.read_text())
+    config["unets"] = [{**config["unets"][0], "folder": f"expert.{i}"} for i in range(3)]
+    path.write_text(json.dumps({**config, "boundaries": [9.0, 0.5]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "message"),
+    [
+        (truncate, "unet/expert.1/diffusion_pytorch_model.safetensors", "truncated"),
+        (truncate, "unet_sr256/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"),
+        (truncate, "text_encoder/model.safetensors", "SafetensorError"),
+        (truncate, "model_index.json", "model_index.json"),
+        (swap_boundaries, "unet/config.json", "strictly increasing"),
+        (lambda path: path.unlink(), "unet_sr256/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model"),
+    ],
+)
+def test_damaged_model(generate, model, damage, name, message, tmp_path_factory, tmp_path):
+    copy = shutil.copytree(model, tmp_path_factory.mktemp("damaged") / "model")
+    damage(copy / name)
+    code, out, err = generate(model=copy)
+    assert code == 2 and out == "" and err.startswith("ediffi: error: cannot load ") and err.count("\n") == 1
+    assert message in err
+    assert not any(tmp_path.iterdir())
+
+
+def test_info_lists_stages_experts_and_licence(model, capsys):
+    assert main(["info", "--model", str(model)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "licence     apache-2.0" in out
+    # Of the four sigmas 80, 9.7, 0.47, 0.002 of Karras's grid, two are below the boundary.
+    assert "base: 8 x 8, 4 steps, guidance 5\n  expert.0  sigma 0 to 0.5" in out
+    routes = re.findall(r"expert\.(\d) .* (\d) of (\d) steps", out)
+    assert routes == [("0", "2", "4"), ("1", "2", "4"), ("0", "2", "2"), ("0", "1", "1")]
+    components = EDiffIPipeline.from_pretrained(model).components.values()
+    networks = [part for part in components if isinstance(part, torch.nn.Module)]
+    total = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    assert f"parameters  {total / 1000:.3g}K" in out
+
+
+def test_module_is_the_command():
+    command = [sys.executable, "-m", "diffusers_ediffi", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == f"diffusers_ediffi {__version__}\n"

@@ -1,0 +1,78 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Imports point down only: what a module of the package may import of the package, and nothing else."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "diffusers_ediffi"
+
+# The first pattern that fits a module decides; both sides are regular expressions over names below diffusers_ediffi.
+MAY_IMPORT = {
+    r"edm|attention|conditioning|low_res|training\.degradation|demo\.scenes|demo\.checkpoint": r"(?!)",
+    r"expert_tree|scheduling_edm_deis": r"edm",
+    r"unet": r"attention|conditioning",
+    r"router": r"unet",
+    r"paint_with_words": r"attention|conditioning",
+    r"pipeline_ediffi": r"conditioning|paint_with_words|router|scheduling_edm_deis|low_res",
+    r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|low_res|unet|router",
+    r"demo(\..+)?": r"demo\..+|edm|low_res",
+    r"evaluation(\..+)?": r"evaluation\..+|(?!cli|training).+",
+    r"__init__|__main__|cli": r".*",
+}
+
+
+def imports_of(path):
+    """Absolute names of everything a file imports, at the top or inside of functions."""
+    package = ["diffusers_ediffi", *path.relative_to(PACKAGE).parts[:-1]] if PACKAGE in path.parents else []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from . import edm` imports a module, `from .edm import c_in` names one
+            yield from ([f"{module}.{alias.name}" for alias in node.names] if node.module is None else [module])
+
+
+def module_name(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_imports_point_down(path):
+    name = module_name(path)
+    rule = next((rule for pattern, rule in MAY_IMPORT.items() if re.fullmatch(pattern, name)), None)
+    assert rule is not None, f"{name} is new: say in MAY_IMPORT what it may import"
+    ours = [
+        imported.removeprefix("diffusers_ediffi.") for imported in imports_of(path) if "diffusers_ediffi" in imported
+    ]
+    forbidden = [imported for imported in ours if not re.fullmatch(rule, imported)]
+    assert not forbidden, f"{name} must not import {forbidden}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_use_public_names(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("diffusers_ediffi"):
+            private = [alias.name for alias in node.names if alias.name.startswith("_")]
+            assert not private, f"{path.name} imports {private} of {node.module}"
+
+
+def test_listed_names_exist():
+    import diffusers_ediffi
+
+    for name in diffusers_ediffi.__all__:
+        assert getattr(diffusers_ediffi, name).__doc__ or name == "ENSEMBLES"
+    with pytest.raises(AttributeError, match="no attribute 'EDiffIPipelin'"):
+        diffusers_ediffi.EDiffIPipelin  # noqa: B018
+
+
+def test_package_and_command_line_are_cheap_to_import():
+    code = "import sys, diffusers_ediffi.cli, diffusers_ediffi.demo.scenes; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

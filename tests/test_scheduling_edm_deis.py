@@ -1,0 +1,527 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""EDMDEISScheduler against exact solutions and against diffusers' EDM schedulers.
+
+The problems have closed-form denoisers: one Gaussian, whose ODE has a closed-form solution, and a Gaussian mixture.
+"""
+
+import json
+import math
+
+import pytest
+import torch
+from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+
+from diffusers_ediffi.edm import c_in, c_noise, c_out, c_skip, karras_sigmas
+from diffusers_ediffi.scheduling_edm_deis import EDMDEISScheduler, atan_sigmas
+
+
+class Gaussian:
+    """Images ~ N(0.4, 0.3^2), each value on its own."""
+
+    mean, std = 0.4, 0.3
+
+    def denoise(self, x, sigma):
+        return (self.std**2 * x + sigma**2 * self.mean) / (self.std**2 + sigma**2)
+
+    def solution(self, x, start, end=0.0):
+        """The ODE keeps the quantile of x in N(mean, std^2 + sigma^2)."""
+        return self.mean + (x - self.mean) * math.hypot(self.std, end) / math.hypot(self.std, start)
+
+
+class Mixture:
+    """Eight narrow Gaussians in the plane; images of shape (2, 1, 1)."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.centers = 0.5 * torch.randn(8, 2, dtype=torch.float64, generator=generator)
+        self.variance = 0.1**2
+
+    def denoise(self, x, sigma):
+        x = x.flatten(1).double()
+        total = self.variance + sigma**2
+        nearest = (-(torch.cdist(x, self.centers) ** 2) / (2 * total)).softmax(-1) @ self.centers
+        return (nearest + self.variance / total * (x - nearest)).view(-1, 2, 1, 1)
+
+
+def network(problem, model_input, timestep):
+    """What a trained network is to a scheduler: (c_in * x, c_noise) -> F."""
+    sigma = (4 * timestep.double()).exp()
+    x = model_input.double() / c_in(sigma)
+    return ((problem.denoise(x, sigma) - c_skip(sigma) * x) / c_out(sigma)).to(model_input.dtype)
+
+
+def run(scheduler, problem, x, begin_index=None):
+    """The loop of every diffusers pipeline."""
+    timesteps = scheduler.timesteps
+    if begin_index is not None:
+        scheduler.set_begin_index(begin_index)
+        timesteps = timesteps[begin_index:]
+    for timestep in timesteps:
+        model_output = network(problem, scheduler.scale_model_input(x, timestep), timestep)
+        x = scheduler.step(model_output, timestep, x).prev_sample
+    return x
+
+
+def noise(shape=(64, 3, 2, 2), dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+
+
+def error(scheduler, steps, problem=None, **kwargs):
+    """Root-mean-square error at sigma = 0 on the Gaussian."""
+    problem = problem or Gaussian()
+    scheduler.set_timesteps(steps, **kwargs)
+    x = noise() * 80
+    return (run(scheduler, problem, x) - problem.solution(x, 80.0)).pow(2).mean().sqrt().item()
+
+
+# -- accuracy --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extrapolate", ["denoised", "model_output"])
+def test_multistep_converges_to_the_exact_solution(extrapolate):
+    errors = [error(EDMDEISScheduler(extrapolate=extrapolate), steps) for steps in (8, 16, 32, 64)]
+    assert all(finer < 0.3 * coarser for coarser, finer in zip(errors, errors[1:], strict=False))
+    assert errors[-1] < 1e-5
+
+
+@pytest.mark.parametrize("preset, steps", [("paper_base", 25), ("paper_sr", 10)])
+def test_paper_presets_converge(preset, steps):
+    errors = [error(EDMDEISScheduler.from_preset(preset), n) for n in (steps, 2 * steps)]
+    assert errors[0] < 2e-2 and errors[1] < 0.3 * errors[0]
+
+
+def observed_order(scheduler, problem):
+    """log2 of the error's decrease when every step is halved, away from the ends where grids are coarse."""
+    x, errors = noise() * 5, []
+    for steps in (32, 64):
+        sigmas = torch.linspace(math.log(5.0), math.log(0.1), steps + 1, dtype=torch.float64).exp()
+        scheduler.set_timesteps(sigmas=sigmas)
+        errors.append((run(scheduler, problem, x) - problem.solution(x, 5.0, 0.1)).abs().max().item())
+    return math.log2(errors[0] / errors[1])
+
+
+def test_3kutta_has_order_three():
+    scheduler = EDMDEISScheduler(method="rho_rk", final_sigmas_type="sigma_min")
+    assert observed_order(scheduler, Gaussian()) == pytest.approx(3, abs=0.2)
+
+
+@pytest.mark.parametrize("corrector, gain", [(False, 1), (True, 2)])
+@pytest.mark.parametrize("degree", [0, 1])
+def test_a_polynomial_of_degree_p_has_order_p_plus_one_and_the_corrector_adds_one(degree, corrector, gain):
+    scheduler = EDMDEISScheduler(degree=degree, corrector=corrector, final_sigmas_type="sigma_min")
+    assert observed_order(scheduler, Gaussian()) == pytest.approx(degree + gain, abs=0.25)
+
+
+@pytest.mark.parametrize("steps", [15, 20])
+def test_multistep_beats_dpm_solver_on_a_mixture(steps):
+    problem, x = Mixture(), noise((256, 2, 1, 1)) * 80
+    exact = EDMDEISScheduler()
+    exact.set_timesteps(500)
+    truth, errors = run(exact, problem, x), []
+    for scheduler in (EDMDEISScheduler(), EDMDPMSolverMultistepScheduler()):
+        scheduler.set_timesteps(steps)
+        errors.append((run(scheduler, problem, x) - truth).pow(2).mean().sqrt())
+    assert errors[0] < 0.6 * errors[1]
+
+
+# -- what the solvers reduce to --------------------------------------------------------------------------------------
+
+
+def test_degree_zero_is_eulers_method():
+    ours = EDMDEISScheduler(degree=0, corrector=False, use_atan_sigmas=False)
+    euler, x = EDMEulerScheduler(), noise((4, 2, 1, 1), torch.float32) * 80
+    for scheduler in (ours, euler):
+        scheduler.set_timesteps(12)
+    torch.testing.assert_close(ours.timesteps, euler.timesteps)
+    torch.testing.assert_close(run(ours, Mixture(), x), run(euler, Mixture(), x), rtol=1e-4, atol=1e-4)
+
+
+def test_degree_one_in_log_sigma_is_dpm_solver():
+    """log1p(sigma / scale) becomes ln(sigma) for a tiny scale; the last step differs, as ours extrapolates to zero."""
+    ours = EDMDEISScheduler(degree=1, corrector=False, use_atan_sigmas=False, variable_scale=1e-9)
+    theirs = EDMDPMSolverMultistepScheduler(solver_type="heun")
+    samples = []
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(20)
+        x = noise((4, 2, 1, 1), torch.float32) * 80
+        for timestep in scheduler.timesteps[:-1]:
+            model_output = network(Mixture(), scheduler.scale_model_input(x, timestep), timestep)
+            x = scheduler.step(model_output, timestep, x).prev_sample
+        samples.append(x)
+    torch.testing.assert_close(samples[0], samples[1], rtol=1e-4, atol=1e-4)
+
+
+def test_3kutta_stages_are_kuttas_tableau():
+    scheduler, problem = EDMDEISScheduler.from_preset("paper_base"), Gaussian()
+    scheduler.set_timesteps(4)
+    x = x_0 = noise((2, 1, 2, 2)) * 80
+    for timestep in scheduler.timesteps[:3]:
+        model_output = network(problem, scheduler.scale_model_input(x, timestep), timestep)
+        x = scheduler.step(model_output, timestep, x).prev_sample
+
+    def slope(x, sigma):
+        return (x - problem.denoise(x, sigma)) / sigma
+
+    start, middle, end = scheduler.sigmas[:3].tolist()
+    h = end - start
+    assert middle == pytest.approx(start + h / 2)
+    d_1 = slope(x_0, start)
+    d_2 = slope(x_0 + h / 2 * d_1, middle)
+    d_3 = slope(x_0 - h * d_1 + 2 * h * d_2, end)
+    torch.testing.assert_close(x, x_0 + h / 6 * (d_1 + 4 * d_2 + d_3), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["multistep", "paper_base"])
+def test_what_a_callback_does_to_the_sample_is_kept(preset):
+    """With a constant D the solution is D + (x - D) sigma / start, from wherever x was moved to between two steps."""
+
+    class OnePoint:
+        def denoise(self, x, sigma):
+            return torch.full_like(x, 0.25)
+
+    scheduler, x = EDMDEISScheduler.from_preset(preset, final_sigmas_type="sigma_min"), noise() * 80
+    scheduler.set_timesteps(6)
+    moved = 3 * scheduler.order  # after three steps
+    for i, timestep in enumerate(scheduler.timesteps):
+        if i == moved:
+            x = torch.full_like(x, 7.0)
+        model_output = network(OnePoint(), scheduler.scale_model_input(x, timestep), timestep)
+        x = scheduler.step(model_output, timestep, x).prev_sample
+    expected = 0.25 + (7.0 - 0.25) * scheduler.sigmas[-1] / scheduler.sigmas[moved]
+    torch.testing.assert_close(x, expected.expand_as(x), rtol=1e-4, atol=1e-4)
+
+
+# -- parity with edm.py and diffusers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reference", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler])
+@pytest.mark.parametrize("prediction_type, sign", [("epsilon", 1), ("v_prediction", -1)])
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+def test_preconditioning_is_that_of_edm_py_and_of_diffusers(reference, prediction_type, sign, sigma_data):
+    theirs = reference(prediction_type=prediction_type, sigma_data=sigma_data)
+    ours = EDMDEISScheduler.from_config(theirs.config)
+    x, model_output = noise(), noise().flip(0)
+    for sigma in (0.002, 0.05, 0.5, 3.0, 80.0):
+        tensor = torch.tensor(sigma, dtype=torch.float64)
+        denoised = c_skip(sigma, sigma_data) * x + sign * c_out(sigma, sigma_data) * model_output
+        for scheduler in (ours, theirs):
+            torch.testing.assert_close(
+                scheduler.precondition_inputs(x, tensor), x * c_in(sigma, sigma_data), rtol=1e-6, atol=1e-6
+            )
+            torch.testing.assert_close(
+                scheduler.precondition_outputs(x, model_output, tensor), denoised, rtol=1e-6, atol=1e-6
+            )
+            assert scheduler.precondition_noise(tensor).item() == pytest.approx(c_noise(sigma), abs=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["multistep", "paper_sr"])
+def test_step_reads_the_model_output_as_f(preset):
+    scheduler = EDMDEISScheduler.from_preset(preset)
+    scheduler.set_timesteps(5)
+    x, model_output = noise() * 80, noise().flip(0)
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas.tolist(), strict=False):
+        assert timestep.item() == pytest.approx(c_noise(sigma), abs=1e-6)
+        torch.testing.assert_close(scheduler.scale_model_input(x, timestep), x * c_in(sigma), rtol=1e-6, atol=1e-6)
+        output = scheduler.step(model_output, timestep, x)
+        expected = c_skip(sigma) * x + c_out(sigma) * model_output
+        torch.testing.assert_close(output.pred_original_sample, expected, rtol=1e-6, atol=1e-6)
+        x = output.prev_sample
+
+
+@pytest.mark.parametrize("extrapolate", ["denoised", "model_output"])
+def test_v_prediction_is_minus_f(extrapolate):
+    results = []
+    for prediction_type, sign in (("epsilon", 1), ("v_prediction", -1)):
+        scheduler = EDMDEISScheduler(prediction_type=prediction_type, extrapolate=extrapolate)
+        scheduler.set_timesteps(6)
+        x = noise() * 80
+        for timestep in scheduler.timesteps:
+            model_output = network(Gaussian(), scheduler.scale_model_input(x, timestep), timestep)
+            x = scheduler.step(sign * model_output, timestep, x).prev_sample
+        results.append(x)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("reference", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler])
+def test_configs_convert_both_ways(reference, tmp_path):
+    theirs = reference(sigma_max=40.0, rho=5.0, sigma_data=0.7, prediction_type="v_prediction")
+    ours = EDMDEISScheduler.from_config(theirs.config, degree=1, method="rho_rk")
+    back = reference.from_config(ours.config)
+    for scheduler in (ours, back):
+        config = scheduler.config
+        assert (config.sigma_max, config.rho, config.sigma_data, config.prediction_type) == (
+            40.0, 5.0, 0.7, "v_prediction",
+        )  # fmt: skip
+        scheduler.set_timesteps(3)
+    again = EDMDEISScheduler.from_config(back.config)
+    assert again.config.degree == 1 and again.config.method == "rho_rk"
+
+    # In a saved file every value is explicit, solver_type="midpoint" and sigma_schedule="karras" too.
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert EDMDEISScheduler.from_pretrained(tmp_path / "theirs").config.sigma_max == 40.0
+    EDMDEISScheduler(sigma_max=40.0).save_pretrained(tmp_path / "ours")
+    loaded = reference.from_pretrained(tmp_path / "ours")
+    assert loaded.config.sigma_max == 40.0
+    loaded.set_timesteps(3)
+
+
+def test_save_and_load_give_the_same_samples(tmp_path):
+    scheduler = EDMDEISScheduler(degree=2, extrapolate="model_output", atan_center=0.5, sigma_end=0.01)
+    scheduler.save_pretrained(tmp_path)
+    loaded = EDMDEISScheduler.from_pretrained(tmp_path)
+    assert json.loads(loaded.to_json_string()) == json.loads(scheduler.to_json_string())
+    assert EDMDEISScheduler in scheduler.compatibles and EDMEulerScheduler in scheduler.compatibles
+    x = noise() * 80
+    for each in (scheduler, loaded):
+        each.set_timesteps(7)
+    assert torch.equal(run(scheduler, Gaussian(), x), run(loaded, Gaussian(), x))
+
+
+# -- noise levels ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["multistep", "paper_base"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 10, 15, 40, 1000])
+def test_any_number_of_steps(preset, steps):
+    scheduler = EDMDEISScheduler.from_preset(preset)
+    scheduler.set_timesteps(steps)
+    assert scheduler.num_inference_steps == steps
+    assert len(scheduler.timesteps) == (steps if preset == "multistep" else 3 * steps + 1)
+    assert len(scheduler.sigmas) == len(scheduler.timesteps) + 1 and scheduler.sigmas[-1] == 0
+    assert scheduler.init_noise_sigma == 80.0 and (scheduler.sigmas.diff() <= 0).all()
+    if preset == "multistep":
+        assert len(scheduler.timesteps.unique()) == steps
+    if steps < 1000 or preset == "multistep":
+        assert run(scheduler, Gaussian(), noise((1, 1, 2, 2)) * 80).isfinite().all()
+
+
+@pytest.mark.parametrize("steps, end", [(8, 0.04), (10, 0.02), (15, 0.01), (16, 0.002)])
+def test_few_steps_stop_earlier_before_the_jump_to_zero(steps, end):
+    scheduler = EDMDEISScheduler()
+    scheduler.set_timesteps(steps)
+    assert scheduler.sigmas[-2].item() == pytest.approx(end)
+    high = EDMDEISScheduler(sigma_min=0.03)  # never below sigma_min
+    high.set_timesteps(steps)
+    assert high.sigmas[-2] >= 0.03 - 1e-9
+
+
+def test_grids():
+    for scheduler, expected in [
+        (EDMDEISScheduler(use_atan_sigmas=False, rho=6.0), karras_sigmas(20, rho=6.0)),
+        (EDMDEISScheduler(), atan_sigmas(20, 0.002, 80.0, 0.0, 4.0)),
+        (
+            EDMDEISScheduler(use_atan_sigmas=False, sigma_schedule="exponential"),
+            torch.logspace(math.log10(80), math.log10(0.002), 20, dtype=torch.float64),
+        ),
+    ]:
+        scheduler.set_timesteps(20)
+        torch.testing.assert_close(scheduler.sigmas[:-1], expected)
+
+
+def test_paper_presets_count_76_and_31_evaluations():
+    for preset, steps, evaluations, power in [("paper_base", 25, 76, 1 / 6), ("paper_sr", 10, 31, 1 / 3)]:
+        scheduler = EDMDEISScheduler.from_preset(preset)
+        scheduler.set_timesteps(steps)
+        assert len(scheduler.timesteps) == evaluations and scheduler.order == 3
+        levels = scheduler.sigmas[:-1][::3]
+        assert len(levels) == steps + 1 and levels[-1].item() == pytest.approx(0.002)
+        gaps = (levels**power).diff()
+        torch.testing.assert_close(gaps, gaps.mean().expand(steps))  # uniform in sigma^power
+
+
+def test_routing_sigmas_name_one_expert_per_step():
+    scheduler = EDMDEISScheduler()
+    scheduler.set_timesteps(5)
+    assert scheduler.routing_sigmas == scheduler.sigmas[:-1].tolist()
+    scheduler = EDMDEISScheduler.from_preset("paper_sr")
+    scheduler.set_timesteps(5)
+    starts = scheduler.sigmas[:-1][::3].tolist()
+    assert scheduler.routing_sigmas == [start for start in starts[:-1] for _ in range(3)] + starts[-1:]
+
+
+@pytest.mark.parametrize("method", ["multistep", "rho_rk"])
+def test_ends_at_sigma_min_if_asked(method):
+    scheduler = EDMDEISScheduler(method=method, final_sigmas_type="sigma_min", sigma_min=0.5)
+    scheduler.set_timesteps(20)
+    assert len(scheduler.timesteps) == 20 * scheduler.order and scheduler.sigmas[-1] == 0.5
+    x = noise() * 80
+    expected = Gaussian().solution(x, 80.0, 0.5)
+    torch.testing.assert_close(run(scheduler, Gaussian(), x), expected, rtol=0, atol=2e-2)
+
+
+def test_runge_kutta_ends_in_a_denoised_image():
+    scheduler, x = EDMDEISScheduler.from_preset("paper_sr"), noise() * 80
+    scheduler.set_timesteps(4)
+    for timestep in scheduler.timesteps:
+        output = scheduler.step(network(Gaussian(), scheduler.scale_model_input(x, timestep), timestep), timestep, x)
+        x = output.prev_sample
+    assert torch.equal(output.prev_sample, output.pred_original_sample)
+
+
+def test_explicit_sigmas_are_noise_levels():
+    scheduler = EDMDEISScheduler()
+    for sigmas in ([10.0, 3.0, 0.5], [10.0, 3.0, 0.5, 0.0], torch.tensor([10.0, 3.0, 0.5])):
+        scheduler.set_timesteps(sigmas=sigmas)
+        assert scheduler.sigmas.tolist() == [10.0, 3.0, 0.5, 0.0] and scheduler.num_inference_steps == 3
+        assert scheduler.init_noise_sigma == 10.0
+
+
+# -- life in a pipeline ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset, begin", [("multistep", 4), ("paper_sr", 6)])
+def test_starting_in_the_middle_equals_a_schedule_that_starts_there(preset, begin):
+    """Image-to-image: noise is added at timesteps[begin], sampling goes on from there, with or without begin_index."""
+    scheduler, problem = EDMDEISScheduler.from_preset(preset, degree=3), Mixture()
+    scheduler.set_timesteps(10)
+    x = problem.centers[:4].view(-1, 2, 1, 1) + scheduler.sigmas[begin] * noise((4, 2, 1, 1))
+    with_begin_index = run(scheduler, problem, x, begin)
+
+    scheduler.set_timesteps(10)
+    without = x
+    for timestep in scheduler.timesteps[begin:]:
+        model_output = network(problem, scheduler.scale_model_input(without, timestep), timestep)
+        without = scheduler.step(model_output, timestep, without).prev_sample
+
+    levels = scheduler.sigmas[begin:-1][:: scheduler.order]
+    scheduler.set_timesteps(sigmas=levels)
+    assert torch.equal(with_begin_index, without)
+    torch.testing.assert_close(with_begin_index, run(scheduler, problem, x), rtol=1e-6, atol=1e-6)
+
+
+def test_add_noise():
+    scheduler, image = EDMDEISScheduler(), torch.zeros(2, 3, 4, 4)
+    scheduler.set_timesteps(10)
+    ones = torch.ones_like(image)
+    noisy = scheduler.add_noise(image, ones, scheduler.timesteps[[3, 7]])
+    torch.testing.assert_close(noisy[:, 0, 0, 0], scheduler.sigmas[[3, 7]].float())
+    scheduler.set_begin_index(5)
+    noisy = scheduler.add_noise(image, ones, scheduler.timesteps[[5, 5]])
+    torch.testing.assert_close(noisy[:, 0, 0, 0], scheduler.sigmas[[5, 5]].float())
+
+
+@pytest.mark.parametrize("preset", ["multistep", "paper_sr"])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
+def test_half_precision_keeps_its_dtype(preset, dtype, tolerance):
+    scheduler, results = EDMDEISScheduler.from_preset(preset), []
+    for each in (dtype, torch.float32):
+        scheduler.set_timesteps(12)
+        results.append(run(scheduler, Gaussian(), (noise() * 80).to(dtype).to(each)))
+    assert results[0].dtype == dtype and results[1].dtype == torch.float32
+    assert (results[0].float() - results[1]).abs().mean() < tolerance
+    scheduler.set_timesteps(12)
+    scheduler.step(noise(dtype=dtype), scheduler.timesteps[0], noise(dtype=dtype))
+    assert all(past.dtype == torch.float32 for past in scheduler._history)
+
+
+@pytest.mark.parametrize("preset", ["multistep", "paper_sr"])
+def test_no_step_waits_for_the_device(preset):
+    """Tensors on the meta device have no values: reading one, as `.item()` does, raises."""
+    scheduler = EDMDEISScheduler.from_preset(preset)
+    scheduler.set_timesteps(4, device="meta")
+    scheduler.set_begin_index(0)
+    x = torch.empty(1, 3, 4, 4, device="meta")
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(scheduler.scale_model_input(x, timestep), timestep, x).prev_sample
+    assert x.device.type == "meta"
+
+
+def test_set_timesteps_forgets_the_last_run():
+    scheduler, x = EDMDEISScheduler(), noise() * 80
+    scheduler.set_timesteps(6)
+    first = run(scheduler, Gaussian(), x)
+    scheduler.set_timesteps(6)
+    assert scheduler.step_index is None and not scheduler._history
+    assert torch.equal(first, run(scheduler, Gaussian(), x))
+
+
+def test_step_in_tuple_form_and_the_counters():
+    scheduler, x = EDMDEISScheduler.from_preset("paper_sr"), noise() * 80
+    scheduler.set_timesteps(2)
+    states = []
+    for timestep in scheduler.timesteps:
+        states.append(scheduler.state_in_first_order)
+        x, denoised = scheduler.step(torch.zeros_like(x), timestep, x, return_dict=False)
+    assert states == [True, False, False] * 2 + [True]
+    assert x.shape == denoised.shape and scheduler.step_index == 7 and len(scheduler) == 1000
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+def ready(steps=4, **config):
+    scheduler = EDMDEISScheduler(**config)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"sigma_min": 0.0},
+        {"sigma_min": 90.0},
+        {"sigma_max": math.inf},
+        {"sigma_data": -1.0},
+        {"rho": math.nan},
+        {"sigma_schedule": "linear"},
+        {"prediction_type": "sample"},
+        {"final_sigmas_type": "one"},
+        {"method": "midpoint"},
+        {"extrapolate": "noise"},
+        {"degree": -1},
+        {"degree": 9},
+        {"degree": 1.5},
+        {"variable_scale": 0.0},
+        {"atan_width": -4.0},
+        {"atan_center": math.nan},
+        {"sigma_end": 100.0},
+        {"num_train_timesteps": 0},
+    ],
+)
+def test_a_bad_configuration_is_refused_by_name(config):
+    with pytest.raises(ValueError, match=next(iter(config))):
+        EDMDEISScheduler(**config)
+
+
+@pytest.mark.parametrize(
+    "use, error_type, message",
+    [
+        (lambda: EDMDEISScheduler.from_preset("3kutta"), ValueError, "no preset '3kutta'"),
+        (lambda: ready(0), ValueError, "1 to 1000, got 0"),
+        (lambda: ready(1001), ValueError, "1 to 1000, got 1001"),
+        (lambda: ready(2.5), TypeError, "got 2.5"),
+        (lambda: ready(True), TypeError, "got True"),
+        (lambda: ready(None), TypeError, "got None"),
+        (lambda: ready().set_timesteps(sigmas=[]), ValueError, "at least 1"),
+        (lambda: ready().set_timesteps(sigmas=[1.0, 2.0]), ValueError, "strictly decreasing"),
+        (lambda: ready().set_timesteps(sigmas=[1.0, 1.0]), ValueError, "strictly decreasing"),
+        (lambda: ready().set_timesteps(sigmas=[math.inf, 1.0]), ValueError, "finite"),
+        (lambda: ready().set_timesteps(sigmas=[1.0, -1.0]), ValueError, "positive"),
+        (lambda: ready().set_timesteps(3, sigmas=[2.0, 1.0]), ValueError, "2 sigmas make 2 steps"),
+        (lambda: ready(method="rho_rk").set_timesteps(sigmas=[1.0]), ValueError, "at least 2"),
+        (lambda: ready().set_begin_index(4), ValueError, "below 4, got 4"),
+        (lambda: ready(method="rho_rk").set_begin_index(2), ValueError, "multiple of 3"),
+        (lambda: ready().step(torch.zeros(1), 5.0, torch.zeros(1)), ValueError, "5.0 is not one"),
+        (lambda: ready().step(torch.zeros(2), 5.0, torch.zeros(1)), ValueError, "differ in shape"),
+    ],
+)
+def test_bad_input_is_refused(use, error_type, message):
+    with pytest.raises(error_type, match=message):
+        use()
+
+
+def test_using_a_scheduler_without_steps_left_is_refused():
+    scheduler, x = EDMDEISScheduler(), torch.zeros(1)
+    for call in (lambda t: scheduler.step(x, t, x), lambda t: scheduler.scale_model_input(x, t)):
+        with pytest.raises(ValueError, match="call set_timesteps"):
+            call(scheduler.timesteps[0])
+    scheduler.set_timesteps(1)
+    scheduler.step(x, scheduler.timesteps[0], x)
+    with pytest.raises(ValueError, match="call set_timesteps"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+
+
+def test_starting_inside_a_runge_kutta_step_is_refused():
+    scheduler, x = ready(method="rho_rk"), torch.zeros(1)
+    with pytest.raises(ValueError, match="inside a Runge-Kutta step"):
+        scheduler.step(x, scheduler.timesteps[1], x)
