@@ -5,7 +5,7 @@
         --batch-size 64 --learning-rate 5e-4 --mixed-precision bf16 --channels-last --max-minutes-this-run 60
 
 Cut it anywhere and start the same command again: it goes on exactly where it was. `OUTPUT/unet` holds the averaged
-weights whenever a run has ended, `OUTPUT/samples` grids of held-out captions, `OUTPUT/log.jsonl` the loss per sigma bin.
+weights whenever a run has ended, `OUTPUT/samples` grids of held-out captions, `OUTPUT/log.jsonl` loss and speed.
 
 An expert starts from the weights of its parent and trains on its interval alone (paper, section 4.1):
 

@@ -11,13 +11,14 @@ loads them, and `OUTPUT/t5_training/log.jsonl` the losses, at the end that on he
 import argparse
 import json
 import math
+import re
 import string
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T5Tokenizer
 
@@ -45,22 +46,19 @@ def lower_case_charsmap() -> bytes:
 
 
 def train_tokenizer(captions: list[str], vocab_size: int = 1000) -> T5Tokenizer:
-    """A Unigram vocabulary with SentencePiece's word marks and T5's sentinels; printable ASCII is never unknown."""
-    backend = Tokenizer(models.Unigram())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
-    )
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
-        initial_alphabet=[chr(code) for code in range(33, 127)],
-        show_progress=False,
-    )
-    backend.train_from_iterator((caption.lower() for caption in captions), trainer)
-    vocab = [tuple(entry) for entry in json.loads(backend.to_str())["model"]["vocab"]]
-    missing = {"▁", *map(chr, range(33, 127))} - {piece for piece, _ in vocab}
-    vocab += [(piece, min(score for _, score in vocab) - 10.0) for piece in sorted(missing)]
+    """Unigrams: a piece for every frequent word of the captions, with the mark of its start, and for ASCII characters.
+
+    The scores are log frequencies. `tokenizers.UnigramTrainer` is of no use for so small a language: it looks for
+    pieces that several words share, and so spells out "of" and "dark".
+    """
+    counts = Counter(word for caption in captions for word in re.findall(r"\w+", caption.lower()))
+    words = counts.most_common(vocab_size - NUM_SENTINELS - 100)
+    total = sum(count for _, count in words)
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocab += [(f"▁{word}", math.log(count / total)) for word, count in words]
+    # A word spelt out costs more than any piece; what no list of words holds can still be read.
+    spelt = math.log(1 / total) - 5.0
+    vocab += [(piece, spelt) for piece in ("▁", *map(chr, range(33, 127)))]
     vocab += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(NUM_SENTINELS))]
     return T5Tokenizer(
         vocab=vocab,

@@ -84,6 +84,7 @@ def test_t5_tokenizer_loads_and_ignores_case(t5_script, tokenizer_class, tmp_pat
     assert tokenizer.unk_token_id not in encoded["input_ids"], "printable ASCII is never unknown"
     assert tokenizer.decode(encoded["input_ids"], skip_special_tokens=True) == text.lower()
     assert max(end for _, end in encoded["offset_mapping"]) == len(text)
+    assert tokenizer.tokenize("alarm clock on a dark") == ["▁alarm", "▁clock", "▁on", "▁a", "▁dark"]
     assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == len(tokenizer) - 1
 
 
