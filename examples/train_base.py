@@ -116,11 +116,13 @@ def build_unet(
     unet = EDiffIUNet.from_preset(args.preset, trained_on=interval.to_config(), **widths, **changes)
     if args.init_from:
         folder = args.init_from / "unet" if (args.init_from / "unet").is_dir() else args.init_from
-        source = EDiffIUNet.from_pretrained(folder)
-        try:
-            unet.load_state_dict(source.state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"--init-from {folder} is another network than {args.preset}: {error}") from None
+        if not (folder / "config.json").is_file():
+            raise OSError(f"--init-from {args.init_from} holds no trained network: there is no {folder / 'config.json'}.")
+        source = EDiffIUNet.from_pretrained(folder).state_dict()
+        shapes = {name: tensor.shape for name, tensor in unet.state_dict().items()}
+        if {name: tensor.shape for name, tensor in source.items()} != shapes:
+            raise ValueError(f"--init-from {folder} is another network than {args.preset} with these encoders.")
+        unet.load_state_dict(source)
     return unet
 
 

@@ -5,6 +5,8 @@ Attention runs through diffusers' `dispatch_attention_fn`, so every backend of d
 `unet.set_attention_backend(...)`.
 """
 
+from typing import Any
+
 import torch
 from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -54,6 +56,7 @@ class EDiffIAttention(nn.Module, AttentionModuleMixin):
     _default_processor_cls = EDiffIAttnProcessor
     _available_processors = [EDiffIAttnProcessor]
     _supports_qkv_fusion = False
+    processor: Any
 
     def __init__(self, channels: int, head_dim: int, cross_attention_dim: int | None = None):
         super().__init__()
@@ -66,10 +69,10 @@ class EDiffIAttention(nn.Module, AttentionModuleMixin):
         self.to_k = nn.Linear(context_dim, channels)
         self.to_v = nn.Linear(context_dim, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
-        self.set_processor(EDiffIAttnProcessor())
+        self.processor = EDiffIAttnProcessor()
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op=None) -> None:
-        """Turns xformers on, or with `valid=False` goes back to PyTorch's own attention (diffusers only turns it on)."""
+        """Turns xformers on, or with `valid=False` goes back to PyTorch's own attention."""
         if valid:
             super().set_use_memory_efficient_attention_xformers(valid, attention_op)
         else:

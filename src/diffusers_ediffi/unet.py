@@ -5,7 +5,6 @@ Two structures: `adm`, the U-Net of Dhariwal and Nichol for the base model, and 
 Imagen's Efficient U-Net for the super-resolution models. Both return the raw output F of equation 1.
 """
 
-import math
 from typing import Any
 
 import torch
