@@ -117,7 +117,9 @@ def build_unet(
     if args.init_from:
         folder = args.init_from / "unet" if (args.init_from / "unet").is_dir() else args.init_from
         if not (folder / "config.json").is_file():
-            raise OSError(f"--init-from {args.init_from} holds no trained network: there is no {folder / 'config.json'}.")
+            raise OSError(
+                f"--init-from {args.init_from} holds no trained network: there is no {folder / 'config.json'}."
+            )
         source = EDiffIUNet.from_pretrained(folder).state_dict()
         shapes = {name: tensor.shape for name, tensor in unet.state_dict().items()}
         if {name: tensor.shape for name, tensor in source.items()} != shapes:

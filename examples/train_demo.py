@@ -1,0 +1,140 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Train the whole demo model, from its text encoders to its 1024 x 1024 stage, and put it together.
+
+    python examples/train_demo.py --objects noto_objects --output runs/demo
+
+`examples/make_object_folder.py` makes the folder of objects. Each stage is one of the scripts beside this one, run
+with the settings of the packaged model; cut it anywhere and start the same command again. At the end
+`OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`, and `OUTPUT/evaluation` holds its figures. To give a
+stage another time, or to run only some:
+
+    python examples/train_demo.py --objects noto_objects --output runs/demo --stages base assemble --minutes base=600
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler
+
+EXAMPLES = Path(__file__).resolve().parent
+# The objects and styles that the base model draws. Encoders, super-resolution and scorer know all of them.
+PHRASES = (
+    "rocket", "red apple", "sun", "moon", "tree", "house", "cat", "red car", "red balloon", "banana", "butterfly",
+    "snowman", "strawberry", "sunflower", "umbrella", "globe", "pumpkin", "ghost", "robot", "red mushroom",
+    "red heart", "yellow star", "sailboat", "penguin",
+)  # fmt: skip
+SCENES = [
+    *("--phrases", *PHRASES),
+    *("--styles", "flat", "pixel art", "water colour"),
+    *("--ground-kinds", "plain", "landscape"),
+    *("--object-weights", "0.6", "0.4"),
+]
+FAST_CPU = ["--mixed-precision", "bf16", "--channels-last"]
+SR = [
+    *("--batch-size", "4", "--learning-rate", "1e-3", "--lr-schedule", "cosine", "--warmup-steps", "200"),
+    *("--ema-decay", "0.998", "--sample-every", "250", "--checkpoint-every", "250", "--num-samples", "4"),
+    *FAST_CPU,
+]
+BASE = [
+    *("--p-mean", "-0.4", "--p-std", "1.4", "--batch-size", "32", "--learning-rate", "1e-3"),
+    *("--lr-schedule", "cosine", "--warmup-steps", "300", "--ema-decay", "0.998"),
+    *("--sample-every", "1000", "--checkpoint-every", "500"),
+    *FAST_CPU,
+]
+# Minutes of each stage of the packaged model on one core of a CPU with AMX.
+MINUTES = {"clip": 8, "t5": 7, "base": 100, "sr256": 45, "sr1024": 30, "scorer": 25}
+STAGES = (*MINUTES, "assemble", "evaluate")
+
+
+def commands(objects: Path, output: Path, minutes: dict[str, float]) -> dict[str, list[str]]:
+    """The command of each stage that is a script of its own."""
+    encoders, pipeline, scorer = output / "encoders", output / "pipeline", output / "scorer"
+    trainer = ["--objects", objects, "--encoders", encoders]
+    found = {
+        "clip": ["train_clip.py", "--objects", objects, "--output", encoders, "--minutes", minutes["clip"]],
+        "t5": ["train_t5.py", "--objects", objects, "--output", encoders, "--minutes", minutes["t5"]],
+        "base": ["train_base.py", *trainer, "--output", output / "base", *SCENES, *BASE],
+        "sr256": ["train_sr.py", "--stage", "sr256", *trainer, "--output", output / "sr256", *SR],
+        "sr1024": ["train_sr.py", "--stage", "sr1024", *trainer, "--output", output / "sr1024", *SR],
+        "scorer": ["train_scorer.py", "--objects", objects, "--output", scorer, "--minutes", minutes["scorer"]],
+        "evaluate": ["evaluate_demo.py", "--model", pipeline, "--objects", objects, "--scorer", scorer]
+        + ["--output", output / "evaluation", *SCENES],
+    }
+    for stage, steps in (("base", 7200), ("sr256", 3000), ("sr1024", 2000)):
+        found[stage] += ["--total-steps", steps, "--max-minutes-this-run", minutes[stage]]
+    return {stage: [str(part) for part in command] for stage, command in found.items()}
+
+
+def assemble(output: Path) -> Path:
+    """Puts the trained parts into one pipeline folder, the large ones in half precision."""
+
+    def unet(stage: str) -> EDiffIUNet:
+        return EDiffIUNet.from_pretrained(output / stage / "unet", dtype=torch.float16)
+
+    encoders = output / "encoders"
+    pipe = EDiffIPipeline(
+        unet=unet("base"),
+        scheduler=EDMDEISScheduler(),
+        tokenizer=CLIPTokenizer.from_pretrained(encoders / "tokenizer"),
+        text_encoder=CLIPTextModelWithProjection.from_pretrained(encoders / "text_encoder"),
+        tokenizer_2=T5Tokenizer.from_pretrained(encoders / "tokenizer_2"),
+        text_encoder_2=T5EncoderModel.from_pretrained(encoders / "text_encoder_2"),
+        feature_extractor=CLIPImageProcessorPil.from_pretrained(encoders / "feature_extractor"),
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoders / "image_encoder"),
+        unet_sr256=unet("sr256"),
+        unet_sr1024=unet("sr1024"),
+    )
+    pipe.save_pretrained(output / "pipeline")
+    return output / "pipeline"
+
+
+def stage_minutes(text: str) -> tuple[str, float]:
+    """Parses "base=600"."""
+    stage, _, minutes = text.partition("=")
+    try:
+        if stage in MINUTES and float(minutes) > 0:
+            return stage, float(minutes)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected STAGE=MINUTES with a stage of {', '.join(MINUTES)}, got {text!r}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the stages one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all runs and the pipeline")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="only these, in this order")
+    parser.add_argument("--minutes", nargs="+", type=stage_minutes, default=[], help="such as base=600 sr256=60")
+    args = parser.parse_args(arguments)
+    if not (args.objects / "index.json").is_file():
+        sys.exit(f"error: {args.objects} holds no index.json; make the folder with examples/make_object_folder.py.")
+    scripts = commands(args.objects, args.output, {**MINUTES, **dict(args.minutes)})
+    # On CPUs in bf16, matrix products are faster than the backward pass of the fused attention.
+    environment = os.environ if torch.cuda.is_available() else {**os.environ, "DIFFUSERS_ATTN_BACKEND": "_native_math"}
+    for stage in args.stages:
+        print(f"== {stage}", flush=True)
+        if stage == "assemble":
+            print(f"The pipeline is in {assemble(args.output)}.")
+            continue
+        script, *options = scripts[stage]
+        result = subprocess.run([sys.executable, str(EXAMPLES / script), *options], env=environment)
+        if result.returncode:
+            sys.exit(f"error: stage {stage} ended with exit code {result.returncode}; see its message above.")
+
+
+if __name__ == "__main__":
+    main()
