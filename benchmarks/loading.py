@@ -62,7 +62,7 @@ def measure(folder: Path, dtype: torch.dtype) -> None:
     call(EDiffIUNet(**SMALL).to(dtype).eval(), dtype, 1.0)  # imports and PyTorch's own buffers are not the router's
     start = resident_bytes()
     begin = time.perf_counter()
-    router = ExpertRouterUNet.from_pretrained(folder)
+    router = ExpertRouterUNet.from_pretrained(folder, dtype="auto")
     seconds = time.perf_counter() - begin
     assert router.dtype == dtype, f"stored as {dtype}, loaded as {router.dtype}"
 

@@ -54,6 +54,13 @@ BASE = [
     *("--sample-every", "1000", "--checkpoint-every", "500"),
     *FAST_CPU,
 ]
+# The expert for the lower half of the noise levels, E(1,0) of the paper's tree: below sigma = 0.301.
+BOUNDARY = 0.301
+LOW = [
+    *("--sigma-range", "0", str(BOUNDARY), "--learning-rate", "1e-3", "--lr-schedule", "cosine"),
+    *("--warmup-steps", "200", "--ema-decay", "0.998", "--sample-every", "500", "--checkpoint-every", "500"),
+    *FAST_CPU,
+]
 # Minutes of each stage of the packaged model on one core of a CPU with AMX.
 MINUTES = {"clip": 8, "t5": 7, "base": 100, "sr256": 45, "sr1024": 30, "scorer": 25}
 STAGES = (*MINUTES, "assemble", "evaluate")

@@ -3,8 +3,6 @@
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -68,11 +66,4 @@ def test_listed_names_exist():
     import diffusers_ediffi
 
     for name in diffusers_ediffi.__all__:
-        assert getattr(diffusers_ediffi, name).__doc__ or name == "ENSEMBLES"
-    with pytest.raises(AttributeError, match="no attribute 'EDiffIPipelin'"):
-        diffusers_ediffi.EDiffIPipelin  # noqa: B018
-
-
-def test_package_and_command_line_are_cheap_to_import():
-    code = "import sys, diffusers_ediffi.cli, diffusers_ediffi.demo.scenes; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+        assert getattr(diffusers_ediffi, name).__doc__

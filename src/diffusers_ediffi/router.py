@@ -365,8 +365,8 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
         cls,
         pretrained_model_name_or_path: str | Path,
         subfolder: str | None = None,
-        dtype: torch.dtype | None = None,
-        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
         variant: str | None = None,
         **kwargs,
     ) -> "ExpertRouterUNet":
@@ -375,9 +375,9 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
         Args:
             pretrained_model_name_or_path (`str` or `Path`): A folder, or a Hub id such as `org/name`.
             subfolder (`str`, *optional*): Folder of the router therein, such as `unet`.
-            dtype, torch_dtype (`torch.dtype`, *optional*): Type of the weights. By default they keep the type they are
-                stored in (other models of diffusers then turn to float32): such weights are mapped from the file, and
-                an expert takes no memory before its first call.
+            dtype, torch_dtype (`torch.dtype` or `"auto"`, *optional*): Type of the weights, float32 by default as in
+                every model of diffusers. Weights that keep the type they are stored in (`"auto"`) are mapped from the
+                file, and an expert takes no memory before its first call.
             variant (`str`, *optional*): The variant to load, such as `fp16`.
             kwargs: `revision`, `token`, `cache_dir`, `local_files_only` and `force_download` for the Hub; the others
                 (`device_map`, `low_cpu_mem_usage`, `use_safetensors`, `quantization_config`, ...) go to every expert.
@@ -400,9 +400,10 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
         _check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
         classes = [_expert_class(i, description) for i, description in enumerate(config["unets"])]
         stored = [_check_weights(root / _folder(i), variant) for i in range(len(classes))]
+        dtype = dtype or torch_dtype
         experts = [
             expert_class.from_pretrained(
-                root / _folder(i), dtype=dtype or torch_dtype or stored[i], variant=variant, **kwargs
+                root / _folder(i), dtype=stored[i] if dtype == "auto" else dtype, variant=variant, **kwargs
             )
             for i, expert_class in enumerate(classes)
         ]

@@ -101,11 +101,29 @@ PRESETS: dict[str, dict[str, Any]] = {
         "structure": "efficient",
         "sample_size": 256,
         "in_channels": 6,
-        "patch_size": 2,
-        "block_out_channels": (64, 64, 96, 128),
+        "block_out_channels": (32, 64, 96, 128),
         "layers_per_block": 1,
         "self_attention_factors": (),
-        "cross_attention_factors": (16,),
+        "cross_attention_factors": (8,),
+    },
+    # Experts for low noise, where the text hardly counts (Figure 3) but single pixels do: no patches, no attention.
+    "demo-base-low": {
+        **_DEMO,
+        "sample_size": 64,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "self_attention_factors": (),
+        "cross_attention_factors": (),
+    },
+    "demo-sr256-low": {
+        **_DEMO,
+        "structure": "efficient",
+        "sample_size": 256,
+        "in_channels": 6,
+        "block_out_channels": (32, 64, 64),
+        "layers_per_block": 1,
+        "self_attention_factors": (),
+        "cross_attention_factors": (),
     },
 }
 
