@@ -6,9 +6,10 @@
 `examples/make_object_folder.py` makes the folder of objects. Each stage is one of the scripts beside this one, run
 with the settings of the packaged model; cut it anywhere and start the same command again. At the end
 `OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`, and `OUTPUT/evaluation` holds its figures. To give a
-stage another time, or to run only some:
+stage another length (its learning rate falls to zero over its steps), or to run only some:
 
-    python examples/train_demo.py --objects noto_objects --output runs/demo --stages base assemble --minutes base=600
+    python examples/train_demo.py --objects noto_objects --output runs/demo --stages base assemble evaluate \
+        --steps base=50000 --minutes base=700
 """
 
 import argparse
@@ -27,7 +28,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
 
 EXAMPLES = Path(__file__).resolve().parent
 # The objects and styles that the base model draws. Encoders, super-resolution and scorer know all of them.
@@ -44,8 +45,8 @@ SCENES = [
 ]
 FAST_CPU = ["--mixed-precision", "bf16", "--channels-last"]
 SR = [
-    *("--batch-size", "4", "--learning-rate", "1e-3", "--lr-schedule", "cosine", "--warmup-steps", "200"),
-    *("--ema-decay", "0.998", "--sample-every", "250", "--checkpoint-every", "250", "--num-samples", "4"),
+    *("--learning-rate", "1e-3", "--lr-schedule", "cosine", "--warmup-steps", "200"),
+    *("--ema-decay", "0.998", "--sample-every", "250", "--checkpoint-every", "250"),
     *FAST_CPU,
 ]
 BASE = [
@@ -61,39 +62,48 @@ LOW = [
     *("--warmup-steps", "200", "--ema-decay", "0.998", "--sample-every", "500", "--checkpoint-every", "500"),
     *FAST_CPU,
 ]
-# Minutes of each stage of the packaged model on one core of a CPU with AMX.
-MINUTES = {"clip": 8, "t5": 7, "base": 100, "sr256": 45, "sr1024": 30, "scorer": 25}
+# Steps and minutes of each stage of the packaged model, on one core of a CPU with AMX.
+STEPS = {"base": 7200, "base-low": 900, "sr256": 3000, "sr256-low": 800, "sr1024": 1700}
+MINUTES = {"clip": 8, "t5": 7, "base": 100, "base-low": 15, "sr256": 45, "sr256-low": 15, "sr1024": 35, "scorer": 50}
 STAGES = (*MINUTES, "assemble", "evaluate")
 
 
-def commands(objects: Path, output: Path, minutes: dict[str, float]) -> dict[str, list[str]]:
-    """The command of each stage that is a script of its own."""
+def commands(objects: Path, output: Path, minutes: dict[str, float], steps: dict[str, float]) -> dict[str, list[str]]:
+    """The command of each stage that is a script of its own, limited to `minutes`; `steps` are its planned length."""
     encoders, pipeline, scorer = output / "encoders", output / "pipeline", output / "scorer"
-    trainer = ["--objects", objects, "--encoders", encoders]
-    found = {
-        "clip": ["train_clip.py", "--objects", objects, "--output", encoders, "--minutes", minutes["clip"]],
-        "t5": ["train_t5.py", "--objects", objects, "--output", encoders, "--minutes", minutes["t5"]],
-        "base": ["train_base.py", *trainer, "--output", output / "base", *SCENES, *BASE],
-        "sr256": ["train_sr.py", "--stage", "sr256", *trainer, "--output", output / "sr256", *SR],
-        "sr1024": ["train_sr.py", "--stage", "sr1024", *trainer, "--output", output / "sr1024", *SR],
-        "scorer": ["train_scorer.py", "--objects", objects, "--output", scorer, "--minutes", minutes["scorer"]],
+    base, sr = ["train_base.py", *SCENES], ["train_sr.py", "--batch-size", "4", "--num-samples", "4"]
+    networks = {
+        "base": [*base, *BASE],
+        "base-low": [*base, "--preset", "demo-base-low", "--batch-size", "16", *LOW],
+        "sr256": [*sr, "--stage", "sr256", *SR],
+        "sr256-low": [*sr, "--stage", "sr256", "--preset", "demo-sr256-low", *LOW],
+        "sr1024": [*sr, "--stage", "sr1024", *SR],
+    }
+    found: dict[str, list] = {
         "evaluate": ["evaluate_demo.py", "--model", pipeline, "--objects", objects, "--scorer", scorer]
         + ["--output", output / "evaluation", *SCENES],
     }
-    for stage, steps in (("base", 7200), ("sr256", 3000), ("sr1024", 2000)):
-        found[stage] += ["--total-steps", steps, "--max-minutes-this-run", minutes[stage]]
+    for stage, command in networks.items():
+        found[stage] = [*command, "--objects", objects, "--encoders", encoders, "--output", output / stage]
+        found[stage] += ["--total-steps", int(steps[stage]), "--max-minutes-this-run", minutes[stage]]
+    for stage, folder in (("clip", encoders), ("t5", encoders), ("scorer", scorer)):
+        length = ["--steps", int(steps[stage])] if stage in steps else ["--minutes", minutes[stage]]
+        found[stage] = [f"train_{stage}.py", "--objects", objects, "--output", folder, *length]
     return {stage: [str(part) for part in command] for stage, command in found.items()}
 
 
 def assemble(output: Path) -> Path:
-    """Puts the trained parts into one pipeline folder, the large ones in half precision."""
+    """Puts the trained parts into one pipeline folder, the networks in half precision."""
 
     def unet(stage: str) -> EDiffIUNet:
         return EDiffIUNet.from_pretrained(output / stage / "unet", dtype=torch.float16)
 
+    def experts(stage: str) -> ExpertRouterUNet:
+        return ExpertRouterUNet.from_unets([unet(f"{stage}-low"), unet(stage)], boundaries=[BOUNDARY])
+
     encoders = output / "encoders"
     pipe = EDiffIPipeline(
-        unet=unet("base"),
+        unet=experts("base"),
         scheduler=EDMDEISScheduler(),
         tokenizer=CLIPTokenizer.from_pretrained(encoders / "tokenizer"),
         text_encoder=CLIPTextModelWithProjection.from_pretrained(encoders / "text_encoder"),
@@ -101,22 +111,22 @@ def assemble(output: Path) -> Path:
         text_encoder_2=T5EncoderModel.from_pretrained(encoders / "text_encoder_2"),
         feature_extractor=CLIPImageProcessorPil.from_pretrained(encoders / "feature_extractor"),
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoders / "image_encoder"),
-        unet_sr256=unet("sr256"),
+        unet_sr256=experts("sr256"),
         unet_sr1024=unet("sr1024"),
     )
     pipe.save_pretrained(output / "pipeline")
     return output / "pipeline"
 
 
-def stage_minutes(text: str) -> tuple[str, float]:
+def per_stage(text: str) -> tuple[str, float]:
     """Parses "base=600"."""
-    stage, _, minutes = text.partition("=")
+    stage, _, number = text.partition("=")
     try:
-        if stage in MINUTES and float(minutes) > 0:
-            return stage, float(minutes)
+        if stage in MINUTES and 0 < float(number) < float("inf"):
+            return stage, float(number)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"expected STAGE=MINUTES with a stage of {', '.join(MINUTES)}, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected STAGE=NUMBER with a stage of {', '.join(MINUTES)}, got {text!r}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -125,11 +135,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
     parser.add_argument("--output", type=Path, required=True, help="folder for all runs and the pipeline")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="only these, in this order")
-    parser.add_argument("--minutes", nargs="+", type=stage_minutes, default=[], help="such as base=600 sr256=60")
+    parser.add_argument("--minutes", nargs="+", type=per_stage, default=[], help="such as base=600 sr256=60")
+    parser.add_argument("--steps", nargs="+", type=per_stage, default=[], help="planned length, such as base=50000")
     args = parser.parse_args(arguments)
     if not (args.objects / "index.json").is_file():
         sys.exit(f"error: {args.objects} holds no index.json; make the folder with examples/make_object_folder.py.")
-    scripts = commands(args.objects, args.output, {**MINUTES, **dict(args.minutes)})
+    scripts = commands(args.objects, args.output, {**MINUTES, **dict(args.minutes)}, {**STEPS, **dict(args.steps)})
     # On CPUs in bf16, matrix products are faster than the backward pass of the fused attention.
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "DIFFUSERS_ATTN_BACKEND": "_native_math"}
     for stage in args.stages:
