@@ -59,11 +59,18 @@ BASE = [
 BOUNDARY = 0.301
 LOW = [
     *("--sigma-range", "0", str(BOUNDARY), "--learning-rate", "1e-3", "--lr-schedule", "cosine"),
-    *("--warmup-steps", "200", "--ema-decay", "0.998", "--sample-every", "500", "--checkpoint-every", "500"),
+    *("--sample-every", "300", "--checkpoint-every", "300"),
     *FAST_CPU,
 ]
+BASE_LOW = ["--batch-size", "16", "--warmup-steps", "200", "--ema-decay", "0.998", *LOW]
+# Without attention, patches will do.
+SR256_LOW = [
+    *("--crop", "128", "--crops-per-scene", "2", "--batch-size", "8", "--num-samples", "4"),
+    *("--warmup-steps", "100", "--ema-decay", "0.995"),
+    *LOW,
+]
 # Steps and minutes of each stage of the packaged model, on one core of a CPU with AMX.
-STEPS = {"base": 7200, "base-low": 900, "sr256": 3000, "sr256-low": 800, "sr1024": 1700}
+STEPS = {"base": 7200, "base-low": 900, "sr256": 3000, "sr256-low": 600, "sr1024": 1700}
 MINUTES = {"clip": 8, "t5": 7, "base": 100, "base-low": 15, "sr256": 45, "sr256-low": 15, "sr1024": 35, "scorer": 50}
 STAGES = (*MINUTES, "assemble", "evaluate")
 
@@ -74,9 +81,9 @@ def commands(objects: Path, output: Path, minutes: dict[str, float], steps: dict
     base, sr = ["train_base.py", *SCENES], ["train_sr.py", "--batch-size", "4", "--num-samples", "4"]
     networks = {
         "base": [*base, *BASE],
-        "base-low": [*base, "--preset", "demo-base-low", "--batch-size", "16", *LOW],
+        "base-low": [*base, "--preset", "demo-base-low", *BASE_LOW],
         "sr256": [*sr, "--stage", "sr256", *SR],
-        "sr256-low": [*sr, "--stage", "sr256", "--preset", "demo-sr256-low", *LOW],
+        "sr256-low": ["train_sr.py", "--stage", "sr256", "--preset", "demo-sr256-low", *SR256_LOW],
         "sr1024": [*sr, "--stage", "sr1024", *SR],
     }
     found: dict[str, list] = {
