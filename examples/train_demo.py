@@ -50,13 +50,18 @@ SR = [
     *FAST_CPU,
 ]
 BASE = [
-    *("--p-mean", "-0.4", "--p-std", "1.4", "--batch-size", "32", "--learning-rate", "1e-3"),
-    *("--lr-schedule", "cosine", "--warmup-steps", "300", "--ema-decay", "0.998"),
+    *("--batch-size", "32", "--lr-schedule", "cosine", "--ema-decay", "0.998"),
     *("--sample-every", "1000", "--checkpoint-every", "500"),
     *FAST_CPU,
 ]
-# The expert for the lower half of the noise levels, E(1,0) of the paper's tree: below sigma = 0.301.
+PARENT = ["--p-mean", "-0.4", "--p-std", "1.4", "--learning-rate", "1e-3", "--warmup-steps", "300", *BASE]
+# Experts below and above the median of the paper's p(sigma), E(1,0) and E(1,1). The upper one starts from the parent
+# and draws most of its noise levels where objects take their shape.
 BOUNDARY = 0.301
+HIGH = [
+    *("--sigma-range", str(BOUNDARY), "inf", "--p-mean", "0.7", "--p-std", "1.1", "--learning-rate", "8e-4"),
+    *("--warmup-steps", "100", "--seed", "1", *BASE),
+]
 LOW = [
     *("--sigma-range", "0", str(BOUNDARY), "--learning-rate", "1e-3", "--lr-schedule", "cosine"),
     *("--sample-every", "300", "--checkpoint-every", "300"),
@@ -70,7 +75,7 @@ SR256_LOW = [
     *LOW,
 ]
 # Steps and minutes of each stage of the packaged model, on one core of a CPU with AMX.
-STEPS = {"base": 7200, "base-low": 900, "sr256": 3000, "sr256-low": 600, "sr1024": 1700}
+STEPS = {"base": 7200, "base-high": 3200, "base-low": 900, "sr256": 3000, "sr256-low": 600, "sr1024": 1700}
 MINUTES = {"clip": 8, "t5": 7, "base": 100, "base-low": 15, "sr256": 45, "sr256-low": 15, "sr1024": 35, "scorer": 50}
 STAGES = (*MINUTES, "assemble", "evaluate")
 
@@ -80,7 +85,8 @@ def commands(objects: Path, output: Path, minutes: dict[str, float], steps: dict
     encoders, pipeline, scorer = output / "encoders", output / "pipeline", output / "scorer"
     base, sr = ["train_base.py", *SCENES], ["train_sr.py", "--batch-size", "4", "--num-samples", "4"]
     networks = {
-        "base": [*base, *BASE],
+        "base": [*base, *PARENT],
+        "base-high": [*base, *HIGH, "--init-from", str(output / "base")],
         "base-low": [*base, "--preset", "demo-base-low", *BASE_LOW],
         "sr256": [*sr, "--stage", "sr256", *SR],
         "sr256-low": ["train_sr.py", "--stage", "sr256", "--preset", "demo-sr256-low", *SR256_LOW],
@@ -105,12 +111,12 @@ def assemble(output: Path) -> Path:
     def unet(stage: str) -> EDiffIUNet:
         return EDiffIUNet.from_pretrained(output / stage / "unet", dtype=torch.float16)
 
-    def experts(stage: str) -> ExpertRouterUNet:
-        return ExpertRouterUNet.from_unets([unet(f"{stage}-low"), unet(stage)], boundaries=[BOUNDARY])
+    def experts(*stages: str) -> ExpertRouterUNet:
+        return ExpertRouterUNet.from_unets([unet(stage) for stage in stages], boundaries=[BOUNDARY])
 
     encoders = output / "encoders"
     pipe = EDiffIPipeline(
-        unet=experts("base"),
+        unet=experts("base-low", "base-high"),
         scheduler=EDMDEISScheduler(),
         tokenizer=CLIPTokenizer.from_pretrained(encoders / "tokenizer"),
         text_encoder=CLIPTextModelWithProjection.from_pretrained(encoders / "text_encoder"),
@@ -118,7 +124,7 @@ def assemble(output: Path) -> Path:
         text_encoder_2=T5EncoderModel.from_pretrained(encoders / "text_encoder_2"),
         feature_extractor=CLIPImageProcessorPil.from_pretrained(encoders / "feature_extractor"),
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoders / "image_encoder"),
-        unet_sr256=experts("sr256"),
+        unet_sr256=experts("sr256-low", "sr256"),
         unet_sr1024=unet("sr1024"),
     )
     pipe.save_pretrained(output / "pipeline")

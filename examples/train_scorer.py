@@ -107,7 +107,7 @@ def scorer_loss(scorer: SceneScorer, batch: dict[str, Tensor], crops: dict[str, 
     presence = F.binary_cross_entropy_with_logits(output["presence"][:count], present, reduction="sum") / count
     ground = F.cross_entropy(output["ground"][:count], batch["ground"])
     style = F.cross_entropy(output["style"], torch.cat([batch["style"], crops["style"]]))
-    return 2 * places + 0.5 * presence + 0.5 * ground + 0.5 * style
+    return 2 * places + 0.5 * presence + 0.5 * ground + style
 
 
 def held_out_rates(scorer: SceneScorer, scenes: SceneGenerator, count: int) -> dict[str, dict[str, float]]:

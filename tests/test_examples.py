@@ -44,7 +44,7 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
     index = [{"file": f"{i}.png", "phrase": phrase} for i, phrase in enumerate(phrases)]
     (objects / "index.json").write_text(json.dumps(index))
 
-    networks = ["base", "base-low", "sr256", "sr256-low", "sr1024"]
+    networks = ["base", "base-high", "base-low", "sr256", "sr256-low", "sr1024"]
     command = [sys.executable, script, "--objects", objects, "--output", tmp_path / "run"]
     command += ["--stages", "clip", "t5", *networks, "assemble"]
     command += ["--steps", *(f"{stage}=1" for stage in ("clip", "t5", *networks))]

@@ -109,7 +109,7 @@ class SceneScorer(ModelMixin, ConfigMixin):
         self.map_head = nn.Conv2d(middle, len(phrases) + 1, 1)  # the last class is "no object"
         self.presence_head = nn.Linear(middle + coarse, len(phrases))
         self.ground_head = nn.Linear(middle + coarse, len(grounds))
-        self.style_head = nn.Linear(middle + coarse, len(styles))
+        self.style_head = nn.Linear(fine + middle + coarse, len(styles))  # pixels and dots are small
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Returns logits and features.
@@ -121,7 +121,8 @@ class SceneScorer(ModelMixin, ConfigMixin):
             `map` (batch, objects + 1, 16, 16; the last is "no object"), `presence` (batch, objects), `ground` (batch,
             grounds), `style` (batch, styles), and `features` (batch, channels[1] + channels[2]).
         """
-        middle = self.middle(self.fine(self.stem(images)))
+        fine = self.fine(self.stem(images))
+        middle = self.middle(fine)
         coarse = self.coarse(middle)
         both = torch.cat([middle, F.interpolate(coarse, scale_factor=2.0, mode="nearest")], dim=1)
         average = both.mean(dim=(2, 3))
@@ -129,7 +130,7 @@ class SceneScorer(ModelMixin, ConfigMixin):
             "map": self.map_head(F.relu(self.map_hidden(both))),
             "presence": self.presence_head(both.amax(dim=(2, 3))),
             "ground": self.ground_head(average),
-            "style": self.style_head(average),
+            "style": self.style_head(torch.cat([fine.mean(dim=(2, 3)), average], dim=1)),
             "features": average,
         }
 
