@@ -75,8 +75,18 @@ SR256_LOW = [
     *LOW,
 ]
 # Steps and minutes of each stage of the packaged model, on one core of a CPU with AMX.
-STEPS = {"base": 7200, "base-high": 3200, "base-low": 900, "sr256": 3000, "sr256-low": 600, "sr1024": 1700}
-MINUTES = {"clip": 8, "t5": 7, "base": 100, "base-low": 15, "sr256": 45, "sr256-low": 15, "sr1024": 35, "scorer": 50}
+STEPS = {"base": 7200, "base-high": 3200, "base-low": 900, "sr256": 3000, "sr256-low": 600, "sr1024": 1200}
+MINUTES = {
+    "clip": 8,
+    "t5": 7,
+    "base": 57,
+    "base-high": 45,
+    "base-low": 15,
+    "sr256": 45,
+    "sr256-low": 15,
+    "sr1024": 35,
+    "scorer": 50,
+}
 STAGES = (*MINUTES, "assemble", "evaluate")
 
 

@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> dict:
         state = {"model": scorer.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
         save_checkpoint(folder, step, state, settings, keep_last=1)
 
-    started, first_step, seconds_before, average = time.monotonic(), step, seconds, 10.0
+    started, first_step, seconds_before, average = time.monotonic(), step, seconds, math.nan
     bar = tqdm(initial=step, desc="scorer", unit="step")
     folder.mkdir(exist_ok=True)
     with open(folder / "log.jsonl", "a") as log:
@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> dict:
             optimizer.step()
             step += 1
             seconds = seconds_before + time.monotonic() - started
-            average += 0.05 * (loss.item() - average)
+            average = loss.item() if math.isnan(average) else 0.95 * average + 0.05 * loss.item()
             bar.update()
             bar.set_postfix(loss=f"{average:.3f}", done=f"{min(1.0, progress()):.0%}", refresh=False)
             if step % 20 == 0:

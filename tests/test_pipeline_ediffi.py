@@ -5,6 +5,7 @@ import contextlib
 import copy
 import inspect
 import io
+import logging
 import math
 
 import numpy as np
@@ -494,6 +495,19 @@ def test_save_and_load_give_the_same_image(pipe, tmp_path):
         assert isinstance(loaded, EDiffIPipeline)
         assert torch.equal(draw(loaded, **run), expected)
         assert loaded.num_timesteps == 6
+
+
+def test_loading_warns_of_nothing(pipe, tmp_path):
+    """diffusers compares what it reads from model_index.json with the annotations of `__init__`."""
+    pipe.save_pretrained(tmp_path)
+    records = io.StringIO()
+    handler = logging.StreamHandler(records)
+    logging.getLogger("diffusers").addHandler(handler)
+    try:
+        EDiffIPipeline.from_pretrained(tmp_path)
+    finally:
+        logging.getLogger("diffusers").removeHandler(handler)
+    assert records.getvalue() == ""
 
 
 def test_save_and_load_without_the_optional_components(tmp_path):

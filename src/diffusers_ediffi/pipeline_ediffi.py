@@ -121,8 +121,8 @@ class EDiffIPipeline(DiffusionPipeline):
         scheduler_sr256: Any = None,
         scheduler_sr1024: Any = None,
         safety_checker: Any = None,
-        default_num_inference_steps: tuple = (25, 10, 10),
-        default_guidance_scale: tuple = (5.0, 1.0, 1.0),
+        default_num_inference_steps: tuple[int, ...] | list[int] = (25, 10, 10),
+        default_guidance_scale: tuple[float, ...] | list[float] = (5.0, 1.0, 1.0),
         sr_scale: int = 4,
     ):
         super().__init__()
