@@ -44,7 +44,7 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={"diffusers_ediffi": ["py.typed", "assets/**"]},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=requirements,
     extras_require=extras,
     entry_points={"console_scripts": ["ediffi = diffusers_ediffi.cli:main"]},

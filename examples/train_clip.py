@@ -198,6 +198,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     step, seconds = 0, 0.0
     folder = args.output / "clip_training"
     settings = {**options, "batch_size": args.batch_size, "learning_rate": args.learning_rate}
+    settings["phrases"] = list(scenes.phrases)
     for latest in complete_checkpoints(folder)[-1:]:
         state = load_checkpoint(latest, settings)
         model.load_state_dict(state["model"])

@@ -4,19 +4,28 @@
     python examples/train_demo.py --objects noto_objects --output runs/demo
 
 `examples/make_object_folder.py` makes the folder of objects. Each stage is one of the scripts beside this one, run
-with the settings of the packaged model; cut it anywhere and start the same command again. At the end
-`OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`, and `OUTPUT/evaluation` holds its figures. To give a
-stage another length (its learning rate falls to zero over its steps), or to run only some:
+with the settings of the packaged model. At the end `OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`,
+and `OUTPUT/evaluation` holds its figures.
+
+Cut it anywhere, with Ctrl-C or SIGTERM, and start the same command again: a stage that has ended leaves its command
+in `OUTPUT/STAGE.done` and is skipped while the command stays the same; the stage that was cut goes on where it was
+saved, with all of its minutes before it again. `assemble` and `evaluate` always run. To train a stage anew, such as
+`base-high` from another `base`, remove its folder. To give a stage another length (its learning rate falls to zero
+over its steps), or to run only some:
 
     python examples/train_demo.py --objects noto_objects --output runs/demo --stages base assemble evaluate \
         --steps base=50000 --minutes base=700
 """
 
 import argparse
+import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -141,6 +150,55 @@ def assemble(output: Path) -> Path:
     return output / "pipeline"
 
 
+def run_script(command: list[str], environment: Mapping[str, str]) -> tuple[int, int]:
+    """Runs a script to its end, which on Ctrl-C and SIGTERM is when it has saved.
+
+    Returns:
+        Its exit code, 128 + n if signal n killed it; and the signal that this process received meanwhile, or 0.
+    """
+    received: list[int] = []
+    processes: list[subprocess.Popen] = []
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        if number == signal.SIGTERM:  # the terminal sends Ctrl-C to the script itself
+            for process in processes:
+                process.send_signal(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        processes.append(subprocess.Popen(command, env=environment))
+        if signal.SIGTERM in received:  # before there was a script to send it to
+            processes[0].terminate()
+        code = processes[0].wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return (code if code >= 0 else 128 - code), (received[-1] if received else 0)
+
+
+def run_stage(stage: str, command: list[str], output: Path, environment: Mapping[str, str]) -> None:
+    """Runs the script of a stage, unless its marker says that this very command has ended; exits if it did not."""
+    marker, done = output / f"{stage}.done", json.dumps(command) + "\n"
+    folder = Path(command[command.index("--output") + 1])
+    if folder.is_dir() and marker.is_file() and marker.read_text() == done:
+        print(f"Skipped: {marker} says that it is done.", flush=True)
+        return
+    # Networks must look again whether their encoders are still those that they were trained with.
+    for name in (stage, *(STEPS if stage in ("clip", "t5") else ())):
+        (output / f"{name}.done").unlink(missing_ok=True)
+    script, *options = command
+    code, stopped_by = run_script([sys.executable, str(EXAMPLES / script), *options], environment)
+    if code == 0 and stage in MINUTES:
+        marker.write_text(done)
+    if stopped_by or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        name = signal.Signals(stopped_by or code - 128).name
+        print(f"Stopped by {name} in stage {stage}; the same command goes on from here.", file=sys.stderr)
+        sys.exit(128 + stopped_by if stopped_by else code)
+    if code:
+        sys.exit(f"error: stage {stage} ended with exit code {code}; see its message above.")
+
+
 def per_stage(text: str) -> tuple[str, float]:
     """Parses "base=600"."""
     stage, _, number = text.partition("=")
@@ -170,11 +228,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"== {stage}", flush=True)
         if stage == "assemble":
             print(f"The pipeline is in {assemble(args.output)}.")
-            continue
-        script, *options = scripts[stage]
-        result = subprocess.run([sys.executable, str(EXAMPLES / script), *options], env=environment)
-        if result.returncode:
-            sys.exit(f"error: stage {stage} ended with exit code {result.returncode}; see its message above.")
+        else:
+            run_stage(stage, scripts[stage], args.output, environment)
 
 
 if __name__ == "__main__":

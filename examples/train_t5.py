@@ -201,6 +201,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     step, seconds = 0, 0.0
     folder = args.output / "t5_training"
     settings = {name: getattr(args, name) for name in ("batch_size", "learning_rate", "max_objects", "seed")}
+    settings["phrases"] = list(scenes.phrases)
     for latest in complete_checkpoints(folder)[-1:]:
         state = load_checkpoint(latest, settings)
         model.load_state_dict(state["model"])

@@ -3,7 +3,9 @@
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 
+from diffusers_ediffi import attention
 from diffusers_ediffi.attention import AttentionBlock, EDiffIAttention
 
 
@@ -33,6 +35,21 @@ def test_masked_columns_get_no_attention():
     mask = torch.tensor([[True] * 5, [True, True, False, False, False]])[:, None, None]
     cross = EDiffIAttention(16, head_dim=8, cross_attention_dim=12)
     torch.testing.assert_close(cross(x, context, mask), formula(cross, x, context, mask))
+
+
+def test_every_backend_gets_an_additive_mask(monkeypatch):
+    """diffusers' xformers backend would add a boolean mask as 0 and 1."""
+    seen = []
+
+    def dispatch(query, key, value, attn_mask=None, **kwargs):
+        seen.append(attn_mask)
+        return dispatch_attention_fn(query, key, value, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(attention, "dispatch_attention_fn", dispatch)
+    cross = EDiffIAttention(16, head_dim=8, cross_attention_dim=12)
+    mask = torch.tensor([[True, True, False]])[:, None, None]
+    cross(torch.randn(1, 4, 16), torch.randn(1, 3, 12), mask)
+    assert torch.equal(seen[0].flatten(), torch.tensor([0.0, 0.0, float("-inf")]))
 
 
 @pytest.mark.parametrize("kind", ["plain", "feed_forward", "stacked"])

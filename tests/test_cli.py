@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import diffusers.utils.logging
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ import transformers.utils.logging
 from conftest import tiny_pipeline, tiny_unet
 from PIL import Image
 
-from diffusers_ediffi import EDiffIPipeline, ExpertRouterUNet, __version__
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, __version__
 from diffusers_ediffi.cli import main
 
 PROMPT = "a red cat above a blue house"
@@ -170,6 +171,35 @@ def test_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys):
 def test_bad_choices_for_this_model(generate, arguments, message, tmp_path):
     code, out, err = generate(*arguments)
     assert code == 2 and out == "" and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["generate", PROMPT], ["info"]])
+def test_a_missing_folder_may_look_like_a_hub_id(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--model", "models/mine"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "there is no folder 'models/mine' here, and as a Hub id it could not be loaded: " in err
+
+
+def test_a_huge_style_image_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (20, 20)).save(tmp_path / "style.png")
+    assert main(["generate", PROMPT, "--style-image", str(tmp_path / "style.png")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("ediffi: error: ") and err.count("\n") == 1 and "exceeds limit" in err
+
+
+def test_too_little_memory_is_one_line(generate, monkeypatch, tmp_path):
+    def allocate(*_, **__):
+        torch.empty(2**60)
+
+    monkeypatch.setattr(EDiffIUNet, "forward", allocate)
+    code, out, err = generate("--num-images", 2)
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert err.startswith("ediffi: error: cannot draw 2 of 8 x 8 pixels in torch.float32 on cpu") and "memory" in err
     assert not any(tmp_path.iterdir())
 
 

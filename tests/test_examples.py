@@ -2,10 +2,15 @@
 """Every example imports, explains itself and shows how it is started."""
 
 import ast
+import importlib
 import json
+import os
 import runpy
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +57,10 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
 
+    again = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.stdout.count("Skipped: ") == 2 + len(networks) and "Resuming" not in again.stdout
+
     pipe = EDiffIPipeline.from_pretrained(tmp_path / "run" / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     assert [stage.size for stage in pipe.stages] == [64, 256, 1024]
@@ -59,6 +68,89 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     image = pipe("a rocket", height=256, width=256, num_inference_steps=2, generator=generator).images[0]
     assert image.size == (256, 256)
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    return importlib.import_module("train_demo")
+
+
+@pytest.fixture
+def stage_script(tmp_path) -> Path:
+    """Counts its starts, ends with the exit code that `--code` names, and makes its folder."""
+    script = tmp_path / "stage.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "folder = pathlib.Path(sys.argv[sys.argv.index('--output') + 1])\n"
+        "folder.mkdir(exist_ok=True)\n"
+        "with open(folder / 'starts', 'a') as starts:\n"
+        "    starts.write('x')\n"
+        "sys.exit(int(sys.argv[sys.argv.index('--code') + 1]))\n"
+    )
+    return script
+
+
+def test_a_stage_that_has_ended_is_skipped(recipe, stage_script, tmp_path, capsys):
+    def starts_of(stage: str, code: int, *options: str) -> int:
+        folder = tmp_path / stage
+        command = [str(stage_script), "--output", str(folder), "--code", str(code), *options]
+        recipe.run_stage(stage, command, tmp_path, os.environ)
+        return len((folder / "starts").read_text())
+
+    assert [starts_of("base", 0), starts_of("base", 0)] == [1, 1]
+    assert "Skipped" in capsys.readouterr().out
+    assert starts_of("base", 0, "--max-minutes-this-run", "9") == 2, "another command runs"
+    assert starts_of("clip", 0) == 1
+    assert starts_of("base", 0, "--max-minutes-this-run", "9") == 3, "its encoders may have changed"
+    assert [starts_of("evaluate", 0), starts_of("evaluate", 0)] == [1, 2], "evaluates what there is now"
+    shutil.rmtree(tmp_path / "clip")
+    assert starts_of("clip", 0) == 1, "its folder was removed"
+
+
+@pytest.mark.parametrize("code, exit_code", [(143, 143), (130, 130), (3, "error: stage base ended with exit code 3")])
+def test_a_stage_that_was_cut_ends_the_recipe_and_is_not_done(recipe, stage_script, tmp_path, code, exit_code):
+    command = [str(stage_script), "--output", str(tmp_path / "base"), "--code", str(code)]
+    with pytest.raises(SystemExit) as stop:
+        recipe.run_stage("base", command, tmp_path, os.environ)
+    found = stop.value.code
+    assert found == exit_code or str(found).startswith(str(exit_code))
+    assert not (tmp_path / "base.done").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_the_recipe_waits_until_its_stage_has_saved(tmp_path, number):
+    """Ctrl-C reaches the whole process group, SIGTERM the recipe alone."""
+    stage = tmp_path / "stage.py"
+    stage.write_text(
+        "import pathlib, signal, sys, time\n"
+        "folder = pathlib.Path(__file__).parent\n"
+        "def stop(number, frame):\n"
+        "    time.sleep(1)\n"
+        "    (folder / 'saved').touch()\n"
+        "    sys.exit(128 + number)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "signal.signal(signal.SIGINT, stop)\n"
+        "(folder / 'ready').touch()\n"
+        "time.sleep(60)\n"
+    )
+    start = f"import os, pathlib, train_demo; folder = pathlib.Path({str(tmp_path)!r})\n"
+    start += f"train_demo.run_stage('base', [{str(stage)!r}, '--output', '.'], folder, os.environ)\nprint('went on')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start],
+        cwd=EXAMPLES[0].parent,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "ready").exists() and process.poll() is None:
+        time.sleep(0.05)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and "went on" not in out
+    assert f"Stopped by {signal.Signals(number).name} in stage base; the same command goes on" in err
+    assert (tmp_path / "saved").exists() and not (tmp_path / "base.done").exists()
 
 
 def test_the_demo_recipe_refuses_bad_input(tmp_path):

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     r"unet": r"attention|conditioning",
     r"router": r"unet",
     r"paint_with_words": r"attention|conditioning",
-    r"pipeline_ediffi": r"conditioning|paint_with_words|router|scheduling_edm_deis|low_res",
+    r"pipeline_ediffi": r"conditioning|paint_with_words|router|unet|scheduling_edm_deis|low_res",
     r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|low_res|unet|router",
     r"demo(\..+)?": r"demo\..+|edm|low_res",
     r"evaluation(\..+)?": r"evaluation\..+|(?!cli|training).+",

@@ -7,6 +7,7 @@ import inspect
 import io
 import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -25,7 +26,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig
 
-from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, ExpertRouterUNet
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
 from diffusers_ediffi.conditioning import as_pil_images, encode_clip_text, encode_t5
 from diffusers_ediffi.edm import SIGMA_DATA, c_in, c_out, c_skip
 
@@ -301,7 +302,7 @@ def test_gaussian_data_come_out_with_their_standard_deviation(make_scheduler, st
     pipe = EDiffIPipeline(unet=GaussianDenoiser(std), scheduler=make_scheduler())
     pipe.set_progress_bar_config(disable=True)
     run = {"num_inference_steps": 100, "guidance_scale": 1.0, "output_type": "latent", "generator": seeded()}
-    sample = pipe(prompt_embeds=torch.zeros(1, 1, WIDTH), pooled_prompt_embeds=torch.zeros(1, WIDTH), **run).images
+    sample = pipe(prompt_embeds=torch.zeros(1, 77, WIDTH), pooled_prompt_embeds=torch.zeros(1, WIDTH), **run).images
     noise = torch.randn(sample.shape, generator=seeded())
     # The flow of a Gaussian is linear: it scales the noise; Euler's 100 steps fall short by a few per cent.
     assert sample.std().item() == pytest.approx(std * noise.std().item(), rel=0.05)
@@ -523,6 +524,30 @@ def test_components_make_another_pipeline(pipe):
     assert torch.equal(draw(EDiffIPipeline(**pipe.components)), draw(pipe))
 
 
+def test_from_pipe_takes_over_all_components(pipe):
+    pipe = tiny_pipeline(unet=ExpertRouterUNet.from_unets([pipe.unet], []), default_num_inference_steps=(2, 1, 1))
+    other = EDiffIPipeline.from_pipe(pipe)
+    other.set_progress_bar_config(disable=True)
+    assert all(other.components[name] is part for name, part in pipe.components.items())
+    assert torch.equal(draw(other, num_inference_steps=None), draw(pipe, num_inference_steps=None))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/x", "~x", "a/b/c", Path("nowhere")])
+def test_a_missing_folder_is_named(name):
+    with pytest.raises(OSError, match=f"no folder '{name}'"):
+        EDiffIPipeline.from_pretrained(name)
+
+
+def test_a_hub_id_is_no_missing_folder(pipe, tmp_path, monkeypatch):
+    """Offline, from the cache of the Hub's client."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "0"
+    pipe.save_pretrained(snapshot)
+    (tmp_path / "models--org--name" / "refs").mkdir()
+    (tmp_path / "models--org--name" / "refs" / "main").write_text("0")
+    loaded = EDiffIPipeline.from_pretrained("org/name", cache_dir=tmp_path, local_files_only=True)
+    assert isinstance(loaded.unet, EDiffIUNet)
+
+
 def test_text_encoders_alone_make_a_pipeline():
     parts = {**dict.fromkeys(tiny_components()), **{k: v for k, v in tiny_components().items() if "text" in k}}
     parts |= {k: v for k, v in tiny_components().items() if "tokenizer" in k}
@@ -550,6 +575,44 @@ def test_the_signatures_are_what_diffusers_expects():
     assert optional == set(EDiffIPipeline._optional_components), "what is missing there would not be saved"
 
 
+def test_numbers_of_numpy_are_numbers(base_pipe):
+    size, steps, images = np.int64(BASE), np.int32(2), np.int64(2)
+    run = {"num_inference_steps": 2, "guidance_scale": 3.0, "num_images_per_prompt": 2}
+    given = {"num_inference_steps": steps, "guidance_scale": np.float32(3), "num_images_per_prompt": images}
+    assert torch.equal(draw(base_pipe, **given, height=size, width=size), draw(base_pipe, **run))
+
+
+def backends(unet):
+    return {processor._attention_backend for processor in unet.attn_processors.values()}
+
+
+def test_attention_backend_of_every_unet(pipe):
+    names = ("unet", "unet_sr256", "unet_sr1024")
+    unets = {name: copy.deepcopy(getattr(pipe, name)) for name in names}
+    unets["unet"] = ExpertRouterUNet.from_unets([unets["unet"], copy.deepcopy(unets["unet"])], [1.0])
+    pipe = tiny_pipeline(**unets)
+    expected = draw(pipe)
+    try:
+        pipe.set_attention_backend("_native_math")
+        assert all(backends(unet) == {"_native_math"} for unet in unets.values())
+        torch.testing.assert_close(draw(pipe), expected, atol=1e-3, rtol=1e-3)
+    finally:
+        pipe.set_attention_backend("native")  # diffusers also keeps a default for the whole process
+    with pytest.raises(ValueError, match="must be one of"):
+        pipe.set_attention_backend("nonsense")
+
+
+def test_xformers_reaches_every_unet(pipe):
+    """It needs the package and a GPU; without, the error says so and nothing changes."""
+    pipe = tiny_pipeline(**{name: copy.deepcopy(getattr(pipe, name)) for name in ("unet", "unet_sr256")})
+    try:
+        pipe.enable_xformers_memory_efficient_attention()
+    except (ModuleNotFoundError, ValueError) as error:
+        assert "xformers" in str(error) and backends(pipe.unet) == {None}
+    else:
+        assert backends(pipe.unet) == backends(pipe.unet_sr256) == {"xformers"}
+
+
 # --- bad input ---
 
 BAD_INPUT = {
@@ -563,6 +626,7 @@ BAD_INPUT = {
     "negative prompts do not match": ({"negative_prompt": ["a", "b"]}, "lists 2 texts for 1 prompts"),
     "unknown size": ({"height": 16}, "8, 32, 128"),
     "size of no loaded stage": ({"height": 1024, "width": 1024}, "8, 32, 128"),
+    "size is a list": ({"height": [8]}, "height=[8]"),
     "not square": ({"height": BASE, "width": SR256}, "square"),
     "no steps": ({"num_inference_steps": 0}, "from 1 to 1000"),
     "too many steps": ({"num_inference_steps": 1001}, "from 1 to 1000"),
@@ -576,6 +640,23 @@ BAD_INPUT = {
     "no images": ({"num_images_per_prompt": 0}, "num_images_per_prompt=0"),
     "generators do not match": ({"generator": [seeded()] * 3}, "3 generators for 1 images"),
     "generator is a seed": ({"generator": 0}, "torch.Generator"),
+    "latents of numpy": ({"latents": np.zeros((1, 3, 8, 8))}, "latents is of type ndarray"),
+    "latents hold NaN": ({"latents": torch.full((1, 3, 8, 8), math.nan)}, "latents holds NaN"),
+    "embeddings are a list": ({"prompt": None, "image_embeds": [0.0] * WIDTH}, "image_embeds is of type list"),
+    "embeddings are a number": ({"prompt": None, "image_embeds": torch.tensor(1.0)}, "image_embeds has shape ()"),
+    "no embeddings": ({"prompt": None, "prompt_embeds_2": torch.zeros(0, 9, WIDTH)}, "shape (0, 9, 16)"),
+    "infinite embeddings": (
+        {"negative_prompt_embeds_2": torch.full((1, 9, WIDTH), math.inf)},
+        "negative_prompt_embeds_2 holds NaN or infinity",
+    ),
+    "too few CLIP tokens": (
+        {
+            "prompt": None,
+            "prompt_embeds": torch.zeros(1, 76, WIDTH),
+            "pooled_prompt_embeds": torch.zeros(1, WIDTH),
+        },
+        "not (1, 77, 16)",
+    ),
     "latents of a wrong shape": ({"latents": torch.zeros(1, 3, 16, 16)}, "(1, 3, 8, 8)"),
     "unknown output type": ({"output_type": "jpeg"}, "pil, np, pt, latent"),
     "unknown callback tensor": ({"callback_on_step_end_tensor_inputs": ["sample"]}, "'sample' is unknown"),
@@ -636,6 +717,10 @@ def test_bad_components_are_refused(pipe):
         ({"unet": None}, {}, "unet and scheduler are needed"),
         ({"scheduler_sr256": EulerDiscreteScheduler()}, {}, "scheduler of SR256 is EulerDiscreteScheduler"),
         ({"scheduler": EDMEulerScheduler(sigma_data=1.0)}, {}, "sigma_data=0.5"),
+        ({"scheduler": EDMEulerScheduler(prediction_type="v_prediction")}, {}, "prediction_type='v_prediction'"),
+        ({"tokenizer": None}, {}, "text_encoder needs tokenizer,"),
+        ({"tokenizer_2": None}, {}, "text_encoder_2 needs tokenizer_2,"),
+        ({"feature_extractor": None}, {"style_image": picture()}, "needs image_encoder and feature_extractor"),
         ({"text_encoder": None, "text_encoder_2": None}, {}, "none is loaded"),
         ({"image_encoder": None}, {"style_image": picture()}, "pass image_embeds"),
         (

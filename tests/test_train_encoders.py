@@ -124,6 +124,23 @@ def run(script, objects: Path, output: Path, *more: str) -> None:
     script.main(["--objects", str(objects), "--output", str(output), *few, *more])
 
 
+@pytest.mark.parametrize("script, folder", [("clip_script", "clip_training"), ("t5_script", "t5_training")])
+def test_a_resumed_run_must_have_the_same_objects(script, folder, object_folder, tmp_path, request):
+    script = request.getfixturevalue(script)
+    run(script, object_folder, tmp_path / "run", "--max-steps-this-run", "1")
+    index = object_folder / "index.json"
+    entries = json.loads(index.read_text())
+    index.write_text(json.dumps([*entries[:-1], {**entries[-1], "phrase": "golden box"}]))
+    with pytest.raises(ValueError, match="phrases"):
+        run(script, object_folder, tmp_path / "run")
+    # Checkpoints of the time when the objects were not noted resume as they did.
+    noted = next((tmp_path / "run" / folder).glob("checkpoint-1/settings.json"))
+    settings = json.loads(noted.read_text())
+    del settings["phrases"]
+    noted.write_text(json.dumps(settings))
+    run(script, object_folder, tmp_path / "run", "--max-steps-this-run", "1")
+
+
 def assert_same_weights(a, b):
     pairs = zip(a.state_dict().items(), b.state_dict().values(), strict=True)
     assert [key for (key, x), y in pairs if not torch.equal(x, y)] == []

@@ -415,19 +415,22 @@ def test_grid_of_an_expert_shows_denoised_images(tmp_path):
         assert grid.size == (8, 24)  # noisy, denoised, real
 
 
-def test_sigterm_saves_and_ends_the_run(tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends_the_run_with_an_exit_code(tmp_path, number, code):
     trainer = make_trainer(tmp_path)
-    step, handler = trainer.train_step, signal.getsignal(signal.SIGTERM)
+    step, handler = trainer.train_step, signal.getsignal(number)
 
     def step_and_signal(batch):
         step(batch)
         if trainer.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     trainer.train_step = step_and_signal
-    assert trainer.train() == 3
+    with pytest.raises(SystemExit) as stop:
+        trainer.train()
+    assert stop.value.code == code
     assert state_of(tmp_path)["step"] == 3 and (tmp_path / "unet" / "config.json").exists()
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(number) is handler
     assert make_trainer(tmp_path).train() == 6
 
 

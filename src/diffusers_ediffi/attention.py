@@ -32,6 +32,10 @@ class EDiffIAttnProcessor:
         query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))  # (batch, queries, heads, head_dim)
         key = attn.to_k(context).unflatten(-1, (attn.heads, -1))
         value = attn.to_v(context).unflatten(-1, (attn.heads, -1))
+        if attention_mask is not None and attention_mask.dtype == torch.bool:
+            # As a bias, since diffusers' xformers backend takes every mask for one.
+            bias = torch.zeros(attention_mask.shape, dtype=query.dtype, device=query.device)
+            attention_mask = bias.masked_fill(~attention_mask, float("-inf"))
         hidden_states = dispatch_attention_fn(
             query,
             key,

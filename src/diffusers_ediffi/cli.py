@@ -101,7 +101,7 @@ def _style_image(text: str) -> Image.Image:
             return image.convert("RGB")
     except UnidentifiedImageError:
         raise argparse.ArgumentTypeError(f"{text!r} is not an image") from None
-    except (OSError, SyntaxError, ValueError) as error:  # all of them come from damaged files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what bad files raise
         raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
 
 
@@ -161,19 +161,26 @@ def _generate(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype or ("float32" if device == "cpu" else "float16"))
     # T5 overflows in float16.
     pipe = _load(model, {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype})
-    pipe.to(device)
-    images = pipe(
-        args.prompt,
-        negative_prompt=args.negative_prompt,
-        style_image=args.style_image,
-        height=args.size,
-        width=args.size,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        num_images_per_prompt=args.num_images,
-        # Noise is drawn on the CPU, so that a seed means the same image on every device.
-        generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
-    ).images
+    try:
+        pipe.to(device)
+        images = pipe(
+            args.prompt,
+            negative_prompt=args.negative_prompt,
+            style_image=args.style_image,
+            height=args.size,
+            width=args.size,
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance_scale,
+            num_images_per_prompt=args.num_images,
+            # Noise is drawn on the CPU, so that a seed means the same image on every device.
+            generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
+        ).images
+    except (RuntimeError, MemoryError) as error:  # most often too little memory
+        size = args.size or pipe.stages[-1].size
+        raise ValueError(
+            f"cannot draw {args.num_images} of {size} x {size} pixels in {dtype} on {device}; a smaller --num-images, "
+            f"--size or --dtype needs less memory: {_one_line(error)}"
+        ) from error
     for path, image, own_seed in zip(_paths(args.output, args.num_images), images, seeds, strict=True):
         _write_png(image, path, _chunks(args, own_seed))
         print(f"{path} (seed {own_seed})")
@@ -200,7 +207,10 @@ def _load(model: str, dtype: Any = None) -> Any:
     try:
         pipe = EDiffIPipeline.from_pretrained(model, dtype=dtype)
     except Exception as error:  # there is no end to the errors that damaged or foreign files raise
-        raise ValueError(f"cannot load {model!r}: {type(error).__name__}: {_one_line(error)}") from error
+        what = f"cannot load {model!r}"
+        if not Path(model).is_dir():
+            what = f"there is no folder {model!r} here, and as a Hub id it could not be loaded"
+        raise ValueError(f"{what}: {type(error).__name__}: {_one_line(error)}") from error
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
     return pipe
 

@@ -4,6 +4,7 @@
 import inspect
 import itertools
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -16,11 +17,23 @@ import torch.nn.functional as nnf
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+from transformers import (
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+    PreTrainedModel,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+from transformers.image_processing_utils import BaseImageProcessor
 
 from .conditioning import CLIP_TEXT_TOKENS, T5_TOKENS, as_pil_images, encode_clip_image, encode_clip_text, encode_t5
 from .low_res import upsample_low_res
+from .router import ExpertRouterUNet
+from .unet import EDiffIUNet
 
 MAX_INFERENCE_STEPS = 1000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -108,19 +121,20 @@ class EDiffIPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        unet: Any,
-        scheduler: Any,
-        tokenizer: Any = None,
-        text_encoder: Any = None,
-        tokenizer_2: Any = None,
-        text_encoder_2: Any = None,
-        feature_extractor: Any = None,
-        image_encoder: Any = None,
-        unet_sr256: Any = None,
-        unet_sr1024: Any = None,
-        scheduler_sr256: Any = None,
-        scheduler_sr1024: Any = None,
-        safety_checker: Any = None,
+        # diffusers reads these types at run time: `from_pipe` takes over only networks of a type that is named here.
+        unet: EDiffIUNet | ExpertRouterUNet,
+        scheduler: SchedulerMixin,
+        tokenizer: CLIPTokenizer | None = None,
+        text_encoder: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: T5Tokenizer | None = None,
+        text_encoder_2: T5EncoderModel | None = None,
+        feature_extractor: BaseImageProcessor | None = None,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
+        unet_sr256: EDiffIUNet | ExpertRouterUNet | None = None,
+        unet_sr1024: EDiffIUNet | ExpertRouterUNet | None = None,
+        scheduler_sr256: SchedulerMixin | None = None,
+        scheduler_sr1024: SchedulerMixin | None = None,
+        safety_checker: PreTrainedModel | None = None,
         default_num_inference_steps: tuple[int, ...] | list[int] = (25, 10, 10),
         default_guidance_scale: tuple[float, ...] | list[float] = (5.0, 1.0, 1.0),
         sr_scale: int = 4,
@@ -153,6 +167,25 @@ class EDiffIPipeline(DiffusionPipeline):
             sr_scale=sr_scale,
         )
         self.image_processor = VaeImageProcessor(do_resize=False, vae_scale_factor=1)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "EDiffIPipeline":
+        """Loads a pipeline, see `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            OSError: The name is a path, which no Hub id is, and there is no such folder.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        is_path = name != pretrained_model_name_or_path or name.startswith((".", "~", os.sep)) or name.count("/") > 1
+        if is_path and not os.path.isdir(name):
+            raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Sets the attention backend of every U-Net that is loaded, such as `"native"` or `"xformers"`."""
+        for unet in (self.unet, self.unet_sr256, self.unet_sr1024):
+            if unet is not None:
+                unet.set_attention_backend(backend)
 
     @property
     def stages(self) -> list[Stage]:
@@ -230,6 +263,10 @@ class EDiffIPipeline(DiffusionPipeline):
 
     def _encode_text(self, texts: list[str] | None, device: torch.device | str) -> tuple[torch.Tensor | None, ...]:
         tokens = pooled = tokens_2 = mask_2 = None
+        for name in ("", "_2"):
+            encoder, tokenizer = getattr(self, f"text_encoder{name}"), getattr(self, f"tokenizer{name}")
+            if texts is not None and encoder is not None and tokenizer is None:
+                raise ValueError(f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or neither.")
         if texts is not None and self.text_encoder is not None:
             tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
         if texts is not None and self.text_encoder_2 is not None:
@@ -359,13 +396,13 @@ class EDiffIPipeline(DiffusionPipeline):
         """The stages that draw an image of this size, by default all that are loaded."""
         stages = self.stages
         sizes = [stage.size for stage in stages]
-        wanted = {size for size in (height, width) if size is not None} or {sizes[-1]}
-        if len(wanted) > 1 or not wanted <= set(sizes):
+        wanted = [size for size in (height, width) if size is not None] or [sizes[-1]]
+        if wanted[0] != wanted[-1] or not all(_is_number(size, Integral) and size in sizes for size in wanted):
             raise ValueError(
-                f"height={height} and width={width} are no size of this pipeline: images are square and the loaded "
+                f"height={height!r} and width={width!r} are no size of this pipeline: images are square and the loaded "
                 f"stages draw {', '.join(map(str, sizes))} pixels; choose one of these or load a further stage."
             )
-        return stages[: sizes.index(wanted.pop()) + 1]
+        return stages[: sizes.index(wanted[0]) + 1]
 
     def check_inputs(
         self,
@@ -386,6 +423,8 @@ class EDiffIPipeline(DiffusionPipeline):
             raise ValueError("two stages share a scheduler, which carries state; give each stage its own scheduler.")
         if not _is_number(num_images_per_prompt, Integral) or num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt={num_images_per_prompt!r} must be a whole number of at least 1.")
+        for name, tensor in {**given, "latents": latents}.items():
+            _check_tensor(name, tensor)
         self._check_text("prompt", prompt, given)
         self._check_text("negative_prompt", negative_prompt, given)
         if prompt is None and style_image is None and all(given[name] is None for name in EMBEDDINGS):
@@ -440,23 +479,25 @@ class EDiffIPipeline(DiffusionPipeline):
             raise ValueError(f"style_image holds {images} images for {batch_size} prompts; pass one, or one for each.")
 
     def _check_embeddings(self, given: Embeddings, batch_size: int) -> None:
-        """Shapes: tokens (batch, up to 77 or 113, width), vectors (batch, width), the mask (batch, tokens)."""
+        """Shapes: tokens (batch, 77 or up to 113, width), vectors (batch, width), the mask (batch, tokens)."""
         config = self.unet.config
         shapes = {
-            "prompt_embeds": (config.encoder_hid_dim, CLIP_TEXT_TOKENS),
+            # CLIP attends to its padding, so that there is no shorter form of its tokens.
+            "prompt_embeds": (config.encoder_hid_dim, [CLIP_TEXT_TOKENS]),
             "pooled_prompt_embeds": (config.pooled_projection_dim, None),
-            "prompt_embeds_2": (config.encoder_hid_dim_2, T5_TOKENS),
+            "prompt_embeds_2": (config.encoder_hid_dim_2, range(1, T5_TOKENS + 1)),
             "image_embeds": (config.image_embed_dim, None),
         }
         for name, embedding in given.items():
             if embedding is None or "mask" in name:
                 continue
-            width, tokens = shapes[name.removeprefix("negative_")]
+            width, counts = shapes[name.removeprefix("negative_")]
             shape = tuple(embedding.shape)
             batch_fits = shape[0] == batch_size or (name == "image_embeds" and shape[0] == 1)
-            tokens_fit = len(shape) == 2 if tokens is None else len(shape) == 3 and 0 < shape[1] <= tokens
+            tokens_fit = len(shape) == 2 if counts is None else len(shape) == 3 and shape[1] in counts
             if not batch_fits or not tokens_fit or shape[-1] != width:
-                wanted = f"({batch_size}, {width})" if tokens is None else f"({batch_size}, up to {tokens}, {width})"
+                tokens = "" if counts is None else f"{'up to ' if len(counts) > 1 else ''}{counts[-1]}, "
+                wanted = f"({batch_size}, {tokens}{width})"
                 raise ValueError(f"{name} has shape {shape}, not {wanted}; use the encoder of this model's training.")
             mask = given.get(name.replace("embeds_2", "attention_mask_2")) if name.endswith("_2") else None
             if mask is not None and tuple(mask.shape) != shape[:2]:
@@ -514,7 +555,7 @@ class EDiffIPipeline(DiffusionPipeline):
             generator: Makes the noise repeatable; a list gives each image its own.
             latents: Standard normal noise for the base stage (images, 3, base size, base size).
             prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2: Instead of `prompt`, as
-                `encode_prompt` returns them; an embedding left out counts as zeros.
+                `encode_prompt` returns them (CLIP: 77 tokens, T5: up to 113, without a mask none is padding); an embedding left out counts as zeros.
             negative_prompt_embeds, negative_pooled_prompt_embeds, negative_prompt_embeds_2,
                 negative_prompt_attention_mask_2: The same instead of `negative_prompt`.
             image_embeds: CLIP image embedding (batch or 1, width) instead of `style_image`.
@@ -552,6 +593,7 @@ class EDiffIPipeline(DiffusionPipeline):
             stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
         )
 
+        num_images_per_prompt = int(num_images_per_prompt)
         self._interrupt = False
         embeds = self._prepare_embeddings(
             prompt, negative_prompt, style_image, given, num_images_per_prompt, guided=max(scales) > 1
@@ -655,7 +697,20 @@ def _per_stage(name: str, value: Any, default: Sequence, stages: list[Stage]) ->
                 raise ValueError(f"{name}={value!r} must be whole numbers from 1 to {MAX_INFERENCE_STEPS}.")
         elif not _is_number(number, Real) or not math.isfinite(number):
             raise ValueError(f"{name}={value!r} must be finite; 1 switches guidance off, 5 is usual for the base.")
-    return list(values)[: len(stages)]
+    kind = int if name == "num_inference_steps" else float
+    return [kind(number) for number in values[: len(stages)]]
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    """What an embedding, a mask or noise must be before its shape is compared with the batch."""
+    if value is None:
+        return
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} is of type {type(value).__name__}; pass a torch.Tensor.")
+    if value.dim() < 2 or not len(value):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; pass at least one row, the first dimension the batch.")
+    if not value.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinity; encode in bfloat16 or float32 if float16 overflowed.")
 
 
 def _check_choice(name: str, values: Sequence[str], choices: Sequence[str]) -> None:
@@ -671,6 +726,12 @@ def _check_scheduler(stage: Stage) -> None:
         raise ValueError(
             f"the scheduler of {stage.label} is {type(scheduler).__name__}, which does not read EDM's model output; "
             "use EDMDEISScheduler, EDMEulerScheduler or EDMDPMSolverMultistepScheduler."
+        )
+    predicted = scheduler.config.get("prediction_type", "epsilon")
+    if stage.unet.config.get("preconditioning") == "edm" and predicted != "epsilon":
+        raise ValueError(
+            f"the scheduler of {stage.label} has prediction_type={predicted!r}, which is not what the network was "
+            'trained for; build it with prediction_type="epsilon", EDM\'s name for F.'
         )
     trained, used = stage.unet.config.get("sigma_data"), scheduler.config.get("sigma_data")
     if trained != used:

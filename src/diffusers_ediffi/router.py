@@ -421,6 +421,8 @@ def _folder(index: int) -> str:
 def _check_boundaries(boundaries: Sequence[float], num_experts: int, unit: str) -> list[float]:
     if unit not in UNITS:
         raise ValueError(f"unit={unit!r} is unknown; boundaries are in {' or '.join(UNITS)}.")
+    if not isinstance(boundaries, Sequence):
+        raise ValueError(f"boundaries={boundaries!r} must be a list of numbers, also where it is one.")
     if num_experts < 1 or len(boundaries) != num_experts - 1:
         raise ValueError(
             f"{num_experts} experts and {len(boundaries)} boundaries: N experts (at least one) need N - 1 boundaries."
@@ -442,10 +444,10 @@ def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | No
     for i, expert in enumerate(experts):
         if not isinstance(expert, ModelMixin):
             raise TypeError(f"{_folder(i)} is a {type(expert).__name__}, not a U-Net (ModelMixin) of diffusers.")
-    for name in ("in_channels", "out_channels"):
+    for name in ("in_channels", "out_channels", "preconditioning", "sigma_data"):
         values = [expert.config.get(name) for expert in experts]
         if len(set(values)) > 1:
-            raise ValueError(f"the experts differ in {name}: {values}; they must take and give the same images.")
+            raise ValueError(f"the experts differ in {name}: {values}; they must read and write the same images.")
     discrete = unit == "timestep" or betas is not None
     if discrete and any(expert.config.get("preconditioning") == "edm" for expert in experts):
         raise ValueError('EDM experts have no discrete timesteps: use unit="sigma" and no scheduler with betas.')

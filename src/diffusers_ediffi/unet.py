@@ -194,6 +194,8 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
     ):
         super().__init__()
         layers = _check_config(structure, block_out_channels, layers_per_block, norm_num_groups, preconditioning)
+        _check_factors(structure, patch_size, len(layers), self_attention_factors, cross_attention_factors)
+        _check_trained_on(trained_on)
         channels, folded = block_out_channels[0], patch_size**2
         time_embed_dim = time_embed_dim or 4 * channels
 
@@ -329,6 +331,8 @@ def _check_config(structure, block_out_channels, layers_per_block, groups, preco
         raise ValueError(f"structure={structure!r} is unknown; choose one of {', '.join(STRUCTURES)}.")
     if preconditioning != "edm":
         raise ValueError(f"preconditioning={preconditioning!r} is not supported; only 'edm' is.")
+    if not block_out_channels:
+        raise ValueError("block_out_channels is empty; give the channels of each level, such as (128, 256).")
     for channels in block_out_channels:
         if channels % groups:
             raise ValueError(f"{channels} channels are no multiple of norm_num_groups={groups}; change one.")
@@ -337,6 +341,24 @@ def _check_config(structure, block_out_channels, layers_per_block, groups, preco
     if len(layers) != levels:
         raise ValueError(f"layers_per_block={layers} needs one number for each of the {levels} levels.")
     return layers
+
+
+def _check_factors(structure: str, patch_size: int, levels: int, *attention_factors: tuple[int, ...]) -> None:
+    """Refuses attention at resolutions that the network does not have."""
+    if patch_size < 1:
+        raise ValueError(f"patch_size={patch_size} must be at least 1.")
+    # The efficient structure strides before its first level, and not before its last.
+    exponents = range(levels) if structure == "adm" else range(1, max(levels, 2))
+    there = [patch_size * 2**exponent for exponent in exponents]
+    for name, factors in zip(("self_attention_factors", "cross_attention_factors"), attention_factors, strict=True):
+        if not set(factors) <= set(there):
+            raise ValueError(f"{name}={tuple(factors)}: this network works at the factors {there} only.")
+
+
+def _check_trained_on(trained_on: list | None) -> None:
+    for pair in trained_on or ():
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and 0 <= pair[0] < (pair[1] or float("inf"))):
+            raise ValueError(f"trained_on={trained_on} must be [low, high] pairs of sigmas, None for infinity.")
 
 
 class ResnetBlock(nn.Module):

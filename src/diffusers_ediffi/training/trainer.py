@@ -80,6 +80,7 @@ class Trainer:
         self.grad_norm = torch.zeros(())
         self.bins = SigmaBinLog(self.device)
         self._stop_reason: str | None = None
+        self._stop_signal: int | None = None
         self._prepare(unet)
 
     def _prepare(self, unet: "EDiffIUNet") -> None:
@@ -97,7 +98,14 @@ class Trainer:
         self.ema = EMAModel(self.unet.parameters(), decay=self.settings.ema_decay, foreach=True)
 
     def train(self) -> int:
-        """Trains to `total_steps`, this run's limit of steps or minutes, or SIGTERM; saves; returns the step."""
+        """Trains to `total_steps` or to this run's limit of steps or minutes; saves; returns the step.
+
+        Raises:
+            SystemExit: after SIGTERM (143) or Ctrl-C (130), once all is saved, so that what would follow does not
+                take the run for one that has ended.
+            ValueError: if the output folder holds a run with other settings.
+            FloatingPointError: if the loss is no longer finite.
+        """
         self._resume()
         if self.step >= self.settings.total_steps:
             self._say(f"All {self.settings.total_steps} steps are done; the weights are in {self.output / 'unet'}.")
@@ -128,6 +136,8 @@ class Trainer:
         done = self._stop_reason or ("this run's steps are done" if last < self.settings.total_steps else "finished")
         weights = self.output / "unet"
         self._say(f"Stopped at step {self.step} of {self.settings.total_steps} ({done}); weights: {weights}")
+        if self._stop_signal is not None:
+            raise SystemExit(128 + self._stop_signal)  # as shells count
         return self.step
 
     def train_step(self, batch: dict[str, Any]) -> None:
@@ -314,7 +324,7 @@ class Trainer:
             return
 
         def stop(number: int, frame: Any) -> None:
-            self._stop_reason = signal.Signals(number).name
+            self._stop_reason, self._stop_signal = signal.Signals(number).name, number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
