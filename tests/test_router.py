@@ -453,7 +453,7 @@ def test_refuses_experts_that_do_not_fit():
     with pytest.raises(ValueError, match="boundaries=1.0 must be a list"):
         ExpertRouterUNet.from_unets([tiny_unet(), tiny_unet()], 1.0)
     with pytest.raises(ValueError, match="sigma_data"):
-        ExpertRouterUNet.from_unets([tiny_unet(), tiny_unet(sigma_data=1.0)], [1.0])
+        ExpertRouterUNet.from_unets([tiny_ediffi_unet(), tiny_ediffi_unet(sigma_data=1.0)], [1.0])
     with pytest.raises(ValueError, match="in_channels"):
         ExpertRouterUNet.from_unets([tiny_unet(), tiny_unet(in_channels=9)], [1.0])
     with pytest.raises(TypeError, match="expert.1 is a Linear"):

@@ -266,7 +266,9 @@ class EDiffIPipeline(DiffusionPipeline):
         for name in ("", "_2"):
             encoder, tokenizer = getattr(self, f"text_encoder{name}"), getattr(self, f"tokenizer{name}")
             if texts is not None and encoder is not None and tokenizer is None:
-                raise ValueError(f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or neither.")
+                raise ValueError(
+                    f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or neither."
+                )
         if texts is not None and self.text_encoder is not None:
             tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
         if texts is not None and self.text_encoder_2 is not None:
@@ -708,7 +710,9 @@ def _check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"{name} is of type {type(value).__name__}; pass a torch.Tensor.")
     if value.dim() < 2 or not len(value):
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; pass at least one row, the first dimension the batch.")
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; pass at least one row, the first dimension the batch."
+        )
     if not value.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinity; encode in bfloat16 or float32 if float16 overflowed.")
 

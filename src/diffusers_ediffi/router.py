@@ -446,7 +446,7 @@ def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | No
             raise TypeError(f"{_folder(i)} is a {type(expert).__name__}, not a U-Net (ModelMixin) of diffusers.")
     for name in ("in_channels", "out_channels", "preconditioning", "sigma_data"):
         values = [expert.config.get(name) for expert in experts]
-        if len(set(values)) > 1:
+        if len({value for value in values if value is not None}) > 1:
             raise ValueError(f"the experts differ in {name}: {values}; they must read and write the same images.")
     discrete = unit == "timestep" or betas is not None
     if discrete and any(expert.config.get("preconditioning") == "edm" for expert in experts):
