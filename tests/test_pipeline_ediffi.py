@@ -576,6 +576,7 @@ def test_the_signatures_are_what_diffusers_expects():
 
 
 def test_numbers_of_numpy_are_numbers(base_pipe):
+    base_pipe.scheduler = EDMDEISScheduler()
     size, steps, images = np.int64(BASE), np.int32(2), np.int64(2)
     run = {"num_inference_steps": 2, "guidance_scale": 3.0, "num_images_per_prompt": 2}
     given = {"num_inference_steps": steps, "guidance_scale": np.float32(3), "num_images_per_prompt": images}

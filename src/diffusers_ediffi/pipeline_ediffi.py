@@ -176,8 +176,8 @@ class EDiffIPipeline(DiffusionPipeline):
             OSError: The name is a path, which no Hub id is, and there is no such folder.
         """
         name = os.fspath(pretrained_model_name_or_path)
-        is_path = name != pretrained_model_name_or_path or name.startswith((".", "~", os.sep)) or name.count("/") > 1
-        if is_path and not os.path.isdir(name):
+        is_path = isinstance(pretrained_model_name_or_path, os.PathLike) or os.path.isabs(name) or name.count("/") > 1
+        if (is_path or name.startswith((".", "~"))) and not os.path.isdir(name):
             raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
@@ -266,9 +266,7 @@ class EDiffIPipeline(DiffusionPipeline):
         for name in ("", "_2"):
             encoder, tokenizer = getattr(self, f"text_encoder{name}"), getattr(self, f"tokenizer{name}")
             if texts is not None and encoder is not None and tokenizer is None:
-                raise ValueError(
-                    f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or neither."
-                )
+                raise ValueError(f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or none.")
         if texts is not None and self.text_encoder is not None:
             tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
         if texts is not None and self.text_encoder_2 is not None:
@@ -401,8 +399,8 @@ class EDiffIPipeline(DiffusionPipeline):
         wanted = [size for size in (height, width) if size is not None] or [sizes[-1]]
         if wanted[0] != wanted[-1] or not all(_is_number(size, Integral) and size in sizes for size in wanted):
             raise ValueError(
-                f"height={height!r} and width={width!r} are no size of this pipeline: images are square and the loaded "
-                f"stages draw {', '.join(map(str, sizes))} pixels; choose one of these or load a further stage."
+                f"height={height!r} and width={width!r} are no size of this pipeline: images are square and the "
+                f"loaded stages draw {', '.join(map(str, sizes))} pixels; choose one of these or load a further stage."
             )
         return stages[: sizes.index(wanted[0]) + 1]
 
@@ -557,7 +555,7 @@ class EDiffIPipeline(DiffusionPipeline):
             generator: Makes the noise repeatable; a list gives each image its own.
             latents: Standard normal noise for the base stage (images, 3, base size, base size).
             prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2: Instead of `prompt`, as
-                `encode_prompt` returns them (CLIP: 77 tokens, T5: up to 113, without a mask none is padding); an embedding left out counts as zeros.
+                `encode_prompt` returns them; T5's may have fewer tokens. An embedding left out counts as zeros.
             negative_prompt_embeds, negative_pooled_prompt_embeds, negative_prompt_embeds_2,
                 negative_prompt_attention_mask_2: The same instead of `negative_prompt`.
             image_embeds: CLIP image embedding (batch or 1, width) instead of `style_image`.
@@ -710,9 +708,7 @@ def _check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"{name} is of type {type(value).__name__}; pass a torch.Tensor.")
     if value.dim() < 2 or not len(value):
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}; pass at least one row, the first dimension the batch."
-        )
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; pass at least one row, one for each prompt.")
     if not value.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinity; encode in bfloat16 or float32 if float16 overflowed.")
 
