@@ -1,9 +1,10 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Measure a demo model on held-out prompts, beside real scenes: what is right, and how far the pictures are from real.
 
-    python examples/evaluate_demo.py --objects noto_objects --scorer runs/scorer --output runs/evaluation
+    python examples/evaluate_demo.py --objects noto_objects --output runs/evaluation
 
-By default it judges the model that comes with the package, at its own settings. `OUTPUT/results.json` holds every
+By default it judges the model that comes with the package, at its own settings, by the scorer beside it.
+`OUTPUT/results.json` holds every
 figure and setting, `OUTPUT/*.png` the first pictures of each stage. The parts (`--stages`):
 
     base     500 prompts of combinations never trained on: objects, ground, relation and style right; Frechet distance
@@ -16,6 +17,7 @@ import argparse
 import contextlib
 import json
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -205,7 +207,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="pipeline folder or Hub id; by default the one in the package")
     parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
-    parser.add_argument("--scorer", type=Path, required=True, help="folder of the trained scorer")
+    parser.add_argument("--scorer", type=Path, help="folder of a trained scorer; by default the one in the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and the pictures")
     parser.add_argument("--stages", nargs="+", choices=STAGES, help="by default all that the model has")
     chosen = parser.add_mutually_exclusive_group()
@@ -237,6 +239,9 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
     args = parse_arguments(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
+    for name in ("steps", "guidance_scale"):
+        if len(getattr(args, name) or ()) not in (0, 1, 3):
+            raise ValueError(f"--{name.replace('_', '-')} takes one number, or three for base, SR256 and SR1024.")
     args.steps, args.guidance_scale = (
         tuple(values * 3 if len(values) == 1 else values) if values else None
         for values in (args.steps, args.guidance_scale)
@@ -245,7 +250,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
     grounds = [ground for ground in GROUNDS if ground.kind in args.ground_kinds]
     weights = {"max_objects": len(args.object_weights), "object_weights": args.object_weights}
     scenes = SceneGenerator(objects, args.styles, grounds, **weights, seed=args.seed, split="held_out")
-    scorer = SceneScorer.from_pretrained(args.scorer).eval()
+    scorer = SceneScorer.from_pretrained(args.scorer or Path(demo_checkpoint()).with_name("scorer")).eval()
     pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint(), dtype=torch.float32).to(args.device)
     pipe.set_progress_bar_config(disable=True)
     present = ["base", "style"] + [stage for stage in SR_STAGES if getattr(pipe, f"unet_{stage}") is not None]
@@ -255,7 +260,9 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         raise ValueError(f"The model has no stage {missing[0]!r}; choose from {present}.")
     args.output.mkdir(parents=True, exist_ok=True)
 
-    autocast = torch.autocast(args.device, torch.bfloat16) if args.bf16 else contextlib.nullcontext()
+    autocast = (
+        torch.autocast(torch.device(args.device).type, torch.bfloat16) if args.bf16 else contextlib.nullcontext()
+    )
     results: dict[str, dict] = {}
     with autocast:
         for stage in stages:
@@ -272,4 +279,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
