@@ -4,8 +4,8 @@
     python examples/evaluate_demo.py --objects noto_objects --output runs/evaluation
 
 By default it judges the model that comes with the package, at its own settings, by the scorer beside it.
-`OUTPUT/results.json` holds every
-figure and setting, `OUTPUT/*.png` the first pictures of each stage. The parts (`--stages`):
+`OUTPUT/results.json` holds every figure and setting, `OUTPUT/*.png` the first pictures of each stage. The parts
+(`--stages`):
 
     base     500 prompts of combinations never trained on: objects, ground, relation and style right; Frechet distance
     style    prompts that do not say their style, which a picture of another scene brings instead
