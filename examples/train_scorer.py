@@ -159,6 +159,7 @@ def main(arguments: list[str] | None = None) -> dict:
     step, seconds = 0, 0.0
     folder = args.output / "training"
     settings = {name: getattr(args, name) for name in ("batch_size", "crops", "learning_rate", "max_objects", "seed")}
+    settings["phrases"] = list(scenes.phrases)
     for latest in complete_checkpoints(folder)[-1:]:
         state = load_checkpoint(latest, settings)
         scorer.load_state_dict(state["model"])
