@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import scipy.linalg
 import torch
 from conftest import tiny_pipeline, tiny_sr_unet, tiny_unet
 from PIL import Image, ImageDraw, ImageFilter
@@ -105,11 +106,10 @@ def test_frechet_distance_of_gaussians():
 
 
 def test_frechet_distance_matches_the_matrix_square_root():
-    linalg = pytest.importorskip("scipy.linalg")
     random = torch.Generator().manual_seed(1)
     a, b = (torch.randn(60, 6, generator=random) @ torch.randn(6, 6, generator=random) for _ in range(2))
     cov_a, cov_b = torch.cov(a.double().T), torch.cov(b.double().T)
-    cross = linalg.sqrtm((cov_a @ cov_b).numpy()).real.trace()
+    cross = scipy.linalg.sqrtm((cov_a @ cov_b).numpy()).real.trace()
     mean = (a.double().mean(0) - b.double().mean(0)).square().sum()
     expected = (mean + cov_a.trace() + cov_b.trace()).item() - 2 * cross
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
