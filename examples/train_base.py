@@ -121,10 +121,13 @@ def build_unet(
                 f"--init-from {args.init_from} holds no trained network: there is no {folder / 'config.json'}."
             )
         source = EDiffIUNet.from_pretrained(folder).state_dict()
-        shapes = {name: tensor.shape for name, tensor in unet.state_dict().items()}
-        if {name: tensor.shape for name, tensor in source.items()} != shapes:
+        own = unet.state_dict()
+        # Attention and feed-forward layers that the source lacks start as the identity.
+        added = [name for name in own if name not in source]
+        same = all(name in own and own[name].shape == tensor.shape for name, tensor in source.items())
+        if not same or not all(".attentions." in name for name in added):
             raise ValueError(f"--init-from {folder} is another network than {args.preset} with these encoders.")
-        unet.load_state_dict(source)
+        unet.load_state_dict({**own, **source})
     return unet
 
 

@@ -12,6 +12,7 @@ accuracy among 256 held-out scenes.
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     return model
 
 
+def load_towers(model: CLIPModel, folder: Path) -> None:
+    """Starts from the two towers that an earlier run saved; its temperature is not among them."""
+    weights = {}
+    for tower, name in (
+        (CLIPTextModelWithProjection, "text_encoder"),
+        (CLIPVisionModelWithProjection, "image_encoder"),
+    ):
+        weights |= tower.from_pretrained(folder / name).state_dict()
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    if missing != ["logit_scale"]:
+        raise ValueError(f"{folder} does not hold the towers of this model; it lacks {', '.join(missing)}.")
+
+
 def build_image_processor() -> CLIPImageProcessorPil:
     """Returns the processor that resizes the shorter side to 64 pixels, crops the centre and normalises as CLIP."""
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
@@ -155,6 +169,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
     parser.add_argument("--output", type=Path, required=True, help="folder for the encoders")
+    parser.add_argument("--init-from", type=Path, help="go on from the tokenizer and towers of this folder")
     parser.add_argument("--minutes", type=float, default=7.0, help="training time of the whole run")
     parser.add_argument("--max-minutes-this-run", type=float, default=math.inf, help="stop earlier")
     parser.add_argument("--steps", type=int, help="length of the whole run in steps, instead of --minutes")
@@ -175,6 +190,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Trains, saves, and returns the last log entry."""
     args = parse_arguments(arguments)
+    if args.init_from is not None and not (args.init_from / "text_encoder").is_dir():
+        raise OSError(
+            f"--init-from {args.init_from} holds no text_encoder; give the folder of a pipeline or encoders."
+        )
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -183,13 +202,17 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     scenes = SceneGenerator(objects, split="train", **options)
     held_out = SceneGenerator(objects, split="held_out", **options)
 
-    if (args.output / "tokenizer").is_dir():
+    if args.init_from is not None:
+        tokenizer = CLIPTokenizer.from_pretrained(args.init_from / "tokenizer")
+    elif (args.output / "tokenizer").is_dir():
         tokenizer = CLIPTokenizer.from_pretrained(args.output / "tokenizer")
     else:
         tokenizer = train_tokenizer([scenes.scene(index).caption for index in range(args.num_captions)])
         tokenizer.save_pretrained(args.output / "tokenizer")
     processor = build_image_processor()
     model = build_model(tokenizer)
+    if args.init_from is not None:
+        load_towers(model, args.init_from)
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -251,4 +274,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

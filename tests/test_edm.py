@@ -16,6 +16,7 @@ from diffusers_ediffi.edm import (
     denoised_from_model_output,
     karras_sigmas,
     loss_weight,
+    residual_coefficients,
     sigma_cdf,
     sigma_quantile,
 )
@@ -47,6 +48,33 @@ def test_exact_model_output_recovers_the_clean_image():
     noisy = clean + sigma * noise
     exact = (clean - c_skip(sigma) * noisy) / c_out(sigma)
     torch.testing.assert_close(denoised_from_model_output(exact, noisy, SIGMAS), clean)
+
+
+def test_denoising_the_difference_is_denoising_the_image():
+    """F made of F_r gives low_res + D_r(x - low_res), and an exact F_r the clean image."""
+    s_r = 0.08
+    clean, low_res, noise, network = torch.randn(4, 5, 3, 4, 4, dtype=torch.float64)
+    sigma = SIGMAS.view(-1, 1, 1, 1)
+    noisy = clean + sigma * noise
+    skip, shift, scale = residual_coefficients(sigma, 0.5, s_r)
+
+    def denoised(f_r: torch.Tensor) -> torch.Tensor:
+        model_output = skip * c_in(sigma) * noisy + shift * low_res + scale * f_r
+        return denoised_from_model_output(model_output, noisy, SIGMAS)
+
+    expected = low_res + denoised_from_model_output(network, noisy - low_res, SIGMAS, sigma_data=s_r)
+    torch.testing.assert_close(denoised(network), expected)
+    exact = (clean - low_res - c_skip(sigma, s_r) * (noisy - low_res)) / c_out(sigma, s_r)
+    torch.testing.assert_close(denoised(exact), clean)
+    # In pure noise nothing is known but the enlarged image.
+    torch.testing.assert_close(denoised(torch.zeros_like(clean))[-1], low_res[-1], atol=1e-3, rtol=0)
+
+
+def test_coefficients_of_the_difference_lose_no_digits_at_little_noise():
+    single = residual_coefficients(SIGMAS.float(), 0.5, 0.08)
+    for found, exact in zip(single, residual_coefficients(SIGMAS, 0.5, 0.08), strict=True):
+        torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=0)
+    assert residual_coefficients(0.3, 0.5, 0.5) == pytest.approx((0, 0.3 / (0.34**0.5 * 0.5), 1))
 
 
 def test_limits():

@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Every example imports, explains itself and shows how it is started."""
 
+import argparse
 import ast
 import importlib
 import json
@@ -17,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_ediffi import EDiffIPipeline, ExpertRouterUNet
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, NoiseInterval
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
@@ -74,6 +75,25 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
 def recipe(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
     return importlib.import_module("train_demo")
+
+
+def test_a_network_starts_from_one_with_fewer_attention_layers(tmp_path, monkeypatch):
+    """What is added starts as the identity, so that it computes what its source does; anything else is refused."""
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    script = importlib.import_module("train_base")
+    interval = NoiseInterval.everything()
+    source = EDiffIUNet.from_preset("demo-base", attention_block="plain").eval()
+    torch.nn.init.normal_(source.conv_out.weight, std=0.1)
+    source.save_pretrained(tmp_path / "unet")
+    args = argparse.Namespace(seed=0, preset="demo-base", init_from=tmp_path)
+    built = script.build_unet(args, interval, {}).eval()
+    assert built.config.attention_block == "feed_forward"
+    sample, context = torch.randn(1, 3, 64, 64), torch.randn(1, 77, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(built(sample, 0.1, context).sample, source(sample, 0.1, context).sample)
+    for changes in ({"block_out_channels": (128, 256)}, {"layers_per_block": 2}):
+        with pytest.raises(ValueError, match="is another network than demo-base"):
+            script.build_unet(args, interval, {}, **changes)
 
 
 @pytest.fixture

@@ -165,6 +165,20 @@ def test_clip_training_goes_on_exactly_where_it_was_cut(clip_script, object_fold
         run(clip_script, object_folder, tmp_path / "cut", "--style-said", "0.1")
 
 
+def test_clip_training_starts_from_other_towers(clip_script, object_folder, tmp_path):
+    run(clip_script, object_folder, tmp_path / "first")
+    options = ("--init-from", str(tmp_path / "first"), "--learning-rate", "1e-30")
+    run(clip_script, object_folder, tmp_path / "second", *options)
+    first, second = (
+        CLIPTextModelWithProjection.from_pretrained(tmp_path / n / "text_encoder") for n in ("first", "second")
+    )
+    assert_same_weights(first, second)
+    tokenizers = [(tmp_path / name / "tokenizer" / "tokenizer.json").read_bytes() for name in ("first", "second")]
+    assert tokenizers[0] == tokenizers[1]
+    with pytest.raises(OSError, match="nowhere"):
+        run(clip_script, object_folder, tmp_path / "third", "--init-from", str(tmp_path / "nowhere"))
+
+
 def test_t5_training_goes_on_exactly_where_it_was_cut(t5_script, object_folder, tmp_path):
     run(t5_script, object_folder, tmp_path / "whole")
     run(t5_script, object_folder, tmp_path / "cut", "--max-steps-this-run", "2")

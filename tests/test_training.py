@@ -13,7 +13,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
-from diffusers_ediffi.edm import denoised_from_model_output, loss_weight
+from diffusers_ediffi.edm import denoised_from_model_output, loss_weight, residual_coefficients
 from diffusers_ediffi.expert_tree import NoiseInterval
 from diffusers_ediffi.low_res import upsample_low_res
 from diffusers_ediffi.training.checkpoint import MARKER, complete_checkpoints, save_checkpoint
@@ -28,6 +28,7 @@ from diffusers_ediffi.training.data import (
 from diffusers_ediffi.training.degradation import blur, degrade, downsample, jpeg, resize_and_back
 from diffusers_ediffi.training.dropout import DropoutRates, drop_conditioning, drop_everything
 from diffusers_ediffi.training.loss import SigmaBinLog, edm_loss, step_generator
+from diffusers_ediffi.training.optimizer import MuonAdamW, make_optimizer
 from diffusers_ediffi.training.sampling import sample_images
 from diffusers_ediffi.training.settings import TrainingSettings
 from diffusers_ediffi.training.trainer import Trainer
@@ -136,6 +137,20 @@ def test_loss_of_super_resolution_shows_the_network_the_low_resolution_image():
     low_res = torch.randn(2, 3, 8, 8)
     edm_loss(network, torch.zeros(2, 3, 8, 8), torch.ones(2), torch.zeros(2, 3, 8, 8), {}, low_res)
     assert torch.equal(seen[0][:, 3:], low_res)
+
+
+def test_loss_of_a_network_of_differences_is_that_of_the_difference():
+    """The same network output, once as image minus low_res and once as an image of its own: one loss."""
+    difference, low_res, noise, output = torch.randn(4, 3, 3, 8, 8, dtype=torch.float64)
+    sigma = torch.tensor([0.01, 0.3, 20.0], dtype=torch.float64)
+
+    def network(sample, timestep, return_dict):
+        skip, shift, scale = residual_coefficients(sigma.view(-1, 1, 1, 1), 0.5, 0.1)
+        return (skip * sample[:, :3] + shift * sample[:, 3:] + scale * output,)
+
+    losses = edm_loss(network, difference + low_res, sigma, noise, {}, low_res, sigma_residual=0.1)
+    expected = edm_loss(lambda *_, return_dict: (output,), difference, sigma, noise, {}, sigma_data=0.1)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=0)
 
 
 def test_step_generator_depends_on_every_part_of_its_key():
@@ -352,6 +367,47 @@ def test_a_run_that_is_cut_equals_one_that_is_not(tmp_path):
     assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
     whole, cut = (EDiffIUNet.from_pretrained(tmp_path / name / "unet").state_dict() for name in ("whole", "cut"))
     assert_same(whole, cut)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_run_with_muon_that_is_cut_equals_one_that_is_not(tmp_path, channels_last):
+    options = {"optimizer": "muon", "channels_last": channels_last}
+    make_trainer(tmp_path / "whole", **options).train()
+    for limit in (1, 3, None):
+        make_trainer(tmp_path / "cut", max_steps_this_run=limit, **options).train()
+    assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
+
+
+def test_muon_takes_convolutions_as_matrices():
+    """One step of a convolution is a step of PyTorch's Muon on (out, in * height * width), in either layout."""
+    gradient, moved = torch.randn(6, 4, 3, 3), []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        network = torch.nn.ModuleDict({"conv_in": torch.nn.Conv2d(3, 4, 3), "hidden": torch.nn.Conv2d(4, 6, 3)})
+        network.to(memory_format=layout)
+        before = network["hidden"].weight.detach().clone()
+        optimizer = make_optimizer("muon", network, 0.1, 0.0)
+        network["hidden"].weight.grad = gradient.to(memory_format=layout)
+        network["conv_in"].weight.grad = torch.ones(4, 3, 3, 3)
+        optimizer.step()
+        moved.append((network["hidden"].weight - before).detach().contiguous())
+    # Muon computes in bfloat16.
+    torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=0.05 * moved[0].std().item())
+    singular = torch.linalg.svdvals(moved[0].flatten(1)) / (0.1 * 0.2 * 36**0.5)
+    assert (singular > 0.5).all() and (singular < 1.5).all(), (
+        "an orthogonal matrix, about, of the size of AdamW's step"
+    )
+    others = optimizer.param_groups[1]["params"]
+    assert any(p is network["conv_in"].weight for p in others) and any(p is network["hidden"].bias for p in others)
+
+
+def test_muon_notices_that_its_weights_were_moved():
+    network = torch.nn.ModuleDict({"hidden": torch.nn.Conv2d(4, 6, 3)})
+    optimizer = make_optimizer("muon", network, 0.1, 0.0)
+    assert isinstance(optimizer, MuonAdamW)
+    network["hidden"].weight.data = network["hidden"].weight.data.clone()
+    with pytest.raises(RuntimeError, match="were moved"):
+        optimizer.step()
 
 
 def test_training_learns_and_writes_averaged_weights(tmp_path):

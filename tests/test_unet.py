@@ -16,6 +16,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from diffusers_ediffi.edm import c_in, c_noise, c_skip, denoised_from_model_output, expand_as
 from diffusers_ediffi.unet import PRESETS, EDiffIUNet, ResnetBlock, UNetLevel
 
 EFFICIENT = {"structure": "efficient", "in_channels": 6}
@@ -235,6 +236,22 @@ def test_patch_size_keeps_the_resolution(structure):
     assert unet(**inputs(unet, size=16)).sample.shape == (2, 3, 16, 16)
 
 
+def test_a_fresh_network_of_differences_returns_the_enlarged_image():
+    """With F_r = 0 the denoiser is low_res + c_skip_r (x - low_res)."""
+    unet = tiny_unet(**EFFICIENT, sigma_residual=0.1)
+    for parameter in unet.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
+    sigma = torch.tensor([0.02, 0.3, 80.0])
+    low_res, noisy = torch.randn(2, 3, 3, 8, 8)
+    arguments = inputs(unet, batch_size=3)
+    arguments["sample"] = torch.cat([c_in(expand_as(sigma, noisy)) * noisy, low_res], dim=1)
+    model_output = unet(**{**arguments, "timestep": c_noise(sigma)}).sample
+    denoised = denoised_from_model_output(model_output, noisy, sigma)
+    keep = c_skip(expand_as(sigma, noisy), 0.1)
+    torch.testing.assert_close(denoised, low_res + keep * (noisy - low_res), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(denoised[2], low_res[2], rtol=0, atol=1e-3)
+
+
 def test_every_condition_counts():
     unet = tiny_unet()
     arguments = inputs(unet)
@@ -361,6 +378,8 @@ def test_half_precision_is_finite_and_close(dtype):
         ({"block_out_channels": ()}, "block_out_channels"),
         ({"self_attention_factors": (3,)}, "self_attention_factors"),
         ({"trained_on": [1, 2]}, "trained_on"),
+        ({"sigma_residual": 0.0, **EFFICIENT}, "sigma_residual=0.0"),
+        ({"sigma_residual": 0.1}, "in_channels=6, not 3"),
     ],
 )
 def test_bad_configurations_are_refused(changes, message):

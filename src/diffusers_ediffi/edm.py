@@ -78,6 +78,33 @@ def denoised_from_model_output(
     return c_skip(sigma, sigma_data) * sample + c_out(sigma, sigma_data) * model_output
 
 
+def residual_coefficients(
+    sigma: FloatOrTensor, sigma_data: float = SIGMA_DATA, sigma_residual: float = SIGMA_DATA
+) -> tuple[FloatOrTensor, FloatOrTensor, FloatOrTensor]:
+    """How F of an image is made of F_r, the output of a network that denoises image - low_res instead.
+
+    The same preconditioning, with `sigma_residual` for `sigma_data`, applied to x - low_res and solved for F:
+
+        D = low_res + c_skip_r (x - low_res) + c_out_r F_r = c_skip x + c_out F,
+        F = skip * (c_in x) + shift * low_res + scale * F_r
+
+    written so that nothing cancels at small sigma. With much noise F_r = 0 means D = low_res.
+
+    Args:
+        sigma: the noise level.
+        sigma_data: standard deviation of the images.
+        sigma_residual: standard deviation of image - low_res.
+
+    Returns:
+        skip, shift and scale; scale^2 is also how much a squared error of F_r weighs in one of F.
+    """
+    image, residual = sigma**2 + sigma_data**2, sigma**2 + sigma_residual**2
+    skip = sigma * (sigma_residual**2 - sigma_data**2) / (residual * sigma_data)
+    shift = sigma * image**0.5 / (residual * sigma_data)
+    scale = sigma_residual / sigma_data * (image / residual) ** 0.5
+    return skip, shift, scale
+
+
 def sigma_quantile(q: FloatOrTensor, p_mean: float = P_MEAN, p_std: float = P_STD) -> FloatOrTensor:
     """The sigma below which the share `q` of p(sigma) lies (section 4.1); 0 at q = 0, infinity at q = 1.
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from .attention import AttentionBlock
 from .conditioning import ConditioningFusion
+from .edm import c_in, residual_coefficients
 
 STRUCTURES = ("adm", "efficient")
 
@@ -84,6 +85,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers_per_block": 1,
         "self_attention_factors": (8,),
         "cross_attention_factors": (8,),
+        "attention_block": "feed_forward",
     },
     "demo-sr256": {
         **_DEMO,
@@ -95,6 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers_per_block": 1,
         "self_attention_factors": (16,),
         "cross_attention_factors": (16,),
+        "sigma_residual": 0.12,
     },
     "demo-sr1024": {
         **_DEMO,
@@ -105,6 +108,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers_per_block": 1,
         "self_attention_factors": (),
         "cross_attention_factors": (8,),
+        "sigma_residual": 0.04,
     },
     # Experts for low noise, where the text hardly counts (Figure 3) but single pixels do: no patches, no attention.
     "demo-base-low": {
@@ -124,6 +128,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers_per_block": 1,
         "self_attention_factors": (),
         "cross_attention_factors": (),
+        "sigma_residual": 0.12,
     },
 }
 
@@ -155,6 +160,10 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         dropout (`float`): Dropout in the residual blocks.
         preconditioning (`str`): What F means; only `edm` (equation 1).
         sigma_data (`float`): Standard deviation of the data in equation 1.
+        sigma_residual (`float`, *optional*): For super-resolution, the standard deviation of the image minus the
+            upsampled low-resolution one. With it the network denoises that difference and starts from the enlarged
+            image instead of from nothing ([`~edm.residual_coefficients`]); what it takes and returns stays the same.
+            The paper's models denoise the image itself (`None`).
         trained_on (`list`, *optional*): Noise levels of training as `[low, high]` pairs in sigma, `None` for infinity.
             [`ExpertRouterUNet`] refuses to use the model outside.
     """
@@ -190,9 +199,11 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         dropout: float = 0.0,
         preconditioning: str = "edm",
         sigma_data: float = 0.5,
+        sigma_residual: float | None = None,
         trained_on: list | None = None,
     ):
         super().__init__()
+        _check_residual(sigma_residual, in_channels, out_channels)
         layers = _check_config(structure, block_out_channels, layers_per_block, norm_num_groups, preconditioning)
         _check_factors(structure, patch_size, len(layers), self_attention_factors, cross_attention_factors)
         _check_trained_on(trained_on)
@@ -292,7 +303,8 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         temb = self.time_embedding(self.time_proj(timesteps).to(dtype)) + pooled
         temb = nnf.silu(temb)
 
-        x = nnf.pixel_unshuffle(sample, self.config.patch_size) if self.config.patch_size > 1 else sample
+        x = sample if self.config.sigma_residual is None else self._residual_input(sample, timesteps)
+        x = nnf.pixel_unshuffle(x, self.config.patch_size) if self.config.patch_size > 1 else x
         x = stem = self.conv_in(x)
         skips = [stem] if self.config.structure == "adm" else []
         for block in self.down_blocks:
@@ -306,7 +318,24 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         x = self.conv_out(nnf.silu(self.conv_norm_out(x)))
         if self.config.patch_size > 1:
             x = nnf.pixel_shuffle(x, self.config.patch_size)
+        if self.config.sigma_residual is not None:
+            x = self._residual_output(x, sample, timesteps)
         return UNet2DConditionOutput(sample=x) if return_dict else (x,)
+
+    def _residual_input(self, sample: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """c_in x and low_res -> the noisy difference x - low_res at unit variance, and low_res."""
+        sigma = (4 * timesteps.float()).exp()[:, None, None, None]
+        scaled, low_res = sample.float().chunk(2, dim=1)
+        noisy = scaled / c_in(sigma, self.config.sigma_data)
+        difference = c_in(sigma, self.config.sigma_residual) * (noisy - low_res)
+        return torch.cat([difference, low_res], dim=1).to(sample.dtype)
+
+    def _residual_output(self, x: torch.Tensor, sample: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """F_r -> F."""
+        sigma = (4 * timesteps.float()).exp()[:, None, None, None]
+        scaled, low_res = sample.float().chunk(2, dim=1)
+        skip, shift, scale = residual_coefficients(sigma, self.config.sigma_data, self.config.sigma_residual)
+        return (skip * scaled + shift * low_res + scale * x.float()).to(sample.dtype)
 
     def _run(self, block, x, temb, context, context_mask, skips):
         checkpoint = self._gradient_checkpointing_func if self._is_checkpointing() else None
@@ -360,6 +389,18 @@ def _check_trained_on(trained_on: list | None) -> None:
     for pair in trained_on or ():
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and 0 <= pair[0] < (pair[1] or float("inf"))):
             raise ValueError(f"trained_on={trained_on} must be [low, high] pairs of sigmas, None for infinity.")
+
+
+def _check_residual(sigma_residual, in_channels, out_channels) -> None:
+    if sigma_residual is None:
+        return
+    if not 0 < sigma_residual < float("inf"):
+        raise ValueError(f"sigma_residual={sigma_residual} must be a positive number, or None to denoise the image.")
+    if in_channels != 2 * out_channels:
+        raise ValueError(
+            f"sigma_residual={sigma_residual} is for super-resolution models, which have in_channels="
+            f"{2 * out_channels}, not {in_channels}."
+        )
 
 
 class ResnetBlock(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..edm import SIGMA_DATA, c_in, c_noise, expand_as
+from ..edm import SIGMA_DATA, c_in, c_noise, expand_as, residual_coefficients
 
 # Edges of the noise-level bins in which the loss is reported.
 SIGMA_BINS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -38,8 +38,11 @@ def edm_loss(
     conditioning: dict[str, Any],
     low_res: torch.Tensor | None = None,
     sigma_data: float = SIGMA_DATA,
+    sigma_residual: float | None = None,
 ) -> torch.Tensor:
     """lambda(sigma) |D - image|^2, which is the plain squared error of F.
+
+    For a network that denoises image - low_res, lambda is that of this difference: the squared error of its F_r.
 
     Args:
         unet: called like `EDiffIUNet`.
@@ -49,6 +52,7 @@ def edm_loss(
         conditioning: keyword arguments of the network.
         low_res: for super-resolution the upsampled low-resolution images, of the images' shape.
         sigma_data: standard deviation of the images.
+        sigma_residual: what the configuration of the network says.
 
     Returns:
         One loss per sample, `(batch,)` in float32: their mean is to be minimised, their values go to the log.
@@ -60,7 +64,10 @@ def edm_loss(
     model_output = unet(sample, c_noise(sigma), return_dict=False, **conditioning)[0]
     # (image - c_skip x) / c_out, written out: the difference would lose its digits at small sigma.
     target = (level / sigma_data * images - sigma_data * noise) * c_in(level, sigma_data)
-    return (model_output.float() - target).square().flatten(1).mean(dim=1)
+    losses = (model_output.float() - target).square().flatten(1).mean(dim=1)
+    if sigma_residual is not None:
+        losses = losses / residual_coefficients(sigma, sigma_data, sigma_residual)[2] ** 2
+    return losses
 
 
 class SigmaBinLog:

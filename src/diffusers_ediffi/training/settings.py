@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .optimizer import OPTIMIZERS
+
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("no", "bf16")
 
@@ -27,10 +29,11 @@ class TrainingSettings:
         100_000, "optimiser steps of the whole run, to which the learning rate decays", free=True
     )
     batch_size: int = setting(64, "images per process and step")
-    learning_rate: float = setting(1e-4, "of AdamW, after the warm-up", free=True)
+    optimizer: str = setting("adamw", f"one of {', '.join(OPTIMIZERS)}")
+    learning_rate: float = setting(1e-4, "after the warm-up", free=True)
     lr_schedule: str = setting("constant", f"after the warm-up: {', '.join(SCHEDULES)} decay to zero", free=True)
     warmup_steps: int = setting(100, "steps over which the learning rate rises", free=True)
-    weight_decay: float = setting(0.01, "of AdamW")
+    weight_decay: float = setting(0.01, "of the optimizer, decoupled")
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
     ema_decay: float = setting(0.9999, "of the averaged weights, which are the result; it warms up from 0.1")
     seed: int = setting(0, "of noise, noise level and conditioning dropout")
@@ -62,7 +65,11 @@ class TrainingSettings:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
-        for name, choices in (("lr_schedule", SCHEDULES), ("mixed_precision", PRECISIONS)):
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("lr_schedule", SCHEDULES),
+            ("mixed_precision", PRECISIONS),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
 

@@ -25,6 +25,7 @@ from .checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
 from .data import StepBatchSampler, collate, float_to_image, image_to_float, make_loader
 from .dropout import DropoutRates, Kept, draw_kept, keep_only
 from .loss import SigmaBinLog, edm_loss, step_generator
+from .optimizer import make_optimizer
 from .sampling import image_grid, sample_images
 from .settings import TrainingSettings
 
@@ -75,7 +76,7 @@ class Trainer:
         self.dataset, self.encode_batch, self.output = dataset, encode_batch, Path(output)
         self.settings, self.interval, self.node, self.dropout = settings, interval, node, dropout
         self.data_settings, self.sample_items = data_settings or {}, sample_items or []
-        self.sigma_data = unet.config.sigma_data
+        self.sigma_data, self.sigma_residual = unet.config.sigma_data, unet.config.sigma_residual
         self.step = 0
         self.grad_norm = torch.zeros(())
         self.bins = SigmaBinLog(self.device)
@@ -89,8 +90,8 @@ class Trainer:
         if self.settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            self.parameters, self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=True
+        optimizer = make_optimizer(
+            self.settings.optimizer, self.unet, self.settings.learning_rate, self.settings.weight_decay
         )
         # self.unet stays the plain module: what is saved never carries the prefixes of DDP or torch.compile.
         network, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
@@ -152,7 +153,9 @@ class Trainer:
             images, low_res = self._images(batch)
             sigma = self.interval.sample((len(images),), generator=generator, device=self.device)
             noise = torch.randn(images.shape, generator=generator, device=self.device)
-        losses = edm_loss(self.network, images, sigma, noise, conditioning, low_res, self.sigma_data)
+        losses = edm_loss(
+            self.network, images, sigma, noise, conditioning, low_res, self.sigma_data, self.sigma_residual
+        )
         self.accelerator.backward(losses.mean())
         self.grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         for group in self.optimizer.param_groups:
