@@ -23,7 +23,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,47 +53,54 @@ SCENES = [
     *("--object-weights", "0.6", "0.4"),
 ]
 FAST_CPU = ["--mixed-precision", "bf16", "--channels-last"]
-SR = [
-    *("--learning-rate", "1e-3", "--lr-schedule", "cosine", "--warmup-steps", "200"),
-    *("--ema-decay", "0.998", "--sample-every", "250", "--checkpoint-every", "250"),
-    *FAST_CPU,
-]
-BASE = [
-    *("--batch-size", "32", "--lr-schedule", "cosine", "--ema-decay", "0.998"),
+COSINE = ["--lr-schedule", "cosine", "--warmup-steps", "20"]
+MUON = ["--optimizer", "muon", *COSINE, *FAST_CPU]
+# The base's parent learns all noise levels, and its experts go on from it: E(4,15) where the picture is laid out and
+# most objects are won or lost, one from there to the median of the paper's p(sigma), and below it one without text.
+PARENT = [
+    *("--p-mean", "-0.4", "--p-std", "1.4", "--learning-rate", "1e-3", "--batch-size", "32"),
+    *("--ema-decay", "0.998", "--lr-schedule", "cosine", "--warmup-steps", "300", *FAST_CPU),
     *("--sample-every", "1000", "--checkpoint-every", "500"),
-    *FAST_CPU,
 ]
-PARENT = ["--p-mean", "-0.4", "--p-std", "1.4", "--learning-rate", "1e-3", "--warmup-steps", "300", *BASE]
-# Experts below and above the median of the paper's p(sigma), E(1,0) and E(1,1). The upper one starts from the parent
-# and draws most of its noise levels where objects take their shape.
-BOUNDARY = 0.301
+BASE_BOUNDARIES = (0.301, 1.898)
+EXPERT = ["--batch-size", "64", "--sample-every", "0", "--checkpoint-every", "100", *MUON]
 HIGH = [
-    *("--sigma-range", str(BOUNDARY), "inf", "--p-mean", "0.7", "--p-std", "1.1", "--learning-rate", "8e-4"),
-    *("--warmup-steps", "100", "--seed", "1", *BASE),
+    *("--sigma-range", str(BASE_BOUNDARIES[1]), "inf", "--p-mean", "1.6", "--p-std", "0.9"),
+    *("--learning-rate", "1e-3", "--ema-decay", "0.995", "--seed", "1", *EXPERT),
+]
+MIDDLE = [
+    *("--sigma-range", *map(str, BASE_BOUNDARIES), "--p-mean", "-0.3", "--p-std", "1.5"),
+    *("--learning-rate", "7e-4", "--ema-decay", "0.99", "--seed", "2", *EXPERT),
 ]
 LOW = [
-    *("--sigma-range", "0", str(BOUNDARY), "--learning-rate", "1e-3", "--lr-schedule", "cosine"),
-    *("--sample-every", "300", "--checkpoint-every", "300"),
-    *FAST_CPU,
+    *("--sigma-range", "0", str(BASE_BOUNDARIES[0]), "--batch-size", "16", "--learning-rate", "1e-3"),
+    *("--ema-decay", "0.99", "--sample-every", "0", "--checkpoint-every", "100", *MUON),
 ]
-BASE_LOW = ["--batch-size", "16", "--warmup-steps", "200", "--ema-decay", "0.998", *LOW]
-# Without attention, patches will do.
-SR256_LOW = [
-    *("--crop", "128", "--crops-per-scene", "2", "--batch-size", "8", "--num-samples", "4"),
-    *("--warmup-steps", "100", "--ema-decay", "0.995"),
-    *LOW,
-]
-# Steps and minutes of each stage of the packaged model, on one core of a CPU with AMX.
-STEPS = {"base": 7200, "base-high": 2750, "base-low": 900, "sr256": 3000, "sr256-low": 1500, "sr1024": 1200}
+# The paper's two experts of SR256, E(1,0) and E(1,1).
+SR_BOUNDARY = 0.301
+SR = ["--learning-rate", "1e-3", "--ema-decay", "0.99", "--sample-every", "250", "--checkpoint-every", "250", *MUON]
+SR_WHOLE = ["--batch-size", "4", "--num-samples", "4", *SR]
+SR_PATCHES = ["--crop", "128", "--crops-per-scene", "2", "--batch-size", "16", "--num-samples", "4", *SR]
+# Steps and minutes of each stage of the packaged model, on one core of a CPU with bf16 instructions.
+STEPS = {
+    "base": 7800,
+    "base-high": 2050,
+    "base-middle": 560,
+    "base-low": 600,
+    "sr256": 2200,
+    "sr256-low": 1500,
+    "sr1024": 2000,
+}
 MINUTES = {
-    "clip": 8,
+    "clip": 18,
     "t5": 7,
-    "base": 57,
-    "base-high": 40,
+    "base": 97,
+    "base-high": 106,
+    "base-middle": 30,
     "base-low": 15,
-    "sr256": 45,
+    "sr256": 25,
     "sr256-low": 20,
-    "sr1024": 35,
+    "sr1024": 30,
     "scorer": 75,
 }
 STAGES = (*MINUTES, "assemble", "evaluate")
@@ -102,14 +109,17 @@ STAGES = (*MINUTES, "assemble", "evaluate")
 def commands(objects: Path, output: Path, minutes: dict[str, float], steps: dict[str, float]) -> dict[str, list[str]]:
     """The command of each stage that is a script of its own, limited to `minutes`; `steps` are its planned length."""
     encoders, pipeline, scorer = output / "encoders", output / "pipeline", output / "scorer"
-    base, sr = ["train_base.py", *SCENES], ["train_sr.py", "--batch-size", "4", "--num-samples", "4"]
+    base, sr = ["train_base.py", *SCENES], ["train_sr.py", "--stage"]
+    parent = ["--init-from", str(output / "base")]
+    low, high = ["--sigma-range", "0", str(SR_BOUNDARY)], ["--sigma-range", str(SR_BOUNDARY), "inf"]
     networks = {
         "base": [*base, *PARENT],
-        "base-high": [*base, *HIGH, "--init-from", str(output / "base")],
-        "base-low": [*base, "--preset", "demo-base-low", *BASE_LOW],
-        "sr256": [*sr, "--stage", "sr256", *SR],
-        "sr256-low": ["train_sr.py", "--stage", "sr256", "--preset", "demo-sr256-low", *SR256_LOW],
-        "sr1024": [*sr, "--stage", "sr1024", *SR],
+        "base-high": [*base, *HIGH, *parent],
+        "base-middle": [*base, *MIDDLE, *parent],
+        "base-low": [*base, "--preset", "demo-base-low", *LOW],
+        "sr256": [*sr, "sr256", *high, *SR_WHOLE],
+        "sr256-low": [*sr, "sr256", "--preset", "demo-sr256-low", *low, *SR_PATCHES],
+        "sr1024": [*sr, "sr1024", "--p-mean", "-2.4", "--p-std", "1.4", *SR_WHOLE],
     }
     found: dict[str, list] = {
         "evaluate": ["evaluate_demo.py", "--model", pipeline, "--objects", objects, "--scorer", scorer]
@@ -132,12 +142,12 @@ def assemble(output: Path) -> Path:
         found.register_to_config(_name_or_path=stage)  # not the folder of this machine
         return found
 
-    def experts(*stages: str) -> ExpertRouterUNet:
-        return ExpertRouterUNet.from_unets([unet(stage) for stage in stages], boundaries=[BOUNDARY])
+    def experts(*stages: str, boundaries: Sequence[float]) -> ExpertRouterUNet:
+        return ExpertRouterUNet.from_unets([unet(stage) for stage in stages], boundaries=boundaries)
 
     encoders = output / "encoders"
     pipe = EDiffIPipeline(
-        unet=experts("base-low", "base-high"),
+        unet=experts("base-low", "base-middle", "base-high", boundaries=BASE_BOUNDARIES),
         scheduler=EDMDEISScheduler(),
         tokenizer=CLIPTokenizer.from_pretrained(encoders / "tokenizer"),
         text_encoder=CLIPTextModelWithProjection.from_pretrained(encoders / "text_encoder"),
@@ -145,7 +155,7 @@ def assemble(output: Path) -> Path:
         text_encoder_2=T5EncoderModel.from_pretrained(encoders / "text_encoder_2"),
         feature_extractor=CLIPImageProcessorPil.from_pretrained(encoders / "feature_extractor"),
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoders / "image_encoder"),
-        unet_sr256=experts("sr256-low", "sr256"),
+        unet_sr256=experts("sr256-low", "sr256", boundaries=[SR_BOUNDARY]),
         unet_sr1024=unet("sr1024"),
         # See "Measured" in model_card.md: more guidance costs Frechet distance and brings no object.
         default_guidance_scale=(2.0, 1.0, 1.0),

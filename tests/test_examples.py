@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, NoiseInterval
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, NoiseInterval
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
@@ -50,7 +50,7 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
     index = [{"file": f"{i}.png", "phrase": phrase} for i, phrase in enumerate(phrases)]
     (objects / "index.json").write_text(json.dumps(index))
 
-    networks = ["base", "base-high", "base-low", "sr256", "sr256-low", "sr1024"]
+    networks = ["base", "base-high", "base-middle", "base-low", "sr256", "sr256-low", "sr1024"]
     command = [sys.executable, script, "--objects", objects, "--output", tmp_path / "run"]
     command += ["--stages", "clip", "t5", *networks, "assemble"]
     command += ["--steps", *(f"{stage}=1" for stage in ("clip", "t5", *networks))]
@@ -65,7 +65,7 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
     pipe = EDiffIPipeline.from_pretrained(tmp_path / "run" / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     assert [stage.size for stage in pipe.stages] == [64, 256, 1024]
-    assert isinstance(pipe.unet, ExpertRouterUNet) and len(pipe.unet_sr256.experts) == 2
+    assert [len(router.experts) for router in (pipe.unet, pipe.unet_sr256)] == [3, 2]
     generator = torch.Generator().manual_seed(0)
     image = pipe("a rocket", height=256, width=256, num_inference_steps=2, generator=generator).images[0]
     assert image.size == (256, 256)
