@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from diffusers_ediffi.demo.scenes import GROUNDS, STYLES, SceneGenerator, load_objects
+from diffusers_ediffi.demo import GROUNDS, STYLES, SceneGenerator, load_objects
 from diffusers_ediffi.edm import P_MEAN, P_STD
 from diffusers_ediffi.expert_tree import NoiseInterval
 from diffusers_ediffi.training import (

@@ -14,13 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from diffusers_ediffi.demo.grounds import GRADIENTS, GROUNDS, LANDSCAPES, Ground
 from diffusers_ediffi.demo.scenes import (
-    GRADIENTS,
-    GROUNDS,
-    LANDSCAPES,
     RELATIONS,
     STYLES,
-    Ground,
     SceneGenerator,
     SceneObject,
     is_held_out,

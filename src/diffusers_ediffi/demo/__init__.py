@@ -1,11 +1,9 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The embedded demo model's world: scenes of small objects with captions and exact masks."""
 
+from .grounds import GROUNDS, Ground
 from .scenes import (
-    GROUNDS,
     RELATIONS,
-    STYLES,
-    Ground,
     PlacedObject,
     Scene,
     SceneGenerator,
@@ -13,6 +11,7 @@ from .scenes import (
     load_objects,
     with_article,
 )
+from .styles import STYLES
 
 __all__ = [
     "GROUNDS",

@@ -21,15 +21,18 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
+
+from .grounds import GROUNDS, LANDSCAPES, Ground, paint_ground
+from .styles import STYLE_PAINTERS, STYLE_WORDS, STYLES
 
 Box = tuple[float, float, float, float]
-Colour = tuple[int, int, int]
 
 GRID = 64  # boxes lie on multiples of 1 / GRID of the side
 HELD_OUT_SHARE = 20  # one of this many (object, object) and (object, ground) combinations is never in "train"
@@ -38,159 +41,7 @@ SPLITS = ("train", "held_out")
 
 RELATIONS = ("single", "above", "below", "left of", "right of", "next to", "in a row")
 TWO_OBJECT_RELATIONS = RELATIONS[1:6]
-
-COLOURS: dict[str, Colour] = {
-    "white": (250, 250, 250),
-    "black": (16, 16, 18),
-    "gray": (140, 140, 144),
-    "red": (222, 38, 38),
-    "orange": (250, 140, 26),
-    "yellow": (252, 220, 50),
-    "green": (70, 190, 70),
-    "dark green": (14, 84, 44),
-    "light blue": (150, 214, 246),
-    "blue": (40, 100, 230),
-    "dark blue": (16, 26, 100),
-    "purple": (128, 50, 176),
-    "pink": (250, 150, 190),
-    "brown": (118, 72, 38),
-}
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What is behind the objects: `kind` is "plain", "gradient" or "landscape", `name` is what captions call it."""
-
-    kind: str
-    name: str
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A wavy strip of land or water: its edge, as a fraction of the side from the top, and its two colours."""
-
-    height: float
-    amplitude: float
-    waves: float
-    top: Colour
-    bottom: Colour
-    peaked: bool = False
-
-
-@dataclass(frozen=True)
-class _Landscape:
-    phrases: tuple[str, ...]
-    sky: tuple[Colour, Colour]
-    layers: tuple[_Layer, ...]
-    disc: tuple[float, float, Colour] | None = None  # height, radius, colour
-    stars: int = 0
-
-
-GRADIENTS = (  # upper colour, lower colour
-    ("blue", "pink"),
-    ("purple", "orange"),
-    ("yellow", "green"),
-    ("light blue", "white"),
-    ("red", "yellow"),
-    ("black", "purple"),
-    ("dark blue", "light blue"),
-    ("white", "gray"),
-    ("orange", "pink"),
-    ("dark green", "yellow"),
-)
-
-_SKY = ((110, 190, 245), (215, 240, 253))
-LANDSCAPES: dict[str, _Landscape] = {
-    "beach": _Landscape(
-        ("on a beach", "at the beach", "on a sandy beach"),
-        _SKY,
-        (
-            _Layer(0.50, 0.0, 1, (20, 130, 195), (80, 205, 215)),
-            _Layer(0.68, 0.025, 1.3, (250, 228, 170), (228, 190, 120)),
-        ),
-    ),
-    "meadow": _Landscape(
-        ("in a meadow", "on a green meadow", "in a grassy meadow"),
-        _SKY,
-        (
-            _Layer(0.54, 0.05, 1.2, (150, 205, 110), (100, 170, 80)),
-            _Layer(0.70, 0.035, 0.9, (96, 186, 66), (44, 124, 42)),
-        ),
-    ),
-    "desert": _Landscape(
-        ("in a desert", "in the desert", "in a sandy desert"),
-        ((250, 190, 110), (255, 236, 190)),
-        (
-            _Layer(0.56, 0.06, 1.1, (228, 172, 100), (205, 145, 80)),
-            _Layer(0.74, 0.05, 0.8, (214, 142, 72), (180, 108, 52)),
-        ),
-    ),
-    "snow": _Landscape(
-        ("in the snow", "in a snowy field", "on a snowy field"),
-        ((168, 192, 218), (222, 232, 242)),
-        (
-            _Layer(0.57, 0.05, 1.2, (226, 236, 246), (200, 218, 236)),
-            _Layer(0.74, 0.035, 0.9, (252, 253, 255), (222, 234, 246)),
-        ),
-    ),
-    "night sky": _Landscape(
-        ("under a night sky", "in front of a starry night sky", "in a starry night sky"),
-        ((6, 8, 36), (36, 34, 96)),
-        (_Layer(0.90, 0.03, 1.1, (12, 16, 30), (6, 8, 16)),),
-        stars=40,
-    ),
-    "sea": _Landscape(
-        ("on the sea", "at sea", "in front of the sea"),
-        _SKY,
-        (
-            _Layer(0.48, 0.008, 7, (40, 130, 205), (24, 100, 180)),
-            _Layer(0.63, 0.014, 5, (26, 104, 184), (14, 74, 150)),
-            _Layer(0.80, 0.020, 4, (14, 78, 156), (6, 42, 100)),
-        ),
-    ),
-    "mountains": _Landscape(
-        ("in the mountains", "in front of mountains", "with mountains behind"),
-        ((140, 200, 240), (230, 242, 250)),
-        (
-            _Layer(0.48, 0.16, 1.6, (205, 214, 228), (110, 122, 146), peaked=True),
-            _Layer(0.66, 0.10, 2.2, (112, 126, 140), (78, 96, 104), peaked=True),
-            _Layer(0.82, 0.02, 1.0, (74, 130, 78), (44, 92, 52)),
-        ),
-    ),
-    "sunset": _Landscape(
-        ("at sunset", "in front of a sunset", "in the light of a sunset"),
-        ((92, 40, 128), (255, 158, 66)),
-        (_Layer(0.72, 0.0, 1, (150, 60, 90), (50, 22, 70)),),
-        disc=(0.70, 0.15, (255, 226, 130)),
-    ),
-}
-
-GROUNDS: tuple[Ground, ...] = (
-    *(Ground("plain", name) for name in COLOURS),
-    *(Ground("gradient", f"{upper} and {lower}") for upper, lower in GRADIENTS),
-    *(Ground("landscape", name) for name in LANDSCAPES),
-)
 _KIND_WEIGHTS = {"plain": 0.5, "gradient": 0.2, "landscape": 0.3}
-
-# How captions say a style: before the objects ("pixel art of a cat") or after the ground (", pixel art").
-_STYLE_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "flat": (("a flat illustration of", "clip art of"), ("flat illustration", "clip art")),
-    "pixel art": (("pixel art of", "a pixel art picture of"), ("pixel art", "in pixel art style", "8-bit pixel art")),
-    "pencil sketch": (
-        ("a pencil sketch of", "a pencil drawing of"),
-        ("pencil sketch", "drawn with a pencil", "as a pencil sketch"),
-    ),
-    "halftone": (
-        ("a halftone print of", "a halftone picture of"),
-        ("halftone", "halftone print", "in halftone style"),
-    ),
-    "night": (("a night picture of", "a night scene of"), ("at night", "by night", "in the dark of night")),
-    "water colour": (
-        ("a water colour of", "a water colour painting of"),
-        ("water colour", "water colour painting", "painted in water colour"),
-    ),
-}
-STYLES = tuple(_STYLE_WORDS)
 _OPENINGS = ("", "", "", "", "a picture of", "an image of", "a drawing of", "a scene with")
 _FLAT_WEIGHT = 0.5  # the other styles share the rest
 
@@ -431,11 +282,11 @@ class SceneGenerator:
     def render(self, scene: Scene, size: int) -> Image.Image:
         """The scene as an RGB picture of `size` x `size` pixels."""
         _check_size(size)
-        return _STYLE_PAINTERS[scene.style](self, scene, size)
+        return STYLE_PAINTERS[scene.style](partial(self.render_flat, scene), scene.variation, size)
 
     def render_flat(self, scene: Scene, size: int) -> Image.Image:
         """The scene before its style is applied."""
-        image = _paint_ground(scene.ground, scene.variation, size)
+        image = paint_ground(scene.ground, scene.variation, size)
         for placed in scene.objects:
             left, top, width, height = _pixel_box(placed.box, size)
             sprite = self.objects[placed.phrase].sprite(width, height)
@@ -564,7 +415,7 @@ def _caption(
     """The caption, and for each phrase its first and last + 1 character in it."""
     opening, ending = _choose(_OPENINGS, rng), ""
     if style is not None:
-        before, after = _STYLE_WORDS[style]
+        before, after = STYLE_WORDS[style]
         if rng.random() < 0.5:
             opening = _choose(before, rng)
         else:
@@ -614,168 +465,3 @@ def _ground_words(ground: Ground, rng: np.random.Generator) -> str:
         ),
         rng,
     )
-
-
-# ---------------------------------------------------------------------------------------------------- grounds
-
-
-def _paint_ground(ground: Ground, variation: int, size: int) -> Image.Image:
-    rng = np.random.default_rng([1, variation])
-    if ground.kind == "plain":
-        colour = np.clip(np.asarray(COLOURS[ground.name]) + rng.integers(-6, 7, 3), 0, 255)
-        return Image.new("RGB", (size, size), tuple(int(c) for c in colour))
-    if ground.kind == "gradient":
-        upper, lower = ground.name.split(" and ")
-        return Image.fromarray(_to_bytes(_ramp(COLOURS[upper], COLOURS[lower], size)))
-    return _paint_landscape(LANDSCAPES[ground.name], rng, size)
-
-
-def _ramp(top: Colour, bottom: Colour, rows: int, columns: int | None = None) -> np.ndarray:
-    """A vertical gradient `(rows, columns, 3)`, float32; a view of one column."""
-    t = ((np.arange(rows, dtype=np.float32) + 0.5) / rows)[:, None]
-    column = np.asarray(top, np.float32) * (1 - t) + np.asarray(bottom, np.float32) * t
-    return np.broadcast_to(column[:, None, :], (rows, columns or rows, 3))
-
-
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    return (np.clip(values, 0, 255) + 0.5).astype(np.uint8)
-
-
-def _paint_landscape(landscape: _Landscape, rng: np.random.Generator, size: int) -> Image.Image:
-    image = Image.fromarray(_to_bytes(_ramp(*landscape.sky, size)))
-    if landscape.stars:
-        for x, y, radius in zip(*rng.random((3, landscape.stars)), strict=True):
-            _paint_disc(image, x, y * 0.85, 0.003 + 0.006 * radius, (255, 250, 225))
-    if landscape.disc is not None:
-        height, radius, colour = landscape.disc
-        _paint_disc(image, rng.uniform(0.25, 0.75), height, radius, colour)
-    x = (np.arange(size, dtype=np.float32) + 0.5) / size
-    for layer in landscape.layers:
-        phase, stretch, shift = rng.random(3)
-        wave = layer.waves * (0.85 + 0.3 * stretch) * x + phase
-        bend = 4 * np.abs(wave % 1 - 0.5) - 1 if layer.peaked else np.sin(2 * np.pi * wave)
-        _paint_layer(image, layer, (layer.height + 0.03 * (shift - 0.5) + layer.amplitude * bend) * size)
-    return image
-
-
-def _paint_layer(image: Image.Image, layer: _Layer, edge: np.ndarray) -> None:
-    """Paints what lies below `edge`, a height in pixels for each column, with a soft border one pixel wide."""
-    size = image.width
-    first = int(max(edge.min() - 1, 0))
-    rows = np.arange(first, size, dtype=np.float32)[:, None]
-    cover = np.clip(rows + 1 - edge[None], 0, 1) * 255
-    strip = Image.fromarray(_to_bytes(_ramp(layer.top, layer.bottom, size - first, size)))
-    image.paste(strip, (0, first), Image.fromarray(_to_bytes(cover)))
-
-
-def _paint_disc(image: Image.Image, x: float, y: float, radius: float, colour: Colour) -> None:
-    """A disc with a soft border; one smaller than a pixel becomes fainter instead of larger."""
-    size = image.width
-    reach = int(radius * size) + 2
-    left, top = int(x * size) - reach, int(y * size) - reach
-    steps = np.arange(2 * reach + 1, dtype=np.float32) + 0.5
-    distance = np.hypot(steps[None] + left - x * size, steps[:, None] + top - y * size)
-    pixels = max(radius * size, 0.71)
-    cover = np.clip(pixels + 0.5 - distance, 0, 1) * min(1.0, (radius * size / 0.71) ** 2) * 255
-    image.paste(colour, (left, top), Image.fromarray(_to_bytes(cover)))
-
-
-# ----------------------------------------------------------------------------------------------------- styles
-# Each takes (generator, scene, size) and returns RGB. Lengths are fractions of the side, so sizes agree.
-
-
-_Painter = Callable[["SceneGenerator", Scene, int], Image.Image]
-
-
-def _flat(generator: SceneGenerator, scene: Scene, size: int) -> Image.Image:
-    return generator.render_flat(scene, size)
-
-
-def _pixel_art(generator: SceneGenerator, scene: Scene, size: int) -> Image.Image:
-    """32 cells to a side, eight levels to a colour."""
-    small = generator.render_flat(scene, GRID).reduce(GRID // 32)
-    step = 255 / 7
-    levels = Image.fromarray(_to_bytes(np.rint(np.asarray(small, np.float32) / step) * step))
-    return levels.resize((size, size), Image.Resampling.NEAREST)
-
-
-def _night(generator: SceneGenerator, scene: Scene, size: int) -> Image.Image:
-    """Moonlight: dark, blue, darker towards the border."""
-    image = np.asarray(generator.render_flat(scene, size), np.float32)
-    square = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5) ** 2
-    light = 1.05 - 1.1 * (square[:, None] + square[None])
-    gray = image.mean(axis=2, keepdims=True)
-    moonlight = np.asarray((0.44, 0.50, 0.72), np.float32)
-    tinted = (0.75 * image + 0.25 * gray) * moonlight + np.asarray((0, 4, 20), np.float32)
-    return Image.fromarray(_to_bytes(tinted * light[..., None]))
-
-
-def _with_finer_canvas(painter: Callable[[np.ndarray, Image.Image, Scene], np.ndarray]) -> _Painter:
-    """Below 128 pixels lines and dots are drawn at twice the size or more, then averaged."""
-
-    def paint(generator: SceneGenerator, scene: Scene, size: int) -> Image.Image:
-        factor = -(-128 // size) if size < 128 else 1
-        flat = generator.render_flat(scene, size * factor)
-        image = Image.fromarray(_to_bytes(painter(np.asarray(flat, np.float32), flat, scene)))
-        return image.reduce(factor) if factor > 1 else image
-
-    return paint
-
-
-def _sketch(image: np.ndarray, flat: Image.Image, scene: Scene) -> np.ndarray:
-    """Outlines and diagonal hatching on paper, with a trace of colour."""
-    size = len(image)
-    gray = flat.convert("L")
-    tone = np.asarray(gray, np.float32)
-    local = np.asarray(gray.filter(ImageFilter.GaussianBlur(0.010 * size)), np.float32)
-    line = np.clip(1 - np.maximum(local - tone - 3, 0) / 36, 0, 1)
-    frequency = GRID / 3
-    steps = (np.arange(2 * size - 1, dtype=np.float32) + 1) / size
-    stroke = 0.5 + 0.5 * np.sinc(frequency / size) ** 2 * np.cos(2 * np.pi * frequency * steps)
-    hatch = np.lib.stride_tricks.sliding_window_view(stroke.astype(np.float32), size)
-    dark = 1 - tone / 255
-    shade = (238 - 150 * dark * (0.35 + 0.65 * hatch)) * (0.25 + 0.75 * line)
-    return shade[..., None] + 0.28 * (image - tone[..., None])
-
-
-def _halftone(image: np.ndarray, flat: Image.Image, scene: Scene) -> np.ndarray:
-    """Dots of ink on white paper, larger where the picture is darker; 64/3 of them to a side."""
-    size = len(image)
-    steps = (np.arange(size, dtype=np.float32) + 0.5) / size * (GRID / 3)
-    offset = np.abs(steps % 1 - 0.5)
-    distance = np.sqrt(offset[:, None] ** 2 + offset[None] ** 2)
-    dark = 1 - image.min(axis=2) / 255
-    radius = 0.28 + 0.36 * dark
-    ink = np.clip((radius - distance) * (size * 3 / GRID) + 0.5, 0, 1)[..., None]
-    return 248 + (image * 0.96 - 248) * ink
-
-
-def _water_colour(image: np.ndarray, flat: Image.Image, scene: Scene) -> np.ndarray:
-    """Soft washes of uneven pigment that gathers at edges, on paper that shows at the border."""
-    size = len(image)
-    rng = np.random.default_rng([2, scene.variation])
-    wash = np.asarray(flat.filter(ImageFilter.GaussianBlur(0.009 * size)), np.float32)
-    wide = np.asarray(flat.filter(ImageFilter.GaussianBlur(0.03 * size)), np.float32)
-    pigment = 0.68 + 0.17 * _clouds(rng, 6, size) + 0.06 * _clouds(rng, 40, size)
-    pigment += 0.5 * np.clip((wide - wash).mean(axis=2) / 255, -0.1, 0.4)
-    steps = (np.arange(size, dtype=np.float32) + 0.5) / size
-    border = np.minimum(steps, 1 - steps)
-    inside = np.clip((np.minimum(border[:, None], border[None]) - 0.03 + 0.03 * _clouds(rng, 12, size)) / 0.025, 0, 1)
-    paper = np.asarray((252, 250, 244), np.float32)
-    return paper - (paper - wash) * (pigment * inside * 1.25)[..., None].clip(0, 1.1)
-
-
-def _clouds(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
-    """Smooth noise, about -1 to 1."""
-    grid = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
-    return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))
-
-
-_STYLE_PAINTERS: dict[str, _Painter] = {
-    "flat": _flat,
-    "pixel art": _pixel_art,
-    "pencil sketch": _with_finer_canvas(_sketch),
-    "halftone": _with_finer_canvas(_halftone),
-    "night": _night,
-    "water colour": _with_finer_canvas(_water_colour),
-}

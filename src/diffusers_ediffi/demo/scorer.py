@@ -17,7 +17,8 @@ from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import Tensor, nn
 
-from .scenes import Ground, Scene
+from .grounds import Ground
+from .scenes import Scene
 
 IMAGE_SIZE = 64  # pixels
 MAP_SIZE = 16  # cells to a side of the heat maps
