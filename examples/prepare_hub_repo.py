@@ -6,7 +6,7 @@
 
 Adds to the folder that `EDiffIPipeline.save_pretrained` wrote what people need who do not import diffusers_ediffi
 themselves (they still need it installed): `pipeline.py` and, in the folder of each component of ours, a module of one
-line. Then all of these work:
+line. The model card becomes README.md, and what it shows or links beside it comes along. Then all of these work:
 
     EDiffIPipeline.from_pretrained("ORG/NAME")
     DiffusionPipeline.from_pretrained("ORG/NAME")  # after import diffusers_ediffi
@@ -15,6 +15,7 @@ line. Then all of these work:
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -28,14 +29,14 @@ def prepare(folder: Path, model_card: Path | None = None) -> list[Path]:
 
     Args:
         folder: What `EDiffIPipeline.save_pretrained` wrote.
-        model_card: Becomes the repository's README.md.
+        model_card: Becomes the repository's README.md; the files it links by a relative path are copied, too.
 
     Returns:
         The files that were written.
 
     Raises:
         ValueError: If the folder does not hold an EDiffIPipeline.
-        FileNotFoundError: If there is no such model card.
+        FileNotFoundError: If there is no such model card, or a file that it links is missing.
     """
     index = folder / "model_index.json"
     if not index.is_file():
@@ -45,6 +46,7 @@ def prepare(folder: Path, model_card: Path | None = None) -> list[Path]:
         raise ValueError(f"{folder} holds a {components.get('_class_name')}, not an EDiffIPipeline.")
     if model_card is not None and not model_card.is_file():
         raise FileNotFoundError(f"there is no model card {model_card}.")
+    linked = linked_files(model_card) if model_card else []
 
     texts = {folder / "pipeline.py": PIPELINE}
     for name, value in components.items():
@@ -56,7 +58,22 @@ def prepare(folder: Path, model_card: Path | None = None) -> list[Path]:
     if model_card is None:
         return list(texts)
     shutil.copyfile(model_card, folder / "README.md")
-    return [*texts, folder / "README.md"]
+    for path in linked:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model_card.parent / path, folder / path)
+    return [*texts, folder / "README.md", *(folder / path for path in linked)]
+
+
+def linked_files(model_card: Path) -> list[Path]:
+    """The files that a Markdown text links by a path relative to it; of a linked folder all files."""
+    files: list[Path] = []
+    for target in re.findall(r"\]\((?![a-z]+:|#|/)([^)#\s]+)", model_card.read_text(encoding="utf-8")):
+        path = model_card.parent / target
+        if not path.exists():
+            raise FileNotFoundError(f"{model_card} links {target}, which is missing beside it.")
+        found = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
+        files += [part.relative_to(model_card.parent) for part in found]
+    return list(dict.fromkeys(files))
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -123,6 +124,8 @@ def draw(pipe):
 def test_loads_by_hub_id_after_import(run_user_code):
     code = """
 import os
+import re
+import shutil
 from diffusers_ediffi import EDiffIPipeline, ExpertRouterUNet
 from diffusers import DiffusionPipeline
 reference = draw(EDiffIPipeline.from_pretrained(folder))
@@ -173,3 +176,21 @@ def test_prepare_refuses_a_folder_without_a_pipeline(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.startswith("error: ") and "model_index.json" in result.stderr
     assert not any(tmp_path.iterdir())
+
+
+def test_the_model_card_brings_what_it_links(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "repo")
+    command = [
+        sys.executable,
+        EXAMPLES / "prepare_hub_repo.py",
+        folder,
+        "--model-card",
+        EXAMPLES.parent / "model_card.md",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    links = re.findall(r"\]\((docs/[^)]+)\)", (folder / "README.md").read_text())
+    assert links and all((folder / link).exists() for link in links)
+    card = tmp_path / "card.md"
+    card.write_text("[a](https://example.org) [b](#part) ![c](missing.png)")
+    result = subprocess.run([*command[:-1], card], capture_output=True, text=True)
+    assert result.returncode == 1 and "missing.png" in result.stderr and "Traceback" not in result.stderr
