@@ -1,0 +1,131 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Time of a call against capacity: deeper networks grow slower, more experts do not (the paper's Figure 13).
+
+    python benchmarks/capacity.py --output docs/capacity
+    python benchmarks/capacity.py --preset paper-literal --layers 3 4 6 --device cuda --dtype bfloat16 --output gpu
+
+Every candidate is called in turn, and its ratio to the smallest network is the median over the turns, each against
+calls of the smallest right before and after. An ensemble's step selects its expert by sigma, as EDiffIPipeline does,
+over twelve noise levels. Writes OUTPUT.json and, where matplotlib is installed, OUTPUT.png.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusers_ediffi import EDiffIUNet, ExpertRouterUNet
+
+SIGMAS = [80.0 * (0.002 / 80.0) ** (i / 11) for i in range(12)]
+
+
+def build_router(num_experts: int, build: Callable[[], EDiffIUNet]) -> ExpertRouterUNet:
+    """A router whose experts share the twelve sigmas as equally as they can."""
+    firsts = [len(SIGMAS) * i // num_experts for i in range(1, num_experts)]
+    boundaries = [(SIGMAS[first - 1] * SIGMAS[first]) ** 0.5 for first in firsts]
+    return ExpertRouterUNet.from_unets([build() for _ in range(num_experts)], boundaries[::-1])
+
+
+def candidates(args: argparse.Namespace) -> dict[tuple[str, int], Any]:
+    """Networks by (kind, size): the preset with other `layers_per_block`, and ensembles of its smallest."""
+
+    def build(layers: int) -> EDiffIUNet:
+        return EDiffIUNet.from_preset(args.preset, layers_per_block=layers)
+
+    found: dict[tuple[str, int], Any] = {("deeper", layers): build(layers) for layers in args.layers}
+    for count in range(2, args.experts + 1):
+        found["experts", count] = build_router(count, lambda: build(args.layers[0]))
+    return {key: network.to(args.device, getattr(torch, args.dtype)).eval() for key, network in found.items()}
+
+
+def call_seconds(network: Any, inputs: dict[str, Any], sigma: float, device: str) -> float:
+    """The time of one step's call, in seconds."""
+    timestep = torch.tensor(sigma, device=device).log() / 4
+    start = time.perf_counter()
+    if isinstance(network, ExpertRouterUNet):
+        network.select_expert(sigma)
+    network(timestep=timestep, return_dict=False, **inputs)
+    if device != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def measure(networks: dict[tuple[str, int], Any], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each network: kind, size, parameters and the median ratio of its call to the smallest network's."""
+    smallest = networks["deeper", args.layers[0]]
+    config, like = smallest.config, {"device": args.device, "dtype": getattr(torch, args.dtype)}
+    inputs = {
+        "sample": torch.randn(args.batch_size, config.in_channels, config.sample_size, config.sample_size, **like),
+        "encoder_hidden_states": torch.randn(args.batch_size, 77, config.encoder_hid_dim, **like),
+    }
+    ratios: dict[tuple[str, int], list[float]] = {key: [] for key in networks}
+    for turn in range(args.calls + 2):
+        for key, network in networks.items():
+            sigma = SIGMAS[turn % len(SIGMAS)]
+            before, own, after = (call_seconds(n, inputs, sigma, args.device) for n in (smallest, network, smallest))
+            if turn >= 2:  # the first turns warm up
+                ratios[key].append(2 * own / (before + after))
+    return [
+        {
+            "kind": kind,
+            "size": size,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "ratio": statistics.median(ratios[kind, size]),
+        }
+        for (kind, size), network in networks.items()
+    ]
+
+
+def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Call time against parameters, a line for deeper networks and one for ensembles."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    smallest = rows[0]
+    for kind, label in (("deeper", "deeper network"), ("experts", "more experts")):
+        line = [smallest, *(row for row in rows if row["kind"] == kind and row is not smallest)]
+        millions, times = [row["parameters"] / 1e6 for row in line], [row["ratio"] for row in line]
+        axes.plot(millions, times, "o-", label=label)
+    axes.set(xlabel="parameters (millions)", ylabel="time of a call (smallest = 1)", title=title)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="demo-base", help="preset of EDiffIUNet (default: %(default)s)")
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3, 4], help="layers_per_block, smallest first")
+    parser.add_argument("--experts", type=int, default=4, help="largest ensemble (default: %(default)s)")
+    parser.add_argument("--calls", type=int, default=24, help="calls of each network (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="name of the files, without an ending")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    rows = measure(candidates(args), args)
+    for row in rows:
+        print(f"{row['kind']:8}{row['size']:3}  {row['parameters'] / 1e6:8.2f}M  ratio {row['ratio']:.3f}")
+    if args.output is None:
+        return
+    settings = {key: value for key, value in vars(args).items() if key != "output"}
+    args.output.with_suffix(".json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+    try:
+        plot(rows, args.output.with_suffix(".png"), f"{args.preset}, {args.device}, {args.dtype}")
+    except ImportError:
+        print("No plot: it needs matplotlib (pip install matplotlib).")
+
+
+if __name__ == "__main__":
+    main()
