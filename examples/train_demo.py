@@ -40,16 +40,16 @@ from transformers import (
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
 
 EXAMPLES = Path(__file__).resolve().parent
-# The objects and styles that the base model draws. Encoders, super-resolution and scorer know all of them.
+# What the base model draws. Super-resolution knows all objects, encoders and scorer all styles and grounds as well.
 PHRASES = (
     "rocket", "red apple", "sun", "moon", "tree", "house", "cat", "red car", "red balloon", "banana", "butterfly",
     "snowman", "strawberry", "sunflower", "umbrella", "globe", "pumpkin", "ghost", "robot", "red mushroom",
     "red heart", "yellow star", "sailboat", "penguin",
 )  # fmt: skip
+STYLES = ("flat", "pixel art", "water colour")
+GROUND_KINDS = ("plain", "landscape")
 SCENES = [
-    *("--phrases", *PHRASES),
-    *("--styles", "flat", "pixel art", "water colour"),
-    *("--ground-kinds", "plain", "landscape"),
+    *("--phrases", *PHRASES, "--styles", *STYLES, "--ground-kinds", *GROUND_KINDS),
     *("--object-weights", "0.6", "0.4"),
 ]
 FAST_CPU = ["--mixed-precision", "bf16", "--channels-last"]
@@ -78,9 +78,13 @@ LOW = [
 ]
 # The paper's two experts of SR256, E(1,0) and E(1,1).
 SR_BOUNDARY = 0.301
-SR = ["--learning-rate", "1e-3", "--ema-decay", "0.99", "--sample-every", "250", "--checkpoint-every", "250", *MUON]
-SR_WHOLE = ["--batch-size", "4", "--num-samples", "4", *SR]
-SR_PATCHES = ["--crop", "128", "--crops-per-scene", "2", "--batch-size", "16", "--num-samples", "4", *SR]
+SR = [
+    *("--styles", *STYLES, "--ground-kinds", *GROUND_KINDS, "--num-samples", "4", "--learning-rate", "1e-3"),
+    *("--lr-schedule", "cosine", "--warmup-steps", "100", "--ema-decay", "0.99"),
+    *("--sample-every", "250", "--checkpoint-every", "250", *FAST_CPU),
+]
+SR_WHOLE = ["--batch-size", "4", *SR]
+SR_PATCHES = ["--crop", "128", "--crops-per-scene", "2", "--batch-size", "16", *SR]
 # Steps and minutes of each stage of the packaged model, on one core of a CPU with bf16 instructions.
 STEPS = {
     "base": 7800,

@@ -97,7 +97,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers_per_block": 1,
         "self_attention_factors": (16,),
         "cross_attention_factors": (16,),
-        "sigma_residual": 0.12,
+        "sigma_residual": 0.1,
     },
     "demo-sr1024": {
         **_DEMO,
@@ -108,7 +108,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers_per_block": 1,
         "self_attention_factors": (),
         "cross_attention_factors": (8,),
-        "sigma_residual": 0.04,
+        "sigma_residual": 0.05,
     },
     # Experts for low noise, where the text hardly counts (Figure 3) but single pixels do: no patches, no attention.
     "demo-base-low": {
@@ -128,7 +128,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layers_per_block": 1,
         "self_attention_factors": (),
         "cross_attention_factors": (),
-        "sigma_residual": 0.12,
+        "sigma_residual": 0.1,
     },
 }
 
