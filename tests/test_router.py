@@ -21,7 +21,8 @@ from huggingface_hub.utils import filter_repo_objects
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import diffusers_ediffi  # noqa: F401  registers the library with diffusers
-from diffusers_ediffi.router import ExpertRouterUNet, _allow_patterns
+from diffusers_ediffi.expert_files import allow_patterns
+from diffusers_ediffi.router import ExpertRouterUNet
 from diffusers_ediffi.unet import EDiffIUNet
 
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -42,9 +43,9 @@ def tiny_unet(seed: int = 0, **changes) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**config, **changes}).eval()
 
 
-def constant_unet(value: float) -> UNet2DConditionModel:
+def constant_unet(value: float, **changes) -> UNet2DConditionModel:
     """A U-Net whose output is `value` everywhere: it shows which expert ran."""
-    unet = tiny_unet()
+    unet = tiny_unet(**changes)
     torch.nn.init.zeros_(unet.conv_out.weight)
     torch.nn.init.constant_(unet.conv_out.bias, value)
     return unet
@@ -401,7 +402,7 @@ def test_only_the_wanted_variant_is_downloaded(router, tmp_path):
     files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
 
     def weights(variant):
-        wanted = filter_repo_objects([*files, "vae/config.json"], allow_patterns=_allow_patterns("unet", variant))
+        wanted = filter_repo_objects([*files, "vae/config.json"], allow_patterns=allow_patterns("unet", variant))
         return [file for file in wanted if not file.endswith("/config.json") and file.startswith("unet/")]
 
     plain = ["unet/experts.json", *(f"unet/expert.{i}/diffusion_pytorch_model.safetensors" for i in range(3))]
