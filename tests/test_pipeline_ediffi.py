@@ -207,6 +207,25 @@ def test_negative_prompts(base_pipe):
     assert not torch.allclose(two[0], two[1])
 
 
+def test_an_expert_is_called_with_its_own_guidance(base_pipe):
+    """Two steps, at sigma 80 and 0.002, go to two experts; `None` leaves the pipeline's scale."""
+    experts, run = [base_pipe.unet, base_pipe.unet], {"negative_prompt": "a dog"}
+
+    def drawn(guidance_scales, **arguments):
+        base_pipe.unet = ExpertRouterUNet.from_unets(experts, [1.0], guidance_scales=guidance_scales)
+        return draw(base_pipe, **run, **arguments)
+
+    def change(pipe, step, timestep, tensors):
+        pipe._guidance_scale = 2.0
+
+    changed = draw(base_pipe, guidance_scale=6.0, **run, callback_on_step_end=change)
+    assert torch.equal(drawn([2.0, None], guidance_scale=6.0), changed)
+    assert torch.equal(drawn([2.0, 6.0], guidance_scale=1.0), changed)
+    assert not torch.equal(drawn([None, None], guidance_scale=6.0), changed)
+    assert torch.equal(drawn([1.0, 1.0], guidance_scale=6.0), drawn(None, guidance_scale=1.0))
+    assert base_pipe.guidance_scale == 1.0
+
+
 def test_the_prompt_as_negative_prompt_cancels_guidance(base_pipe):
     cancelled = draw(base_pipe, negative_prompt=PROMPT, guidance_scale=7.0)
     torch.testing.assert_close(cancelled, draw(base_pipe, guidance_scale=1.0), atol=1e-3, rtol=1e-3)

@@ -205,6 +205,17 @@ def test_boundaries_in_timesteps():
     assert [router.select_expert(s) for s in sigma] == [0, 1]
 
 
+def test_the_guidance_scale_is_that_of_the_selected_expert():
+    router = ExpertRouterUNet.from_unets([tiny_unet(), tiny_unet()], [1.0], guidance_scales=[3, None])
+    assert router.guidance_scales == [3.0, None] and router.guidance_scale is None
+    router.select_expert(5.0)
+    assert router.guidance_scale is None
+    router.select_expert(0.5)
+    assert router.guidance_scale == 3.0
+    router.reset_expert()
+    assert router.guidance_scale is None
+
+
 # --- training ---
 
 
@@ -446,6 +457,34 @@ def test_loads_from_the_hub_s_cache(router, tmp_path):
 def test_refuses_boundaries(boundaries, message):
     with pytest.raises(ValueError, match=message):
         ExpertRouterUNet.from_unets([tiny_unet()] * 3, boundaries)
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "unit", "scheduler", "message"),
+    [
+        ([0.875], "timestep", None, r"\[0.875\] are no timesteps"),  # a fraction of the steps
+        ([9.61], "timestep", None, 'sigmas with unit="sigma"'),
+        ([1000], "timestep", DDPMScheduler(**SD_BETAS), "above the scheduler's last timestep, 999"),
+        ([500], "sigma", DDPMScheduler(**SD_BETAS), 'a timestep needs unit="timestep"'),
+    ],
+)
+def test_refuses_boundaries_in_the_wrong_unit(boundaries, unit, scheduler, message):
+    with pytest.raises(ValueError, match=message):
+        ExpertRouterUNet.from_unets([tiny_unet()] * 2, boundaries, unit, scheduler)
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ([1.0], "one for each of the 2 experts"),
+        (5.0, "one for each"),
+        ([math.nan, None], "finite"),
+        (["5", 1], "finite"),
+    ],
+)
+def test_refuses_guidance_scales(scales, message):
+    with pytest.raises(ValueError, match=message):
+        ExpertRouterUNet.from_unets([tiny_unet()] * 2, [1.0], guidance_scales=scales)
 
 
 def test_refuses_experts_that_do_not_fit():

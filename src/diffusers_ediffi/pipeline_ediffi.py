@@ -206,7 +206,8 @@ class EDiffIPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """The guidance of the stage that is running; a callback may change `_guidance_scale`."""
+        """The guidance of the stage that is running; a callback may change `_guidance_scale`. An expert with a scale
+        of its own (`ExpertRouterUNet.guidance_scales`) is called with that one instead."""
         return self._guidance_scale
 
     @property
@@ -376,7 +377,10 @@ class EDiffIPipeline(DiffusionPipeline):
         embeds: Embeddings,
     ) -> torch.Tensor:
         """The guided F (batch, 3, size, size) in float32; guidance on F equals guidance on D."""
-        unet, guided = stage.unet, self.do_classifier_free_guidance
+        unet = stage.unet
+        own_scale = getattr(unet, "guidance_scale", None)  # of a router's selected expert
+        guidance_scale = self.guidance_scale if own_scale is None else own_scale
+        guided = guidance_scale > 1
         model_input = stage.scheduler.scale_model_input(sample, timestep)
         images = max(1, self.pixels_per_call // (model_input.shape[-1] * model_input.shape[-2]))
         outputs = []
@@ -388,7 +392,7 @@ class EDiffIPipeline(DiffusionPipeline):
             output = unet(x.to(unet.dtype), timestep, **conditioning, return_dict=False)[0].float()
             if guided:
                 unconditional, conditional = output.chunk(2)
-                output = unconditional + self.guidance_scale * (conditional - unconditional)
+                output = unconditional + guidance_scale * (conditional - unconditional)
             outputs.append(output)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -551,6 +555,7 @@ class EDiffIPipeline(DiffusionPipeline):
             height, width: Size of the last stage to run, by default the largest that is loaded.
             num_inference_steps, guidance_scale: One number for every stage, or one per stage as a tuple (base, SR256,
                 SR1024); by default the pipeline's `default_...`. Guidance of 1 or less is none, at half the cost.
+                Experts with a guidance scale of their own keep it.
             num_images_per_prompt: Images for each prompt.
             generator: Makes the noise repeatable; a list gives each image its own.
             latents: Standard normal noise for the base stage (images, 3, base size, base size).
@@ -595,9 +600,9 @@ class EDiffIPipeline(DiffusionPipeline):
 
         num_images_per_prompt = int(num_images_per_prompt)
         self._interrupt = False
-        embeds = self._prepare_embeddings(
-            prompt, negative_prompt, style_image, given, num_images_per_prompt, guided=max(scales) > 1
-        )
+        experts_scales = [scale for stage in stages for scale in getattr(stage.unet, "guidance_scales", ())]
+        guided = max(scale for scale in (*scales, *experts_scales) if scale is not None) > 1
+        embeds = self._prepare_embeddings(prompt, negative_prompt, style_image, given, num_images_per_prompt, guided)
         for stage, num_steps in zip(stages, steps, strict=True):
             stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
         self._num_timesteps = sum(len(stage.scheduler.timesteps) for stage in stages)
