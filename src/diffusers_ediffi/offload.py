@@ -38,59 +38,62 @@ class ExpertOffload:
     def __init__(self) -> None:
         self.prefetch = False
         self.resident: list[nn.Module] = []
+        self._device = torch.device("cpu")
         self._stream: Any = None  # CUDA alone can copy while it computes
         self._on_the_way: nn.Module | None = None
 
     def fetch(self, experts: Sequence[nn.Module], index: int, device: torch.device) -> None:
         """Brings expert `index` to the device, after those that are not needed have left it."""
+        if device != self._device:
+            self.release_all()
+            self._device, self._stream = device, None
         expert = experts[index]
         wanted = [expert, experts[index - 1]] if self.prefetch and index > 0 else [expert]
         for other in [other for other in self.resident if not _is_in(other, wanted)]:
-            self._release(other, device)
+            self._release(other)
         if expert is self._on_the_way:
-            self._arrive(device)
+            self._arrive()
         for one in wanted:
-            if _is_in(one, self.resident):
-                continue
-            if one is expert:
-                one.to(device)
-            else:
-                self._send(one, device)
-            self.resident.append(one)
+            if not _is_in(one, self.resident):
+                self.resident.append(one)
+                if one is expert:
+                    one.to(device)
+                else:
+                    self._send(one)
 
-    def release_all(self, device: torch.device) -> None:
+    def release_all(self) -> None:
         """Brings all experts back to the CPU."""
         for expert in list(self.resident):
-            self._release(expert, device)
+            self._release(expert)
 
-    def _release(self, expert: nn.Module, device: torch.device) -> None:
+    def _release(self, expert: nn.Module) -> None:
         if expert is self._on_the_way:
-            self._arrive(device)
-        if self.prefetch and device.type == "cuda":
+            self._arrive()
+        if self.prefetch and self._device.type == "cuda":
             expert._apply(_copy_to_pinned_memory)
-            torch.cuda.current_stream(device).synchronize()
+            torch.cuda.current_stream(self._device).synchronize()
         else:
             expert.to("cpu")
         self.resident = [other for other in self.resident if other is not expert]
 
-    def _send(self, expert: nn.Module, device: torch.device) -> None:
+    def _send(self, expert: nn.Module) -> None:
         """Starts to bring an expert to the device, while another one works."""
         self._on_the_way = expert
-        if device.type != "cuda":
-            expert.to(device)
+        if self._device.type != "cuda":
+            expert.to(self._device)
             return
         expert._apply(lambda tensor: tensor if tensor.is_pinned() else tensor.pin_memory())
         if self._stream is None:
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(self._device)
         # Memory that was just given back may still be read by the computation that is under way.
-        self._stream.wait_stream(torch.cuda.current_stream(device))
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            expert.to(device, non_blocking=True)
+            expert.to(self._device, non_blocking=True)
 
-    def _arrive(self, device: torch.device) -> None:
+    def _arrive(self) -> None:
         self._on_the_way = None
         if self._stream is not None:
-            torch.cuda.current_stream(device).wait_stream(self._stream)
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 
 def _is_in(expert: nn.Module, experts: Sequence[nn.Module]) -> bool:

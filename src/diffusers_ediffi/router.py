@@ -201,10 +201,9 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
         """Moves and casts all experts. Under `pipe.enable_model_cpu_offload()` a call to the router's device moves
         none: each expert goes there when its turn comes, and the others stay on the CPU."""
         device = execution_device(self)
-        if device is not None:
-            if args[:1] == (device,):
-                return self
-            self._offload.release_all(device)
+        if device is not None and args[:1] == (device,):
+            return self
+        self._offload.release_all()
         return super().to(*args, **kwargs)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
