@@ -486,6 +486,22 @@ def test_safety_checker_blackens(base_pipe, objects):
     np.testing.assert_allclose(output.images, np.zeros_like(expected) if objects else expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("load", [EDiffIPipeline, DiffusionPipeline])
+def test_t5_is_never_float16(load, tmp_path):
+    """Whichever way a pipeline gets to float16, T5 is bfloat16 in it."""
+    tiny_pipeline(unet_sr256=None, unet_sr1024=None).save_pretrained(tmp_path)
+    pipe = load.from_pretrained(tmp_path, dtype=torch.float16)
+    assert (pipe.unet.dtype, pipe.text_encoder.dtype) == (torch.float16, torch.float16)
+    assert {parameter.dtype for parameter in pipe.text_encoder_2.parameters()} == {torch.bfloat16}
+    pipe = load.from_pretrained(tmp_path)
+    assert pipe.text_encoder_2.dtype == torch.float32
+    for convert in (lambda: pipe.to(torch.float16), lambda: pipe.to("cpu", torch.float16)):
+        assert convert() is pipe
+        assert (pipe.unet.dtype, pipe.text_encoder_2.dtype) == (torch.float16, torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    assert draw(pipe).isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_networks(dtype):
     networks = {

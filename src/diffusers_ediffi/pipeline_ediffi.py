@@ -88,7 +88,8 @@ class EDiffIPipeline(DiffusionPipeline):
         scheduler (`SchedulerMixin`): Its EDM scheduler: [`EDMDEISScheduler`], `EDMEulerScheduler` or
             `EDMDPMSolverMultistepScheduler`.
         tokenizer (`CLIPTokenizer`, *optional*), text_encoder (`CLIPTextModelWithProjection`, *optional*): CLIP text.
-        tokenizer_2 (`T5Tokenizer`, *optional*), text_encoder_2 (`T5EncoderModel`, *optional*): T5.
+        tokenizer_2 (`T5Tokenizer`, *optional*), text_encoder_2 (`T5EncoderModel`, *optional*): T5. It overflows in
+            float16 and is cast to bfloat16 where the pipeline is loaded in, or moved to, float16.
         feature_extractor (`CLIPImageProcessor`, *optional*), image_encoder (`CLIPVisionModelWithProjection`,
             *optional*): CLIP image, for `style_image`.
         unet_sr256, unet_sr1024 ([`EDiffIUNet`] or [`ExpertRouterUNet`], *optional*): The super-resolution models.
@@ -140,6 +141,7 @@ class EDiffIPipeline(DiffusionPipeline):
         sr_scale: int = 4,
     ):
         super().__init__()
+        _keep_out_of_float16(text_encoder_2)
         if scheduler is not None:
             # Schedulers carry state, so every stage has its own.
             if unet_sr256 is not None and scheduler_sr256 is None:
@@ -180,6 +182,12 @@ class EDiffIPipeline(DiffusionPipeline):
         if (is_path or name.startswith((".", "~"))) and not os.path.isdir(name):
             raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def to(self, *args: Any, **kwargs: Any) -> "EDiffIPipeline":
+        """Moves and casts all components; a T5 that would be float16 becomes bfloat16."""
+        super().to(*args, **kwargs)
+        _keep_out_of_float16(self.text_encoder_2)
+        return self
 
     def set_attention_backend(self, backend: str) -> None:
         """Sets the attention backend of every U-Net that is loaded, such as `"native"` or `"xformers"`."""
@@ -637,6 +645,13 @@ class EDiffIPipeline(DiffusionPipeline):
         result = self.image_processor.postprocess(sample, output_type=output_type)
         self.maybe_free_model_hooks()
         return EDiffIPipelineOutput(result, nsfw_content_detected) if return_dict else (result, nsfw_content_detected)
+
+
+def _keep_out_of_float16(text_encoder: Any) -> None:
+    """T5 has values above float16's largest; a quantised one computes in the type that its settings say."""
+    quantized = getattr(text_encoder, "quantization_method", None) is not None
+    if text_encoder is not None and not quantized and getattr(text_encoder, "dtype", None) == torch.float16:
+        text_encoder.to(torch.bfloat16)
 
 
 def _conditioning(embeds: Embeddings, rows: slice, guided: bool, dtype: torch.dtype) -> dict[str, Any]:
