@@ -9,6 +9,7 @@ import copy
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import tiny_components, tiny_pipeline, tiny_unet
 from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from test_router import SD_BETAS, inputs
@@ -107,6 +108,16 @@ def test_offloading_can_be_taken_back():
     pipe.remove_all_hooks()
     assert execution_device(router) is None
     assert torch.equal(draw(pipe), expected)
+
+
+def test_sequential_offload_leaves_the_inputs_to_accelerate():
+    """The weights are on "meta" between the calls, which is no place to send inputs to."""
+    router = three_experts(StableDiffusionPipeline)
+    expected = [router(**inputs(), timestep=t).sample for t in (900, 500, 10)]
+    cpu_offload(router, torch.device("cpu"))
+    assert {parameter.device.type for parameter in router.parameters()} == {"meta"}
+    outputs = [router(**inputs(), timestep=t).sample for t in (900, 500, 10)]
+    assert all(torch.equal(*pair) for pair in zip(outputs, expected, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # of peft, for a second LoRA

@@ -167,6 +167,26 @@ def test_a_pipeline_with_sigma_boundaries_survives_saving(tmp_path):
     assert torch.equal(draw(loaded), draw(pipe))
 
 
+def test_what_a_pipeline_switches_reaches_all_experts():
+    single, routed = (
+        build(StableDiffusionPipeline, unet)
+        for unet in (unet_for(StableDiffusionPipeline), three_experts(StableDiffusionPipeline))
+    )
+    plain = draw(single)
+    switches = {
+        "slices": lambda pipe: pipe.enable_attention_slicing("max"),
+        "no slices": lambda pipe: pipe.disable_attention_slicing(),
+        "FreeU": lambda pipe: pipe.enable_freeu(s1=0.1, s2=0.2, b1=1.5, b2=1.6),
+        "no FreeU": lambda pipe: pipe.disable_freeu(),
+        "default": lambda pipe: pipe.unet.set_default_attn_processor(),
+    }
+    for name, switch in switches.items():
+        for pipe in (single, routed):
+            switch(pipe)
+        assert torch.equal(draw(routed), draw(single)), name
+    assert torch.allclose(draw(routed), plain, atol=1e-3)
+
+
 # --- LoRA ---
 
 
@@ -231,6 +251,28 @@ def test_a_lora_goes_into_the_experts_that_are_named(route):
     assert changed == [True, False, True]
     pipe.delete_adapters(["all", "details"])
     assert all(torch.equal(*pair) for pair in zip(outputs_of(router), plain, strict=True))
+
+
+def test_a_lora_is_swapped_in_the_experts_that_have_it():
+    router, swapped = three_experts(StableDiffusionPipeline), three_experts(StableDiffusionPipeline)
+    plain, (first, second) = outputs_of(router), (lora(StableDiffusionPipeline, seed) for seed in range(2))
+    router.load_lora_adapter(second, prefix="unet", adapter_name="style", experts=[1])
+    swapped.load_lora_adapter(first, prefix="unet", adapter_name="style", experts=[1])
+    swapped.load_lora_adapter(second, prefix="unet", adapter_name="style", hotswap=True)
+    for output, expected in zip(outputs_of(swapped), outputs_of(router), strict=True):
+        assert torch.equal(output, expected)
+    assert [torch.equal(*pair) for pair in zip(outputs_of(swapped), plain, strict=True)] == [True, False, True]
+
+
+def test_a_lora_that_fits_only_some_experts_changes_none():
+    """The base's LoRA has the wrong width for the refiner's attention: it says so and leaves the base as it was."""
+    router = base_and_refiner()
+    names = [name for name, _ in router.named_parameters()]
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        router.load_lora_adapter(lora(StableDiffusionXLPipeline), prefix="unet", adapter_name="style")
+    assert not hasattr(router, "peft_config")
+    router.load_lora_adapter(lora(StableDiffusionXLPipeline), prefix="unet", adapter_name="style", experts=[1])
+    assert len(names) < len(list(router.named_parameters()))
 
 
 def test_experts_do_not_share_the_weights_of_a_lora():

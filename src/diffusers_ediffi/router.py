@@ -14,7 +14,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,9 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
         >>> router = ExpertRouterUNet.from_unets([low, middle, high], boundaries=[0.0757, 9.61])
         >>> router.select_expert(80.0)
         2
+
+    In diffusers' pipelines it takes the place of the `unet`. `from_pipe` goes by type and wants it said:
+    `StableDiffusionImg2ImgPipeline.from_pipe(pipe, unet=pipe.unet)`.
 
     Args:
         unets (`list`): The experts, or (from a saved config) their `folder`, `library`, `class_name` and `config`.
@@ -195,6 +198,26 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
         for expert in self.experts:
             expert.enable_xformers_memory_efficient_attention(attention_op)
 
+    def set_default_attn_processor(self) -> None:
+        """Gives every expert the attention processors it was made with."""
+        for expert in self.experts:
+            expert.set_default_attn_processor()
+
+    def set_attention_slice(self, slice_size: str | int | list[int] = "auto") -> None:
+        """Computes the attention of every expert in slices, to save memory."""
+        for expert in self.experts:
+            expert.set_attention_slice(slice_size)
+
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
+        """Turns FreeU on in every expert."""
+        for expert in self.experts:
+            expert.enable_freeu(s1, s2, b1, b2)
+
+    def disable_freeu(self) -> None:
+        """Turns FreeU off in every expert."""
+        for expert in self.experts:
+            expert.disable_freeu()
+
     # --- where the experts live ---
 
     def to(self, *args, **kwargs) -> "ExpertRouterUNet":
@@ -209,11 +232,12 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """All parameters. Under model offload those on the device come first: accelerate and diffusers take the
         device of the first one for that of all."""
-        resident = self._offload.resident
-        first = [parameter for expert in resident for parameter in expert.parameters(recurse)]
-        seen = {id(parameter) for parameter in first}
-        yield from first
-        yield from (parameter for parameter in super().parameters(recurse) if id(parameter) not in seen)
+        on_device = (expert.parameters(recurse) for expert in self._offload.resident)
+        seen = set()
+        for parameter in chain(chain.from_iterable(on_device), super().parameters(recurse)):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter
 
     def enable_expert_prefetch(self, enabled: bool = True) -> None:
         """Under model offload brings the next expert to the device while the current one works, on CUDA from pinned

@@ -80,7 +80,7 @@ class ExpertLoadersMixin(PeftAdapterMixin):
         Args:
             pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict`): The LoRA.
             prefix (`str`, *optional*): Only keys that begin with it are read; `unet` in LoRAs of pipelines.
-            hotswap (`bool`): Whether to replace the adapter of this name in place.
+            hotswap (`bool`): Whether to replace the adapter of this name in place, in the experts that have it.
             experts (`list` of `int`, *optional*): Indices of the experts to load into; all by default, or those of
                 `loading_into`.
             adapter_name (`str`, *optional*): Its name; `default_0` and so on by default.
@@ -92,6 +92,8 @@ class ExpertLoadersMixin(PeftAdapterMixin):
         chosen = self._chosen(experts)
         for expert in chosen:
             _check_takes(expert, PeftAdapterMixin, "LoRA")
+        if hotswap:
+            chosen = [expert for expert in chosen if adapter_name in _adapters_of(expert)] or chosen
         taken = [name for expert in chosen for name in _adapters_of(expert)]
         if adapter_name in taken and not hotswap:
             raise ValueError(f"adapter_name={adapter_name!r} is in use in an expert: choose another name.")
