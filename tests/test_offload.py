@@ -165,7 +165,7 @@ def test_group_offload_to_disk_keeps_the_experts_apart(tmp_path):
         ExpertRouterUNet.from_unets([unet_for(StableDiffusionPipeline, i) for i in range(3)], [200, 700], "timestep"),
     )
     expected = draw(pipe)
-    pipe.unet.enable_group_offload(torch.device("cpu"), str(tmp_path), offload_type="leaf_level")
+    pipe.unet.enable_group_offload(torch.device("cpu"), offload_type="leaf_level", offload_to_disk_path=str(tmp_path))
     assert torch.equal(draw(pipe), expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expert.0", "expert.1", "expert.2"]
 

@@ -2,6 +2,7 @@
 """A router as the `unet` of diffusers' own pipelines, with LoRA, ControlNet and IP-Adapter loaded."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -134,6 +135,27 @@ def test_identical_experts_draw_the_image_of_one_model(pipeline):
     routed = draw(build(pipeline, router))
     assert torch.equal(routed, draw(build(pipeline, unet_for(pipeline))))
     assert len(ran) >= 3 and {0, 1} <= set(ran) and ran == sorted(ran, reverse=True)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda pipeline: pipeline.__name__)
+def test_identical_experts_draw_the_image_of_one_model_with_lora_and_ip_adapter(pipeline):
+    image = {"ip_adapter_image_embeds": [torch.randn(2, 1, WIDTH, generator=torch.Generator().manual_seed(6))]}
+    drawn = []
+    for unet in (three_experts(pipeline), unet_for(pipeline)):
+        pipe = build(pipeline, unet)
+        pipe.load_lora_weights(lora(pipeline), adapter_name="style")
+        pipe.set_adapters("style", 0.7)
+        pipe.load_ip_adapter(ip_adapter(unet_for(pipeline)), subfolder="", weight_name="", image_encoder_folder=None)
+        drawn.append(draw(pipe, **image))
+    assert torch.equal(*drawn)
+    assert not torch.equal(drawn[0], draw(build(pipeline, unet_for(pipeline))))
+
+
+def test_inpainting_experts_read_nine_channels():
+    """The mask and the masked image come as channels beside the noisy latents."""
+    router = ExpertRouterUNet.from_unets([tiny_unet(0, in_channels=9) for _ in range(2)], [500], unit="timestep")
+    routed = draw(build(StableDiffusionInpaintPipeline, router), strength=1.0)
+    assert torch.equal(routed, draw(build(StableDiffusionInpaintPipeline, tiny_unet(0, in_channels=9)), strength=1.0))
 
 
 @pytest.mark.parametrize("pipeline", [StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline])
@@ -375,6 +397,52 @@ def test_an_ip_adapter_goes_into_the_experts_that_are_named():
     assert not torch.equal(draw(pipe, **image), draw(build(StableDiffusionPipeline, unet)))
     with pytest.raises(ValueError, match="EDiffIUNet takes no IP-Adapter"):
         ExpertRouterUNet.from_unets([tiny_ediffi_unet()], [])._load_ip_adapter_weights([])
+
+
+# --- guidance ---
+
+
+@pytest.mark.parametrize("pipeline", [StableDiffusionPipeline, StableDiffusionXLPipeline])
+def test_a_pipeline_follows_the_guidance_of_each_expert(pipeline):
+    """As if a callback had changed the pipeline's scale where the next expert takes over."""
+    single, unets = build(pipeline, unet_for(pipeline)), [unet_for(pipeline), unet_for(pipeline)]
+
+    def change(pipe, step, timestep, tensors):
+        pipe._guidance_scale = 3.0 if pipe.scheduler.timesteps[min(step + 1, 4)] < 500 else 6.0
+        return tensors
+
+    changed = draw(single, guidance_scale=6.0, callback_on_step_end=change)
+    assert not torch.allclose(changed, draw(single, guidance_scale=6.0), atol=1e-2)
+    for scales in ([3.0, 6.0], [3.0, None]):
+        router = ExpertRouterUNet.from_unets(unets, [500], unit="timestep", guidance_scales=scales)
+        pipe = build(pipeline, router)
+        assert torch.equal(draw(pipe, guidance_scale=6.0), draw(single, guidance_scale=6.0))
+        router.rescale_guidance(6.0)
+        torch.testing.assert_close(draw(pipe, guidance_scale=6.0), changed, rtol=0, atol=1e-3)
+    router.rescale_guidance(None)
+    assert torch.equal(draw(pipe, guidance_scale=6.0), draw(single, guidance_scale=6.0))
+
+
+def test_rescaling_keeps_the_unconditional_half_and_the_form_of_the_output():
+    unet = tiny_unet()
+    router = ExpertRouterUNet.from_unets([unet], [], guidance_scales=[3.0])
+    router.rescale_guidance(6.0)
+    unconditional, conditional = unet(**inputs(2), timestep=1).sample
+    expected = torch.stack([unconditional, unconditional + (conditional - unconditional) / 2])
+    torch.testing.assert_close(router(**inputs(2), timestep=1).sample, expected)
+    torch.testing.assert_close(router(**inputs(2), timestep=1, return_dict=False)[0], expected)
+    router.select_expert(1.0)  # whoever selects reads `guidance_scale`
+    assert torch.equal(router(**inputs(2), timestep=1).sample, unet(**inputs(2), timestep=1).sample)
+
+
+def test_refuses_to_rescale_what_is_not_guided():
+    router = ExpertRouterUNet.from_unets([tiny_unet()], [], guidance_scales=[3.0])
+    for scale in (1.0, 0, -2.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="must be above 1"):
+            router.rescale_guidance(scale)
+    router.rescale_guidance(6.0)
+    with pytest.raises(ValueError, match=r"a batch of 1 is not \[unconditional, conditional\]"):
+        router(**inputs(), timestep=1)
 
 
 # --- SDXL base and refiner ---

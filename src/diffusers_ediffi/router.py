@@ -30,7 +30,7 @@ from torch import nn
 from .expert_adapter import ExpertAdapter
 from .expert_files import check_weights, download
 from .offload import ExpertOffload, call_where_it_lives, execution_device
-from .router_loaders import ExpertLoadersMixin
+from .unet_interface import UNetInterfaceMixin
 
 UNITS = ("sigma", "timestep")
 # The libraries whose classes a config.json may name. It may come from a stranger, so nothing else is imported.
@@ -50,7 +50,7 @@ TRAINED_ON_TOLERANCE = 2e-3
 MAX_C_NOISE = 5.0
 
 
-class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
+class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
     """Several U-Nets, each responsible for an interval of noise levels, that are called like one.
 
     Expert i owns the noise levels [boundaries[i - 1], boundaries[i]); expert 0 has the lowest noise. A call runs one
@@ -74,8 +74,8 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
         adapters (`list`, *optional*): For each expert an [`ExpertAdapter`] (or its entries) or `None`: experts may
             differ in what they are conditioned on.
         guidance_scales (`list`, *optional*): For each expert its guidance scale, or `None` for the pipeline's. A
-            U-Net does not see guidance: [`EDiffIPipeline`] and loops that read `guidance_scale` follow them, the
-            pipelines of diffusers use their own scale throughout.
+            U-Net does not see guidance: [`EDiffIPipeline`] and loops that read `guidance_scale` follow them. The
+            pipelines of diffusers use their own scale throughout, unless `rescale_guidance` says which that is.
     """
 
     _supports_gradient_checkpointing = True
@@ -115,6 +115,7 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
         self._reads_c_noise = unit == "sigma" and betas is None
         self._first_timesteps = [self._first_timestep(boundary) for boundary in self.boundaries]
         self._selected: int | None = None
+        self._pipeline_scale: float | None = None
         self._check_intervals()
 
     @classmethod
@@ -144,8 +145,6 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
             raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
         return cls(list(unets), boundaries, unit, betas, adapters, guidance_scales)
 
-    # --- what a pipeline reads from a U-Net ---
-
     @property
     def config(self) -> FrozenDict:
         """The router's own entries and, for pipelines that ask for `in_channels` and the like, those of an expert:
@@ -154,69 +153,6 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
         entries = {name: value for name, value in lead.items() if not name.startswith("_")}
         entries.pop("trained_on", None)
         return FrozenDict({**entries, **self._internal_dict})
-
-    @property
-    def add_embedding(self) -> nn.Module:
-        """As `config`; a pipeline reads it to learn the width of its inputs."""
-        return self.experts[self._lead].add_embedding
-
-    @property
-    def down_blocks(self) -> nn.ModuleList:
-        """As `config`; a pipeline reads it to learn which blocks an IP-Adapter's scales are for."""
-        return self.experts[self._lead].down_blocks
-
-    @property
-    def up_blocks(self) -> nn.ModuleList:
-        """As `down_blocks`."""
-        return self.experts[self._lead].up_blocks
-
-    @property
-    def attn_processors(self) -> dict[str, Any]:
-        """All attention processors, by names such as `mid_block.attentions.0.experts.1.attn2.processor`: the start
-        (the block) and the end (the kind of attention) by which pipelines know them are those of the expert."""
-        return {
-            _processor_name(name, i): processor
-            for i, expert in enumerate(self.experts)
-            for name, processor in expert.attn_processors.items()
-        }
-
-    def set_attn_processor(self, processor: Any) -> None:
-        """Sets one processor everywhere, or a `dict` of them with the names of `attn_processors`."""
-        for i, expert in enumerate(self.experts):
-            own = processor
-            if isinstance(processor, dict):
-                own = {name: processor[_processor_name(name, i)] for name in expert.attn_processors}
-            expert.set_attn_processor(own)
-
-    def set_attention_backend(self, backend: str) -> None:
-        """Sets the attention backend of every expert."""
-        for expert in self.experts:
-            expert.set_attention_backend(backend)
-
-    def enable_xformers_memory_efficient_attention(self, attention_op=None) -> None:
-        """Lets every expert compute its attention with xformers."""
-        for expert in self.experts:
-            expert.enable_xformers_memory_efficient_attention(attention_op)
-
-    def set_default_attn_processor(self) -> None:
-        """Gives every expert the attention processors it was made with."""
-        for expert in self.experts:
-            expert.set_default_attn_processor()
-
-    def set_attention_slice(self, slice_size: str | int | list[int] = "auto") -> None:
-        """Computes the attention of every expert in slices, to save memory."""
-        for expert in self.experts:
-            expert.set_attention_slice(slice_size)
-
-    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
-        """Turns FreeU on in every expert."""
-        for expert in self.experts:
-            expert.enable_freeu(s1, s2, b1, b2)
-
-    def disable_freeu(self) -> None:
-        """Turns FreeU off in every expert."""
-        for expert in self.experts:
-            expert.disable_freeu()
 
     # --- where the experts live ---
 
@@ -244,11 +180,11 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
         memory and in a stream of its own. Two experts are on the device then, instead of one."""
         self._offload.prefetch = enabled
 
-    def enable_group_offload(self, onload_device, offload_to_disk_path: str | None = None, **kwargs) -> None:
+    def enable_group_offload(self, *args, offload_to_disk_path: str | None = None, **kwargs) -> None:
         """Offloads groups of layers in every expert; the arguments are those of diffusers' models.
 
         Args:
-            onload_device (`torch.device`): Where the layers compute.
+            args, kwargs: `onload_device`, `offload_device`, `offload_type` and so on, as in diffusers.
             offload_to_disk_path (`str`, *optional*): A folder for the weights, with a folder therein for each expert.
         """
         for i, expert in enumerate(self.experts):
@@ -256,7 +192,7 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
             if path is not None:
                 Path(path).mkdir(parents=True, exist_ok=True)
             if not any(expert is other for other in self.experts[:i]):
-                expert.enable_group_offload(onload_device, offload_to_disk_path=path, **kwargs)
+                expert.enable_group_offload(*args, offload_to_disk_path=path, **kwargs)
 
     # --- routing ---
 
@@ -269,6 +205,23 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
     def guidance_scales(self) -> list[float | None]:
         """The guidance scale of every expert; `None` means the pipeline's."""
         return list(self._guidance_scales)
+
+    def rescale_guidance(self, pipeline_scale: float | None) -> None:
+        """Lets the pipelines of diffusers follow `guidance_scales`, too.
+
+        They call a U-Net with batches [unconditional, conditional] and combine the halves as u + w (c - u). An expert
+        of scale g then returns c' = u + g / w (c - u), which gives u + g (c - u).
+
+            >>> pipe.unet.rescale_guidance(7.5)
+            >>> pipe("a cat", guidance_scale=7.5)
+
+        Args:
+            pipeline_scale (`float`, *optional*): w, the `guidance_scale` that the pipeline is called with; it must be
+                above 1. `None` switches the rescaling off.
+        """
+        if pipeline_scale is not None and not 1 < pipeline_scale < math.inf:
+            raise ValueError(f"pipeline_scale={pipeline_scale} must be above 1: without guidance there is no scale.")
+        self._pipeline_scale = pipeline_scale
 
     def select_expert(self, sigma: float) -> int:
         """Chooses the expert of all calls until the next selection or `reset_expert()`; returns its index.
@@ -336,7 +289,12 @@ class ExpertRouterUNet(ExpertLoadersMixin, ModelMixin, ConfigMixin):
             inputs, kwargs = adapter.apply(inputs, kwargs)
         if device is not None:
             self._offload.fetch(self.experts, index, device)
-        return call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
+        output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
+        scale = self._guidance_scales[index]
+        if scale is None or self._pipeline_scale is None or self._selected is not None:
+            return output
+        sample = _rescale(output[0], scale / self._pipeline_scale)
+        return UNet2DConditionOutput(sample=sample) if return_dict else (sample,)
 
     def _forward_split(self, routes: list[int], inputs: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
         """Calls each expert on its rows of the batch and puts the outputs back in order."""
@@ -586,10 +544,15 @@ def _check_guidance_scales(scales: Sequence[float | None] | None, num_experts: i
     return [None if scale is None else float(scale) for scale in scales]
 
 
-def _processor_name(name: str, index: int) -> str:
-    """`mid_block.attentions.0.attn2.processor` -> `mid_block.attentions.0.experts.<index>.attn2.processor`."""
-    block, attention, processor = name.rsplit(".", 2)
-    return f"{block}.experts.{index}.{attention}.{processor}"
+def _rescale(output: torch.Tensor, factor: float) -> torch.Tensor:
+    """[u, c] -> [u, u + factor (c - u)]"""
+    if len(output) % 2:
+        raise ValueError(
+            f"a batch of {len(output)} is not [unconditional, conditional]: call the pipeline with the guidance_scale "
+            "given to rescale_guidance, or switch that off by rescale_guidance(None)."
+        )
+    unconditional, conditional = output.chunk(2)
+    return torch.cat([unconditional, unconditional + factor * (conditional - unconditional)])
 
 
 def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | None) -> None:

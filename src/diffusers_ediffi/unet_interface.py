@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""What diffusers' loaders ask of a U-Net - LoRA through peft, IP-Adapter - answered by all experts of a router."""
+"""What pipelines of diffusers and their loaders (LoRA, IP-Adapter) ask of a U-Net, answered by a router's experts."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,84 @@ from diffusers.loaders import PeftAdapterMixin
 from torch import nn
 
 
-class ExpertLoadersMixin(PeftAdapterMixin):
-    """One LoRA or IP-Adapter goes into all experts, unless `experts=` or `loading_into` says which.
+class UNetInterfaceMixin(PeftAdapterMixin):
+    """Answers for all experts. A LoRA or IP-Adapter goes into all of them, unless `experts=` or `loading_into` says
+    which.
 
-    What is not overridden here (`fuse_lora`, `disable_lora`, ...) works on the layers, wherever they are.
+    Methods of peft that are not overridden here (`fuse_lora`, `disable_lora`, ...) work on layers, wherever they are.
     """
 
     experts: Any
+    _lead: int  # the expert whose arguments pipelines prepare
     _loads_into: list[int] | None = None
+
+    # --- what a pipeline reads and switches ---
+
+    @property
+    def add_embedding(self) -> nn.Module:
+        """As `config`; a pipeline reads it to learn the width of its inputs."""
+        return self.experts[self._lead].add_embedding
+
+    @property
+    def down_blocks(self) -> nn.ModuleList:
+        """As `config`; a pipeline reads it to learn which blocks an IP-Adapter's scales are for."""
+        return self.experts[self._lead].down_blocks
+
+    @property
+    def up_blocks(self) -> nn.ModuleList:
+        """As `down_blocks`."""
+        return self.experts[self._lead].up_blocks
+
+    @property
+    def attn_processors(self) -> dict[str, Any]:
+        """All attention processors, by names such as `mid_block.attentions.0.experts.1.attn2.processor`: the start
+        (the block) and the end (the kind of attention) by which pipelines know them are those of the expert."""
+        return {
+            _processor_name(name, i): processor
+            for i, expert in enumerate(self.experts)
+            for name, processor in expert.attn_processors.items()
+        }
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Sets one processor everywhere, or a `dict` of them with the names of `attn_processors`."""
+        for i, expert in enumerate(self.experts):
+            own = processor
+            if isinstance(processor, dict):
+                names = {name: _processor_name(name, i) for name in expert.attn_processors}
+                own = {name: processor[full_name] for name, full_name in names.items() if full_name in processor}
+            expert.set_attn_processor(own)
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Sets the attention backend of every expert."""
+        for expert in self.experts:
+            expert.set_attention_backend(backend)
+
+    def enable_xformers_memory_efficient_attention(self, attention_op=None) -> None:
+        """Lets every expert compute its attention with xformers."""
+        for expert in self.experts:
+            expert.enable_xformers_memory_efficient_attention(attention_op)
+
+    def set_default_attn_processor(self) -> None:
+        """Gives every expert the attention processors it was made with."""
+        for expert in self.experts:
+            expert.set_default_attn_processor()
+
+    def set_attention_slice(self, slice_size: str | int | list[int] = "auto") -> None:
+        """Computes the attention of every expert in slices, to save memory."""
+        for expert in self.experts:
+            expert.set_attention_slice(slice_size)
+
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
+        """Turns FreeU on in every expert."""
+        for expert in self.experts:
+            expert.enable_freeu(s1, s2, b1, b2)
+
+    def disable_freeu(self) -> None:
+        """Turns FreeU off in every expert."""
+        for expert in self.experts:
+            expert.disable_freeu()
+
+    # --- where to load ---
 
     @contextmanager
     def loading_into(self, experts: Sequence[int]) -> Iterator[None]:
@@ -206,6 +276,12 @@ class ExpertLoadersMixin(PeftAdapterMixin):
         return self._chosen()[0]._load_ip_adapter_loras(state_dicts)
 
 
+def _processor_name(name: str, index: int) -> str:
+    """`mid_block.attentions.0.attn2.processor` -> `mid_block.attentions.0.experts.<index>.attn2.processor`."""
+    block, attention, processor = name.rsplit(".", 2)
+    return f"{block}.experts.{index}.{attention}.{processor}"
+
+
 def _adapters_of(expert: Any) -> dict[str, Any]:
     return getattr(expert, "peft_config", {})
 
@@ -217,7 +293,7 @@ def _check_takes(expert: Any, needed: Any, what: str) -> None:
 
 
 @contextmanager
-def _offloading_paused(router: ExpertLoadersMixin, pipeline: Any) -> Iterator[None]:
+def _offloading_paused(router: UNetInterfaceMixin, pipeline: Any) -> Iterator[None]:
     """Takes a pipeline's offloading away while layers are added, and puts it back with them."""
     model_offload, sequential_offload, group_offload = router._optionally_disable_offloading(pipeline)
     try:
