@@ -207,6 +207,25 @@ def test_negative_prompts(base_pipe):
     assert not torch.allclose(two[0], two[1])
 
 
+def test_an_expert_is_called_with_its_own_guidance(base_pipe):
+    """Two steps, at sigma 80 and 0.002, go to two experts; `None` leaves the pipeline's scale."""
+    experts, run = [base_pipe.unet, base_pipe.unet], {"negative_prompt": "a dog"}
+
+    def drawn(guidance_scales, **arguments):
+        base_pipe.unet = ExpertRouterUNet.from_unets(experts, [1.0], guidance_scales=guidance_scales)
+        return draw(base_pipe, **run, **arguments)
+
+    def change(pipe, step, timestep, tensors):
+        pipe._guidance_scale = 2.0
+
+    changed = draw(base_pipe, guidance_scale=6.0, **run, callback_on_step_end=change)
+    assert torch.equal(drawn([2.0, None], guidance_scale=6.0), changed)
+    assert torch.equal(drawn([2.0, 6.0], guidance_scale=1.0), changed)
+    assert not torch.equal(drawn([None, None], guidance_scale=6.0), changed)
+    assert torch.equal(drawn([1.0, 1.0], guidance_scale=6.0), drawn(None, guidance_scale=1.0))
+    assert base_pipe.guidance_scale == 1.0
+
+
 def test_the_prompt_as_negative_prompt_cancels_guidance(base_pipe):
     cancelled = draw(base_pipe, negative_prompt=PROMPT, guidance_scale=7.0)
     torch.testing.assert_close(cancelled, draw(base_pipe, guidance_scale=1.0), atol=1e-3, rtol=1e-3)
@@ -465,6 +484,22 @@ def test_safety_checker_blackens(base_pipe, objects):
     output = base_pipe(PROMPT, num_inference_steps=2, generator=seeded(), output_type="np")
     assert output.nsfw_content_detected == [objects]
     np.testing.assert_allclose(output.images, np.zeros_like(expected) if objects else expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("load", [EDiffIPipeline, DiffusionPipeline])
+def test_t5_is_never_float16(load, tmp_path):
+    """Whichever way a pipeline gets to float16, T5 is bfloat16 in it."""
+    tiny_pipeline(unet_sr256=None, unet_sr1024=None).save_pretrained(tmp_path)
+    pipe = load.from_pretrained(tmp_path, dtype=torch.float16)
+    assert (pipe.unet.dtype, pipe.text_encoder.dtype) == (torch.float16, torch.float16)
+    assert {parameter.dtype for parameter in pipe.text_encoder_2.parameters()} == {torch.bfloat16}
+    pipe = load.from_pretrained(tmp_path)
+    assert pipe.text_encoder_2.dtype == torch.float32
+    for convert in (lambda: pipe.to(torch.float16), lambda: pipe.to("cpu", torch.float16)):
+        assert convert() is pipe
+        assert (pipe.unet.dtype, pipe.text_encoder_2.dtype) == (torch.float16, torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    assert draw(pipe).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -21,7 +21,8 @@ from huggingface_hub.utils import filter_repo_objects
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import diffusers_ediffi  # noqa: F401  registers the library with diffusers
-from diffusers_ediffi.router import ExpertRouterUNet, _allow_patterns
+from diffusers_ediffi.expert_files import allow_patterns
+from diffusers_ediffi.router import ExpertRouterUNet
 from diffusers_ediffi.unet import EDiffIUNet
 
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -42,9 +43,9 @@ def tiny_unet(seed: int = 0, **changes) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**config, **changes}).eval()
 
 
-def constant_unet(value: float) -> UNet2DConditionModel:
+def constant_unet(value: float, **changes) -> UNet2DConditionModel:
     """A U-Net whose output is `value` everywhere: it shows which expert ran."""
-    unet = tiny_unet()
+    unet = tiny_unet(**changes)
     torch.nn.init.zeros_(unet.conv_out.weight)
     torch.nn.init.constant_(unet.conv_out.bias, value)
     return unet
@@ -202,6 +203,17 @@ def test_boundaries_in_timesteps():
     sigma = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()[[199, 201]].tolist()
     router = ExpertRouterUNet.from_unets(unets, [200], unit="timestep", scheduler=scheduler)
     assert [router.select_expert(s) for s in sigma] == [0, 1]
+
+
+def test_the_guidance_scale_is_that_of_the_selected_expert():
+    router = ExpertRouterUNet.from_unets([tiny_unet(), tiny_unet()], [1.0], guidance_scales=[3, None])
+    assert router.guidance_scales == [3.0, None] and router.guidance_scale is None
+    router.select_expert(5.0)
+    assert router.guidance_scale is None
+    router.select_expert(0.5)
+    assert router.guidance_scale == 3.0
+    router.reset_expert()
+    assert router.guidance_scale is None
 
 
 # --- training ---
@@ -401,7 +413,7 @@ def test_only_the_wanted_variant_is_downloaded(router, tmp_path):
     files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
 
     def weights(variant):
-        wanted = filter_repo_objects([*files, "vae/config.json"], allow_patterns=_allow_patterns("unet", variant))
+        wanted = filter_repo_objects([*files, "vae/config.json"], allow_patterns=allow_patterns("unet", variant))
         return [file for file in wanted if not file.endswith("/config.json") and file.startswith("unet/")]
 
     plain = ["unet/experts.json", *(f"unet/expert.{i}/diffusion_pytorch_model.safetensors" for i in range(3))]
@@ -445,6 +457,34 @@ def test_loads_from_the_hub_s_cache(router, tmp_path):
 def test_refuses_boundaries(boundaries, message):
     with pytest.raises(ValueError, match=message):
         ExpertRouterUNet.from_unets([tiny_unet()] * 3, boundaries)
+
+
+@pytest.mark.parametrize(
+    ("boundaries", "unit", "scheduler", "message"),
+    [
+        ([0.875], "timestep", None, r"\[0.875\] are no timesteps"),  # a fraction of the steps
+        ([9.61], "timestep", None, 'sigmas with unit="sigma"'),
+        ([1000], "timestep", DDPMScheduler(**SD_BETAS), "above the scheduler's last timestep, 999"),
+        ([500], "sigma", DDPMScheduler(**SD_BETAS), 'a timestep needs unit="timestep"'),
+    ],
+)
+def test_refuses_boundaries_in_the_wrong_unit(boundaries, unit, scheduler, message):
+    with pytest.raises(ValueError, match=message):
+        ExpertRouterUNet.from_unets([tiny_unet()] * 2, boundaries, unit, scheduler)
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ([1.0], "one for each of the 2 experts"),
+        (5.0, "one for each"),
+        ([math.nan, None], "finite"),
+        (["5", 1], "finite"),
+    ],
+)
+def test_refuses_guidance_scales(scales, message):
+    with pytest.raises(ValueError, match=message):
+        ExpertRouterUNet.from_unets([tiny_unet()] * 2, [1.0], guidance_scales=scales)
 
 
 def test_refuses_experts_that_do_not_fit():

@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, pipelines
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 from .demo.checkpoint import demo_checkpoint
+from .expert_adapter import ExpertAdapter
 from .expert_tree import ENSEMBLES, NoiseInterval
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
 from .router import ExpertRouterUNet
@@ -24,6 +25,7 @@ __all__ = [
     "EDiffIPipeline",
     "EDiffIPipelineOutput",
     "EDiffIUNet",
+    "ExpertAdapter",
     "ExpertRouterUNet",
     "ModelMixin",
     "NoiseInterval",

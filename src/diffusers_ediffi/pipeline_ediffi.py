@@ -88,7 +88,8 @@ class EDiffIPipeline(DiffusionPipeline):
         scheduler (`SchedulerMixin`): Its EDM scheduler: [`EDMDEISScheduler`], `EDMEulerScheduler` or
             `EDMDPMSolverMultistepScheduler`.
         tokenizer (`CLIPTokenizer`, *optional*), text_encoder (`CLIPTextModelWithProjection`, *optional*): CLIP text.
-        tokenizer_2 (`T5Tokenizer`, *optional*), text_encoder_2 (`T5EncoderModel`, *optional*): T5.
+        tokenizer_2 (`T5Tokenizer`, *optional*), text_encoder_2 (`T5EncoderModel`, *optional*): T5. It overflows in
+            float16 and is cast to bfloat16 where the pipeline is loaded in, or moved to, float16.
         feature_extractor (`CLIPImageProcessor`, *optional*), image_encoder (`CLIPVisionModelWithProjection`,
             *optional*): CLIP image, for `style_image`.
         unet_sr256, unet_sr1024 ([`EDiffIUNet`] or [`ExpertRouterUNet`], *optional*): The super-resolution models.
@@ -140,6 +141,7 @@ class EDiffIPipeline(DiffusionPipeline):
         sr_scale: int = 4,
     ):
         super().__init__()
+        _keep_out_of_float16(text_encoder_2)
         if scheduler is not None:
             # Schedulers carry state, so every stage has its own.
             if unet_sr256 is not None and scheduler_sr256 is None:
@@ -181,6 +183,12 @@ class EDiffIPipeline(DiffusionPipeline):
             raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
+    def to(self, *args: Any, **kwargs: Any) -> "EDiffIPipeline":
+        """Moves and casts all components; a T5 that would be float16 becomes bfloat16."""
+        super().to(*args, **kwargs)
+        _keep_out_of_float16(self.text_encoder_2)
+        return self
+
     def set_attention_backend(self, backend: str) -> None:
         """Sets the attention backend of every U-Net that is loaded, such as `"native"` or `"xformers"`."""
         for unet in (self.unet, self.unet_sr256, self.unet_sr1024):
@@ -206,7 +214,8 @@ class EDiffIPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """The guidance of the stage that is running; a callback may change `_guidance_scale`."""
+        """The guidance of the stage that is running; a callback may change `_guidance_scale`. An expert with a scale
+        of its own (`ExpertRouterUNet.guidance_scales`) is called with that one instead."""
         return self._guidance_scale
 
     @property
@@ -376,7 +385,10 @@ class EDiffIPipeline(DiffusionPipeline):
         embeds: Embeddings,
     ) -> torch.Tensor:
         """The guided F (batch, 3, size, size) in float32; guidance on F equals guidance on D."""
-        unet, guided = stage.unet, self.do_classifier_free_guidance
+        unet = stage.unet
+        own_scale = getattr(unet, "guidance_scale", None)  # of a router's selected expert
+        guidance_scale = self.guidance_scale if own_scale is None else own_scale
+        guided = guidance_scale > 1
         model_input = stage.scheduler.scale_model_input(sample, timestep)
         images = max(1, self.pixels_per_call // (model_input.shape[-1] * model_input.shape[-2]))
         outputs = []
@@ -388,7 +400,7 @@ class EDiffIPipeline(DiffusionPipeline):
             output = unet(x.to(unet.dtype), timestep, **conditioning, return_dict=False)[0].float()
             if guided:
                 unconditional, conditional = output.chunk(2)
-                output = unconditional + self.guidance_scale * (conditional - unconditional)
+                output = unconditional + guidance_scale * (conditional - unconditional)
             outputs.append(output)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -551,6 +563,7 @@ class EDiffIPipeline(DiffusionPipeline):
             height, width: Size of the last stage to run, by default the largest that is loaded.
             num_inference_steps, guidance_scale: One number for every stage, or one per stage as a tuple (base, SR256,
                 SR1024); by default the pipeline's `default_...`. Guidance of 1 or less is none, at half the cost.
+                Experts with a guidance scale of their own keep it.
             num_images_per_prompt: Images for each prompt.
             generator: Makes the noise repeatable; a list gives each image its own.
             latents: Standard normal noise for the base stage (images, 3, base size, base size).
@@ -595,9 +608,9 @@ class EDiffIPipeline(DiffusionPipeline):
 
         num_images_per_prompt = int(num_images_per_prompt)
         self._interrupt = False
-        embeds = self._prepare_embeddings(
-            prompt, negative_prompt, style_image, given, num_images_per_prompt, guided=max(scales) > 1
-        )
+        experts_scales = [scale for stage in stages for scale in getattr(stage.unet, "guidance_scales", ())]
+        guided = max(scale for scale in (*scales, *experts_scales) if scale is not None) > 1
+        embeds = self._prepare_embeddings(prompt, negative_prompt, style_image, given, num_images_per_prompt, guided)
         for stage, num_steps in zip(stages, steps, strict=True):
             stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
         self._num_timesteps = sum(len(stage.scheduler.timesteps) for stage in stages)
@@ -632,6 +645,13 @@ class EDiffIPipeline(DiffusionPipeline):
         result = self.image_processor.postprocess(sample, output_type=output_type)
         self.maybe_free_model_hooks()
         return EDiffIPipelineOutput(result, nsfw_content_detected) if return_dict else (result, nsfw_content_detected)
+
+
+def _keep_out_of_float16(text_encoder: Any) -> None:
+    """T5 has values above float16's largest; a quantised one computes in the type that its settings say."""
+    quantized = getattr(text_encoder, "quantization_method", None) is not None
+    if text_encoder is not None and not quantized and getattr(text_encoder, "dtype", None) == torch.float16:
+        text_encoder.to(torch.bfloat16)
 
 
 def _conditioning(embeds: Embeddings, rows: slice, guided: bool, dtype: torch.dtype) -> dict[str, Any]:

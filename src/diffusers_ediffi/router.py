@@ -12,11 +12,9 @@ On disk each expert keeps a folder of its own and can be loaded alone by its cla
 import importlib
 import json
 import math
-import re
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +24,13 @@ from diffusers import DDPMScheduler, ModelMixin
 from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_card
-from huggingface_hub import create_repo, snapshot_download
-from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import create_repo
 from torch import nn
+
+from .expert_adapter import ExpertAdapter
+from .expert_files import check_weights, download
+from .offload import ExpertOffload, call_where_it_lives, execution_device
+from .unet_interface import UNetInterfaceMixin
 
 UNITS = ("sigma", "timestep")
 # The libraries whose classes a config.json may name. It may come from a stranger, so nothing else is imported.
@@ -42,15 +43,14 @@ BETA_SETTINGS = (
     "trained_betas",
     "rescale_betas_zero_snr",
 )
-WEIGHTS = "diffusion_pytorch_model"
-STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SETTINGS = ("boundaries", "unit", "betas", "adapters", "guidance_scales")
 # Boundaries are quoted to three digits (9.61 for 9.609...): a route may leave `trained_on` by this much, relatively.
 TRAINED_ON_TOLERANCE = 2e-3
 # No sampler has a sigma of exp(4 * 5) = 5e8: such a "c_noise" is the step index of a discrete-time model.
 MAX_C_NOISE = 5.0
 
 
-class ExpertRouterUNet(ModelMixin, ConfigMixin):
+class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
     """Several U-Nets, each responsible for an interval of noise levels, that are called like one.
 
     Expert i owns the noise levels [boundaries[i - 1], boundaries[i]); expert 0 has the lowest noise. A call runs one
@@ -62,12 +62,20 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
         >>> router.select_expert(80.0)
         2
 
+    In diffusers' pipelines it takes the place of the `unet`. `from_pipe` goes by type and wants it said:
+    `StableDiffusionImg2ImgPipeline.from_pipe(pipe, unet=pipe.unet)`.
+
     Args:
         unets (`list`): The experts, or (from a saved config) their `folder`, `library`, `class_name` and `config`.
         boundaries (`list` of `float`): Increasing noise levels between the experts, one fewer than there are experts.
         unit (`str`): What the boundaries are: `sigma`, or `timestep` of a discrete-time model.
         betas (`dict`, *optional*): Beta settings of a discrete-time model, see [`BETA_SETTINGS`]. Without them a
             timestep is read as c_noise = ln(sigma) / 4.
+        adapters (`list`, *optional*): For each expert an [`ExpertAdapter`] (or its entries) or `None`: experts may
+            differ in what they are conditioned on.
+        guidance_scales (`list`, *optional*): For each expert its guidance scale, or `None` for the pipeline's. A
+            U-Net does not see guidance: [`EDiffIPipeline`] and loops that read `guidance_scale` follow them. The
+            pipelines of diffusers use their own scale throughout, unless `rescale_guidance` says which that is.
     """
 
     _supports_gradient_checkpointing = True
@@ -79,13 +87,25 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
         boundaries: Sequence[float] = (),
         unit: str = "sigma",
         betas: dict[str, Any] | None = None,
+        adapters: Sequence[Any] | None = None,
+        guidance_scales: Sequence[float | None] | None = None,
     ):
         super().__init__()
         self.boundaries = _check_boundaries(boundaries, len(unets), unit)
         experts = [_build(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
         _check_experts(experts, unit, betas)
         self.experts: Any = nn.ModuleList(experts)
-        self.register_to_config(unets=self._descriptions(), boundaries=self.boundaries)
+        self._adapters = _check_adapters(adapters, len(experts))
+        self._guidance_scales = _check_guidance_scales(guidance_scales, len(experts))
+        self.register_to_config(
+            unets=self._descriptions(),
+            boundaries=self.boundaries,
+            adapters=[a and a.to_config() for a in self._adapters] if any(self._adapters) else None,
+            guidance_scales=self._guidance_scales if guidance_scales else None,
+        )
+        # Pipelines prepare their arguments for the expert that takes them as they are.
+        self._lead = next((i for i, adapter in enumerate(self._adapters) if adapter is None), 0)
+        self._offload = ExpertOffload()
         self._no_split_modules = _union(experts, "_no_split_modules")
         self._skip_layerwise_casting_patterns = _union(experts, "_skip_layerwise_casting_patterns")
         self._keep_in_fp32_modules = _union(experts, "_keep_in_fp32_modules")
@@ -95,11 +115,18 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
         self._reads_c_noise = unit == "sigma" and betas is None
         self._first_timesteps = [self._first_timestep(boundary) for boundary in self.boundaries]
         self._selected: int | None = None
+        self._pipeline_scale: float | None = None
         self._check_intervals()
 
     @classmethod
     def from_unets(
-        cls, unets: Sequence[nn.Module], boundaries: Sequence[float], unit: str = "sigma", scheduler=None
+        cls,
+        unets: Sequence[nn.Module],
+        boundaries: Sequence[float],
+        unit: str = "sigma",
+        scheduler: Any = None,
+        adapters: Sequence[Any] | None = None,
+        guidance_scales: Sequence[float | None] | None = None,
     ) -> "ExpertRouterUNet":
         """Makes a router of U-Nets in memory, without copying them.
 
@@ -109,62 +136,92 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
             unit (`str`): `sigma`, which holds for every scheduler, or `timestep` of a discrete-time model.
             scheduler (`SchedulerMixin`, *optional*): Boundaries in sigma on a discrete-time model (Stable Diffusion)
                 need the betas of its scheduler, where sigma = sqrt((1 - alpha_bar) / alpha_bar).
+            adapters, guidance_scales (`list`, *optional*): See the class.
         """
         betas = None
         if scheduler is not None and "beta_schedule" in scheduler.config:
             betas = {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
         elif scheduler is not None and "sigma_data" not in scheduler.config:
             raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
-        return cls(list(unets), boundaries, unit, betas)
-
-    # --- what a pipeline reads from a U-Net ---
+        return cls(list(unets), boundaries, unit, betas, adapters, guidance_scales)
 
     @property
     def config(self) -> FrozenDict:
-        """The router's own entries and, for pipelines that ask for `in_channels` and the like, those of expert 0."""
-        first = {name: value for name, value in self.experts[0].config.items() if not name.startswith("_")}
-        first.pop("trained_on", None)
-        return FrozenDict({**first, **self._internal_dict})
+        """The router's own entries and, for pipelines that ask for `in_channels` and the like, those of an expert:
+        expert 0, or the first without an adapter."""
+        lead = self.experts[self._lead].config
+        entries = {name: value for name, value in lead.items() if not name.startswith("_")}
+        entries.pop("trained_on", None)
+        return FrozenDict({**entries, **self._internal_dict})
 
-    @property
-    def add_embedding(self) -> nn.Module:
-        """Expert 0's, as a pipeline reads it to learn the width of its inputs."""
-        return self.experts[0].add_embedding
+    # --- where the experts live ---
 
-    @property
-    def encoder_hid_proj(self) -> nn.Module | None:
-        """Expert 0's, as a pipeline reads it to learn which image encoder it needs."""
-        return self.experts[0].encoder_hid_proj
+    def to(self, *args, **kwargs) -> "ExpertRouterUNet":
+        """Moves and casts all experts. Under `pipe.enable_model_cpu_offload()` a call to the router's device moves
+        none: each expert goes there when its turn comes, and the others stay on the CPU."""
+        device = execution_device(self)
+        if device is not None and args[:1] == (device,):
+            return self
+        self._offload.release_all()
+        return super().to(*args, **kwargs)
 
-    @property
-    def attn_processors(self) -> dict[str, Any]:
-        """All attention processors, by their name in the router: `experts.0.<name in the expert>`."""
-        return {
-            f"experts.{i}.{name}": processor
-            for i, expert in enumerate(self.experts)
-            for name, processor in expert.attn_processors.items()
-        }
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """All parameters. Under model offload those on the device come first: accelerate and diffusers take the
+        device of the first one for that of all."""
+        on_device = (expert.parameters(recurse) for expert in self._offload.resident)
+        seen = set()
+        for parameter in chain(chain.from_iterable(on_device), super().parameters(recurse)):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter
 
-    def set_attn_processor(self, processor: Any) -> None:
-        """Sets one processor everywhere, or a `dict` of them with the names of `attn_processors`."""
+    def enable_expert_prefetch(self, enabled: bool = True) -> None:
+        """Under model offload brings the next expert to the device while the current one works, on CUDA from pinned
+        memory and in a stream of its own. Two experts are on the device then, instead of one."""
+        self._offload.prefetch = enabled
+
+    def enable_group_offload(self, *args, offload_to_disk_path: str | None = None, **kwargs) -> None:
+        """Offloads groups of layers in every expert; the arguments are those of diffusers' models.
+
+        Args:
+            args, kwargs: `onload_device`, `offload_device`, `offload_type` and so on, as in diffusers.
+            offload_to_disk_path (`str`, *optional*): A folder for the weights, with a folder therein for each expert.
+        """
         for i, expert in enumerate(self.experts):
-            own = processor
-            if isinstance(processor, dict):
-                start = f"experts.{i}."
-                own = {name.removeprefix(start): p for name, p in processor.items() if name.startswith(start)}
-            expert.set_attn_processor(own)
-
-    def set_attention_backend(self, backend: str) -> None:
-        """Sets the attention backend of every expert."""
-        for expert in self.experts:
-            expert.set_attention_backend(backend)
-
-    def enable_xformers_memory_efficient_attention(self, attention_op=None) -> None:
-        """Lets every expert compute its attention with xformers."""
-        for expert in self.experts:
-            expert.enable_xformers_memory_efficient_attention(attention_op)
+            path = None if offload_to_disk_path is None else str(Path(offload_to_disk_path) / _folder(i))
+            if path is not None:
+                Path(path).mkdir(parents=True, exist_ok=True)
+            if not any(expert is other for other in self.experts[:i]):
+                expert.enable_group_offload(*args, offload_to_disk_path=path, **kwargs)
 
     # --- routing ---
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """The guidance scale of the selected expert; `None` means the pipeline's."""
+        return None if self._selected is None else self._guidance_scales[self._selected]
+
+    @property
+    def guidance_scales(self) -> list[float | None]:
+        """The guidance scale of every expert; `None` means the pipeline's."""
+        return list(self._guidance_scales)
+
+    def rescale_guidance(self, pipeline_scale: float | None) -> None:
+        """Lets the pipelines of diffusers follow `guidance_scales`, too.
+
+        They call a U-Net with batches [unconditional, conditional] and combine the halves as u + w (c - u). An expert
+        of scale g then returns c' = u + g / w (c - u), which gives u + g (c - u).
+
+            >>> pipe.unet.rescale_guidance(7.5)
+            >>> pipe("a cat", guidance_scale=7.5)
+
+        Args:
+            pipeline_scale (`float`, *optional*): w, the `guidance_scale` that the pipeline is called with; it must be
+                above 1. `None` switches the rescaling off.
+        """
+        if pipeline_scale is not None and not 1 < pipeline_scale < math.inf:
+            raise ValueError(f"pipeline_scale={pipeline_scale} must be above 1: without guidance there is no scale.")
+        self._pipeline_scale = pipeline_scale
 
     def select_expert(self, sigma: float) -> int:
         """Chooses the expert of all calls until the next selection or `reset_expert()`; returns its index.
@@ -214,10 +271,10 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
         """
         inputs = (sample, timestep, encoder_hidden_states, *args)
         if self._selected is not None:
-            return self.experts[self._selected](*inputs, return_dict=return_dict, **kwargs)
+            return self._call_expert(self._selected, inputs, kwargs, return_dict)
         routes = self._routes(timestep)
         if len(set(routes)) == 1:
-            return self.experts[routes[0]](*inputs, return_dict=return_dict, **kwargs)
+            return self._call_expert(routes[0], inputs, kwargs, return_dict)
         if not (self.training and torch.is_grad_enabled()):
             raise ValueError(
                 f"the timesteps of this batch belong to the experts {sorted(set(routes))}: call the router once for "
@@ -226,13 +283,26 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
         output = self._forward_split(routes, inputs, kwargs)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
+    def _call_expert(self, index: int, inputs: tuple, kwargs: dict[str, Any], return_dict: bool) -> Any:
+        adapter, device = self._adapters[index], execution_device(self)
+        if adapter is not None:
+            inputs, kwargs = adapter.apply(inputs, kwargs)
+        if device is not None:
+            self._offload.fetch(self.experts, index, device)
+        output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
+        scale = self._guidance_scales[index]
+        if scale is None or self._pipeline_scale is None or self._selected is not None:
+            return output
+        sample = _rescale(output[0], scale / self._pipeline_scale)
+        return UNet2DConditionOutput(sample=sample) if return_dict else (sample,)
+
     def _forward_split(self, routes: list[int], inputs: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
         """Calls each expert on its rows of the batch and puts the outputs back in order."""
         parts, order = [], []
         for index in sorted(set(routes)):
             rows = [row for row, route in enumerate(routes) if route == index]
             own_inputs, own_kwargs = _take_rows((inputs, kwargs), rows, len(routes))
-            parts.append(self.experts[index](*own_inputs, return_dict=False, **own_kwargs)[0])
+            parts.append(self._call_expert(index, own_inputs, own_kwargs, return_dict=False)[0])
             order += rows
         return torch.cat(parts)[[order.index(row) for row in range(len(order))]]
 
@@ -267,12 +337,18 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
     def _first_timestep(self, boundary: float) -> float:
         """The lowest timestep that belongs to the expert above the boundary."""
         if self._internal_dict["unit"] == "timestep":
+            last = math.inf if self._log_sigmas is None else len(self._log_sigmas) - 1
+            if boundary > last:
+                raise ValueError(f"boundary {boundary:g} lies above the scheduler's last timestep, {last}.")
             return boundary
         if self._log_sigmas is None:
             return self._to_timestep(boundary) - 1e-6  # a float32 timestep may be rounded down to less than ln(b) / 4
         low, high = np.exp(self._log_sigmas[[0, -1]])
         if not low <= boundary <= high:
-            raise ValueError(f"boundary {boundary:g} lies outside the scheduler's sigmas {low:.3g} to {high:.3g}.")
+            raise ValueError(
+                f"boundary {boundary:g} lies outside the scheduler's sigmas {low:.3g} to {high:.3g}; a timestep "
+                'needs unit="timestep".'
+            )
         return self._to_timestep(boundary) - 1e-3  # discrete timesteps are whole numbers
 
     def _check_intervals(self) -> None:
@@ -390,7 +466,7 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
         hub = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
         root = Path(pretrained_model_name_or_path)
         if not root.is_dir():
-            root = _download(str(pretrained_model_name_or_path), subfolder, variant, hub)
+            root = download(str(pretrained_model_name_or_path), subfolder, variant, hub)
         root = root / (subfolder or "")
         config = cls.load_config(root)
         if not isinstance(config.get("unets"), list):
@@ -399,7 +475,7 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
             )
         _check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
         classes = [_expert_class(i, description) for i, description in enumerate(config["unets"])]
-        stored = [_check_weights(root / _folder(i), variant) for i in range(len(classes))]
+        stored = [check_weights(root / _folder(i), variant) for i in range(len(classes))]
         dtype = dtype or torch_dtype
         experts = [
             expert_class.from_pretrained(
@@ -407,7 +483,7 @@ class ExpertRouterUNet(ModelMixin, ConfigMixin):
             )
             for i, expert_class in enumerate(classes)
         ]
-        settings = {name: config[name] for name in ("boundaries", "unit", "betas") if name in config}
+        settings = {name: config[name] for name in SETTINGS if name in config}
         router = cls(experts, **settings).eval()
         router.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return router
@@ -436,7 +512,47 @@ def _check_boundaries(boundaries: Sequence[float], num_experts: int, unit: str) 
         raise ValueError(
             f"boundaries={numbers} must be positive, finite and strictly increasing (lowest noise first)."
         )
+    if unit == "timestep" and not all(number.is_integer() for number in numbers):
+        raise ValueError(
+            f"boundaries={numbers} are no timesteps, which are whole numbers (of a fraction f of the steps: f * 1000 "
+            'of 1000). Give timesteps, or sigmas with unit="sigma" and scheduler=.'
+        )
     return numbers
+
+
+def _check_adapters(adapters: Sequence[Any] | None, num_experts: int) -> list[ExpertAdapter | None]:
+    if adapters is None:
+        return [None] * num_experts
+    if not isinstance(adapters, Sequence) or len(adapters) != num_experts:
+        raise ValueError(f"adapters={adapters!r} must list one for each of the {num_experts} experts, or None for it.")
+    return [None if adapter is None else ExpertAdapter.from_config(adapter) for adapter in adapters]
+
+
+def _check_guidance_scales(scales: Sequence[float | None] | None, num_experts: int) -> list[float | None]:
+    if scales is None:
+        return [None] * num_experts
+    if not isinstance(scales, Sequence) or len(scales) != num_experts:
+        raise ValueError(
+            f"guidance_scales={scales!r} must list one for each of the {num_experts} experts, or None for it."
+        )
+    for scale in scales:
+        number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
+        if scale is not None and not number:
+            raise ValueError(
+                f"guidance_scales={list(scales)} must be finite numbers, or None for the pipeline's scale."
+            )
+    return [None if scale is None else float(scale) for scale in scales]
+
+
+def _rescale(output: torch.Tensor, factor: float) -> torch.Tensor:
+    """[u, c] -> [u, u + factor (c - u)]"""
+    if len(output) % 2:
+        raise ValueError(
+            f"a batch of {len(output)} is not [unconditional, conditional]: call the pipeline with the guidance_scale "
+            "given to rescale_guidance, or switch that off by rescale_guidance(None)."
+        )
+    unconditional, conditional = output.chunk(2)
+    return torch.cat([unconditional, unconditional + factor * (conditional - unconditional)])
 
 
 def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | None) -> None:
@@ -495,47 +611,3 @@ def _take_rows(value: Any, rows: list[int], batch_size: int) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_take_rows(item, rows, batch_size) for item in value)
     return value
-
-
-def _allow_patterns(subfolder: str | None, variant: str | None) -> list[str]:
-    """What one variant of a router needs of a repository."""
-    start, dot = f"{subfolder}/" if subfolder else "", f".{variant}" if variant else ""
-    weights = [
-        f"{WEIGHTS}{dot}.safetensors",
-        f"{WEIGHTS}{dot}-*.safetensors",
-        f"{WEIGHTS}.safetensors.index{dot}.json",
-    ]
-    in_expert = [f"{start}expert.*/{name}" for name in ("config.json", *weights)]
-    return [f"{start}config.json", f"{start}experts{dot}.json", *in_expert]
-
-
-def _download(repo_id: str, subfolder: str | None, variant: str | None, hub: dict[str, Any]) -> Path:
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=_allow_patterns(subfolder, variant), **hub))
-    except HFValidationError as error:
-        raise OSError(f"{repo_id} is neither a folder nor the id of a repository on the Hub.") from error
-
-
-def _check_weights(folder: Path, variant: str | None) -> torch.dtype | None:
-    """Raises unless an expert's weights are there and whole; returns the type most of them are stored in."""
-    name = rf"{WEIGHTS}{re.escape('.' + variant if variant else '')}(-\d{{5}}-of-\d{{5}})?\.(safetensors|bin)"
-    present = sorted(path.name for path in folder.glob(f"{WEIGHTS}*"))
-    files = [folder / file for file in present if re.fullmatch(name, file)]
-    if not files:
-        wanted = f"variant {variant!r}" if variant else "no variant"
-        raise OSError(
-            f"{folder} has no weights of {wanted}, only {present or 'no files at all'}: save or copy it again."
-        )
-    sizes: Counter[str] = Counter()
-    for file in files:
-        if file.suffix != ".safetensors":
-            continue
-        try:
-            with safe_open(file, framework="pt") as weights:
-                for key in weights.keys():
-                    tensor = weights.get_slice(key)
-                    sizes[tensor.get_dtype()] += math.prod(tensor.get_shape())
-        except SafetensorError as error:
-            raise OSError(f"{file} is damaged or truncated ({error}): download or copy it again.") from error
-    most = max(sizes, key=lambda dtype: sizes[dtype], default=None)
-    return STORED_DTYPES.get(most) if most else None

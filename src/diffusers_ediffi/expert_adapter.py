@@ -1,0 +1,133 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""`ExpertAdapter`: what an expert with another conditioning than its neighbours reads of the router's arguments."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class ExpertAdapter:
+    """Maps the arguments of a router's call to those of one expert.
+
+    It is data alone, so that it is saved with the router and a stranger's configuration runs no code.
+
+        >>> refiner = ExpertAdapter.sdxl_refiner()
+        >>> router = ExpertRouterUNet.from_unets(
+        ...     [refiner_unet, base_unet], [200], unit="timestep", adapters=[refiner, None]
+        ... )
+
+    Args:
+        hidden_states_columns (`(int, int)`, *optional*): First and last + 1 column of `encoder_hidden_states` that
+            the expert reads.
+        time_ids (sequence of `int`, *optional*): The columns of `added_cond_kwargs["time_ids"]` that it reads.
+        aesthetic_score (`float`, *optional*): Appended to the time ids.
+        negative_aesthetic_score (`float`, *optional*): The same for the first half of the batch, which is the
+            unconditional one under guidance. Leave it out where guidance is off.
+
+    Raises:
+        ValueError: if an entry is not what it should be.
+    """
+
+    hidden_states_columns: tuple[int, int] | None = None
+    time_ids: tuple[int, ...] | None = None
+    aesthetic_score: float | None = None
+    negative_aesthetic_score: float | None = None
+
+    def __post_init__(self) -> None:
+        columns = self.hidden_states_columns
+        if columns is not None:
+            if not _are_indices(columns) or len(columns) != 2 or columns[0] >= columns[1]:
+                raise ValueError(f"hidden_states_columns={columns!r} must be [start, stop] with 0 <= start < stop.")
+            object.__setattr__(self, "hidden_states_columns", tuple(columns))
+        if self.time_ids is not None:
+            if not _are_indices(self.time_ids):
+                raise ValueError(f"time_ids={self.time_ids!r} must list columns, such as [0, 1, 2, 3].")
+            object.__setattr__(self, "time_ids", tuple(self.time_ids))
+        for name in ("aesthetic_score", "negative_aesthetic_score"):
+            score = getattr(self, name)
+            if score is not None and not (_is(score, Real) and math.isfinite(score)):
+                raise ValueError(f"{name}={score!r} must be a finite number.")
+        if self.aesthetic_score is not None and self.time_ids is None:
+            raise ValueError("aesthetic_score is appended to time_ids: say which columns of them to keep.")
+        if self.negative_aesthetic_score is not None and self.aesthetic_score is None:
+            raise ValueError("negative_aesthetic_score needs aesthetic_score: pass both.")
+
+    @classmethod
+    def sdxl_refiner(
+        cls, aesthetic_score: float = 6.0, negative_aesthetic_score: float | None = 2.5
+    ) -> "ExpertAdapter":
+        """SDXL's refiner beside its base: the second text encoder's columns, no target size, a score instead."""
+        return cls((768, 2048), (0, 1, 2, 3), aesthetic_score, negative_aesthetic_score)
+
+    @classmethod
+    def from_config(cls, config: Any) -> "ExpertAdapter":
+        """The inverse of `to_config`.
+
+        Raises:
+            ValueError: if there are unknown entries, or `config` is no `dict`.
+        """
+        if isinstance(config, cls):
+            return config
+        known = [field.name for field in fields(cls)]
+        if not isinstance(config, dict) or set(config) - set(known):
+            unknown = sorted(set(config) - set(known)) if isinstance(config, dict) else config
+            raise ValueError(f"an adapter has the unknown entries {unknown!r}; there are {', '.join(known)}.")
+        return cls(**config)
+
+    def to_config(self) -> dict[str, Any]:
+        """The entries that are set, as JSON can hold them."""
+        entries = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in entries.items()}
+
+    def apply(self, inputs: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The expert's arguments; `inputs` begins with sample, timestep and encoder_hidden_states.
+
+        Raises:
+            ValueError: if an argument that this expert reads is missing or too narrow.
+        """
+        sample, timestep, hidden_states, *rest = inputs
+        if self.hidden_states_columns is not None:
+            start, stop = self.hidden_states_columns
+            width = 0 if hidden_states is None else hidden_states.shape[-1]
+            if width < stop:
+                raise ValueError(
+                    f"an expert reads the columns {start} to {stop} of encoder_hidden_states {width} wide."
+                )
+            hidden_states = hidden_states[..., start:stop]
+        if self.time_ids is not None:
+            added = kwargs.get("added_cond_kwargs") or {}
+            if "time_ids" not in added:
+                raise ValueError('an expert reads added_cond_kwargs["time_ids"], which this call does not pass.')
+            kwargs = {**kwargs, "added_cond_kwargs": {**added, "time_ids": self._select_time_ids(added["time_ids"])}}
+        return (sample, timestep, hidden_states, *rest), kwargs
+
+    def _select_time_ids(self, time_ids: torch.Tensor) -> torch.Tensor:
+        """(batch, numbers) -> (batch, numbers that are kept and the score)."""
+        columns, (batch_size, width) = list(self.time_ids or ()), time_ids.shape
+        if columns and max(columns) >= width:
+            raise ValueError(f"an expert reads the columns {columns} of time_ids, which have {width}.")
+        time_ids = time_ids[:, columns]
+        if self.aesthetic_score is None:
+            return time_ids
+        score = time_ids.new_full((batch_size, 1), self.aesthetic_score)
+        if self.negative_aesthetic_score is not None:
+            if batch_size % 2:
+                raise ValueError(
+                    f"a batch of {batch_size} has no unconditional half: without guidance build the adapter with "
+                    "negative_aesthetic_score=None."
+                )
+            score[: batch_size // 2] = self.negative_aesthetic_score
+        return torch.cat([time_ids, score], dim=1)
+
+
+def _is(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _are_indices(values: Any) -> bool:
+    return isinstance(values, Sequence) and all(_is(value, Integral) and value >= 0 for value in values)
