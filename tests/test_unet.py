@@ -346,6 +346,17 @@ def test_save_and_load(tmp_path):
     assert torch.equal(loaded(**arguments).sample, unet(**arguments).sample)
 
 
+def test_loaded_weights_are_aligned_unless_they_stay_mapped(tmp_path):
+    """A kernel may sum in another order where memory begins at no multiple of 64 bytes."""
+    unet = tiny_unet(cross_attention_dim=15)  # odd sizes, so that a file cannot be aligned by chance
+    unet.save_pretrained(tmp_path)
+    loaded, mapped = (EDiffIUNet.from_pretrained(tmp_path, mapped=mapped) for mapped in (False, True))
+    assert {parameter.data_ptr() % 64 for parameter in loaded.parameters()} == {0}
+    assert len({parameter.data_ptr() % 64 for parameter in mapped.parameters()}) > 1
+    for one, two in zip(loaded.parameters(), mapped.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_finite_and_close(dtype):
     unet = tiny_unet()

@@ -30,6 +30,7 @@ from torch import nn
 from .expert_adapter import ExpertAdapter
 from .expert_files import check_weights, download
 from .offload import ExpertOffload, call_where_it_lives, execution_device
+from .unet import EDiffIUNet, align_weights
 from .unet_interface import UNetInterfaceMixin
 
 UNITS = ("sigma", "timestep")
@@ -478,9 +479,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         stored = [check_weights(root / _folder(i), variant) for i in range(len(classes))]
         dtype = dtype or torch_dtype
         experts = [
-            expert_class.from_pretrained(
-                root / _folder(i), dtype=stored[i] if dtype == "auto" else dtype, variant=variant, **kwargs
-            )
+            _load_expert(expert_class, root / _folder(i), dtype, stored[i], variant=variant, **kwargs)
             for i, expert_class in enumerate(classes)
         ]
         settings = {name: config[name] for name in SETTINGS if name in config}
@@ -582,6 +581,15 @@ def _expert_class(index: int, description: dict[str, Any]) -> Any:
     if not (isinstance(found, type) and issubclass(found, ModelMixin)):
         raise ValueError(f"{folder}: {library} has no model named {name!r}.")
     return found
+
+
+def _load_expert(expert_class: Any, folder: Path, dtype: Any, stored: torch.dtype | None, **kwargs) -> Any:
+    if dtype != "auto":
+        expert = expert_class.from_pretrained(folder, dtype=dtype, **kwargs)
+        align_weights(expert)
+        return expert
+    mapped = {"mapped": True} if issubclass(expert_class, EDiffIUNet) else {}
+    return expert_class.from_pretrained(folder, dtype=stored, **mapped, **kwargs)
 
 
 def _build(index: int, description: dict[str, Any]) -> Any:

@@ -256,6 +256,20 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[name], **changes})
 
+    @classmethod
+    def from_pretrained(cls, *args, mapped: bool = False, **kwargs) -> Any:
+        """Loads what `save_pretrained` wrote, as every model of diffusers does.
+
+        Args:
+            args, kwargs: As in diffusers.
+            mapped (`bool`): Whether weights that need no conversion stay mapped from the file, so that they take no
+                memory before they are used. By default they are copied to aligned memory (see [`align_weights`]).
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        if not mapped:
+            align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
     @property
     def total_stride(self) -> int:
         """Height and width of the input must be multiples of this."""
@@ -353,6 +367,18 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(
                 f"height and width {tuple(sample.shape[-2:])} must be multiples of {self.total_stride} for this model."
             )
+
+
+def align_weights(module: nn.Module) -> None:
+    """Copies what does not begin at a multiple of 64 bytes, as weights that are mapped from a file do anywhere.
+
+    On some processors kernels sum in another order there, and a loaded model would not draw the very image of the
+    saved one.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        plain = type(tensor.data) is torch.Tensor and tensor.device.type == "cpu"  # neither quantised nor elsewhere
+        if plain and tensor.data_ptr() % 64:
+            tensor.data = tensor.data.clone()
 
 
 def _check_config(structure, block_out_channels, layers_per_block, groups, preconditioning) -> tuple[int, ...]:
