@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
@@ -130,15 +131,10 @@ class Trainer:
         if self.settings.max_steps_this_run is not None:
             last = min(last, first + self.settings.max_steps_this_run)
         self._announce()
-        ranks = self.accelerator.num_processes
-        sampler = StepBatchSampler(
-            self.settings.batch_size, first, last, self.accelerator.process_index, ranks, self.first_item
-        )
-        loader = make_loader(self.dataset, sampler, self.settings.num_workers, self.device.type == "cuda")
         self._started = self._log_time = time.monotonic()
         self._log_step = first
         with self._stopping_on_signals(), self._progress() as progress:
-            for batch in loader:
+            for batch in self._loader(first, last, self.settings.num_workers):
                 self.train_step(batch)
                 progress.update()
                 if self.step % self.settings.log_every == 0 or self.step == self.settings.total_steps:
@@ -157,6 +153,33 @@ class Trainer:
         if self._stop_signal is not None:
             raise SystemExit(128 + self._stop_signal)  # as shells count
         return self.step
+
+    def _loader(self, first: int, last: int, num_workers: int) -> DataLoader:
+        """The batches of this process for the steps `first` to `last`, exclusive."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        sampler = StepBatchSampler(self.settings.batch_size, first, last, rank, ranks, self.first_item)
+        return make_loader(self.dataset, sampler, num_workers, self.device.type == "cuda")
+
+    def seconds_per_step(self, steps: int) -> float:
+        """The time of one optimiser step, measured with real batches after one that warms up. Writes nothing.
+
+        Rendering ahead is taken to hide behind the network, as far as the worker processes are fast enough for it.
+        The trainer is of no use for training afterwards.
+
+        Args:
+            steps: how many steps are timed; the median counts.
+        """
+        workers = self.settings.num_workers
+        loading, training = [], []
+        ended = time.monotonic()
+        for batch in self._loader(0, steps + 1, num_workers=0):
+            loaded = time.monotonic()
+            self.train_step(batch)
+            float(self.grad_norm)  # waits for the device
+            loading.append(loaded - ended)
+            training.append(-loaded + (ended := time.monotonic()))
+        load, train = statistics.median(loading[1:]), statistics.median(training[1:])
+        return max(train, load / workers) if workers else train + load
 
     def train_step(self, batch: dict[str, Any]) -> None:
         """One optimiser step on a batch of items; every random number depends on (seed, node, step, rank) alone."""
