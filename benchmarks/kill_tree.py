@@ -25,20 +25,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_ediffi import EDiffIUNet
+from diffusers_ediffi import EDiffIUNet, NoiseInterval
 from diffusers_ediffi.training import SceneDataset, Schedule, TreeTrainer
 
-CHECKPOINT_EVERY = 7
+CHECKPOINT_EVERY = 5
 SCHEDULE = f"""
 settings:
   {{batch_size: 2, learning_rate: 1.0e-3, warmup_steps: 2, num_workers: 0, sample_every: 0, log_every: 1,
    checkpoint_every: {CHECKPOINT_EVERY}, keep_last: 1}}
 nodes:
-  - {{name: all, node: [0, 0], steps: 40}}
-  - {{name: upper, node: [1, 1], init_from: all@20, steps: 30}}
-  - {{name: highest, node: [9, 511], init_from: upper, steps: 20}}
-  - {{name: lowest, node: [3, 0], init_from: all@20, steps: 30}}
-  - {{name: rest, excluding: [[9, 511], [3, 0]], init_from: all, steps: 30}}
+  - {{name: all, node: [0, 0], steps: 20}}
+  - {{name: upper, node: [1, 1], init_from: all@8, steps: 12}}
+  - {{name: highest, node: [9, 511], init_from: upper, steps: 10}}
+  - {{name: lowest, node: [3, 0], init_from: all@8, steps: 12}}
+  - {{name: rest, excluding: [[9, 511], [3, 0]], init_from: all, steps: 12}}
 routes:
   - {{expert: lowest, node: [3, 0]}}
   - {{expert: rest, excluding: [[9, 511], [3, 0]]}}
@@ -69,7 +69,7 @@ def encode(captions: list[str], images: torch.Tensor, keep_image: torch.Tensor |
     }
 
 
-def make_unet() -> EDiffIUNet:
+def make_unet(interval: NoiseInterval) -> EDiffIUNet:
     """A network of some 50K parameters, with dropout of its own."""
     return EDiffIUNet(
         sample_size=8,
@@ -85,6 +85,7 @@ def make_unet() -> EDiffIUNet:
         image_embed_dim=WIDTH,
         norm_num_groups=4,
         dropout=0.1,
+        trained_on=interval.to_config(),
     )
 
 

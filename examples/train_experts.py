@@ -25,7 +25,7 @@ from typing import Any
 from train_base import add_data_arguments, build_unet, load_data
 from train_sr import STAGES, add_patch_arguments, dataset_options
 
-from diffusers_ediffi.expert_tree import NoiseInterval
+from diffusers_ediffi import EDiffIUNet, NoiseInterval
 from diffusers_ediffi.training import Schedule, TrainingSettings, TreeTrainer
 
 
@@ -62,8 +62,8 @@ def make_trainer(args: argparse.Namespace) -> TreeTrainer:
     data["data_settings"]["preset"] = args.preset
     sample_size = pictures.get("crop") or pictures["size"]
 
-    def make_unet():
-        return build_unet(args, NoiseInterval.everything(), data["encode_batch"].widths, sample_size=sample_size)
+    def make_unet(interval: NoiseInterval) -> EDiffIUNet:
+        return build_unet(args, interval, data["encode_batch"].widths, sample_size=sample_size)
 
     return TreeTrainer(schedule, make_unet, output=args.output, **data, **options)
 

@@ -153,10 +153,9 @@ class Schedule:
     def __post_init__(self) -> None:
         _check_names(self.nodes)
         nodes = {node.name: node for node in self.nodes}
-        for node in self.nodes:
-            _check_parent(node, nodes)
         object.__setattr__(self, "nodes", tuple(_parents_first(nodes)))
         for node in self.nodes:
+            _check_parent(node, nodes)
             self.settings_of(node)
         object.__setattr__(self, "routes", tuple(sorted(self.routes, key=lambda route: route.low)))
         _check_routes(self.routes, nodes)
@@ -385,7 +384,7 @@ def _known(name: str, nodes: Mapping[str, Node], where: str) -> Node:
 def _check_parent(node: Node, nodes: Mapping[str, Node]) -> None:
     if node.parent is None:
         return
-    parent = _known(node.parent, nodes, f"init_from of node {node.name!r}")
+    parent = nodes[node.parent]
     if node.parent_step is not None and not 1 <= node.parent_step <= parent.steps:
         raise ValueError(
             f"Node {node.name!r} starts from {parent.name}@{node.parent_step}, but {parent.name!r} has the steps 1 to "
@@ -403,7 +402,7 @@ def _parents_first(nodes: Mapping[str, Node]) -> list[Node]:
     """The nodes in their order, but every parent before its children.
 
     Raises:
-        ValueError: if a node is its own ancestor.
+        ValueError: if a node is its own ancestor, or its parent does not exist.
     """
     ordered: dict[str, Node] = {}
     for node in nodes.values():
@@ -412,7 +411,7 @@ def _parents_first(nodes: Mapping[str, Node]) -> list[Node]:
             if any(parent == child.name for child in line):
                 names = " <- ".join([parent, *(child.name for child in reversed(line))])
                 raise ValueError(f"These nodes start from each other: {names}; one must start without init_from.")
-            line.append(nodes[parent])
+            line.append(_known(parent, nodes, f"init_from of node {line[-1].name!r}"))
         ordered.update((one.name, one) for one in reversed(line))
     return list(ordered.values())
 

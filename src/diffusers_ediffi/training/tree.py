@@ -43,8 +43,8 @@ class TreeTrainer:
 
     Args:
         schedule: the nodes and routes.
-        make_unet: the network before training, with the weights of the schedule's start if it has one; called once
-            for each run, after `torch.manual_seed`.
+        make_unet: makes the network before training, with the weights of the schedule's start if it has one; called
+            once for each run, after `torch.manual_seed`, with the interval that its config must name as `trained_on`.
         dataset: items as those of `SceneDataset`.
         encode_batch: as for `Trainer`.
         output: the folder of the whole tree.
@@ -60,7 +60,7 @@ class TreeTrainer:
     def __init__(
         self,
         schedule: Schedule,
-        make_unet: Callable[[], EDiffIUNet],
+        make_unet: Callable[[NoiseInterval], EDiffIUNet],
         dataset: Dataset,
         encode_batch: EncodeBatch,
         output: str | Path,
@@ -316,8 +316,11 @@ class TreeTrainer:
 
     def _network(self, node: Node) -> EDiffIUNet:
         torch.manual_seed(self.settings[node.name].seed)
-        unet = self.make_unet()
-        unet.register_to_config(trained_on=node.interval.to_config())
+        unet = self.make_unet(node.interval)
+        if unet.config.trained_on != node.interval.to_config():
+            raise ValueError(
+                f"make_unet made a network trained_on {unet.config.trained_on}, not {node.interval.ranges}."
+            )
         return unet
 
     def _start_network(self, node: Node) -> EDiffIUNet:
