@@ -2,12 +2,13 @@
 """Schedules: what the shipped ones say, and one clear error for each way in which one can be wrong."""
 
 import math
+from pathlib import Path
 
 import pytest
 import yaml
 
 from diffusers_ediffi.expert_tree import ENSEMBLES, NoiseInterval
-from diffusers_ediffi.training import Schedule, shipped_schedules
+from diffusers_ediffi.training import Schedule, schedule, shipped_schedules
 
 GOOD = """
 settings: {batch_size: 2, learning_rate: 1.0e-4}
@@ -197,6 +198,20 @@ ERRORS = {
 def test_refused(text, message):
     with pytest.raises(ValueError, match=message):
         Schedule.parse(text)
+
+
+def test_entries_may_be_shared_with_yaml_anchors():
+    text = GOOD.replace("steps: 10, settings: {", "steps: 10, settings: &own {")
+    text = text.replace("steps: 20}", "steps: 20, settings: {<<: *own, seed: 4}}")
+    assert Schedule.parse(text)["rest"].settings == {"batch_size": 8, "seed": 4}
+
+
+def test_schedules_in_the_documentation_are_sound():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    in_readme = Schedule.parse(readme.split("```yaml\n")[1].split("```")[0])
+    assert [route.expert for route in in_readme.routes] == ["low", "rest", "high"]
+    in_module = Schedule.parse(schedule.__doc__.split("All keys:\n")[1])
+    assert in_module.start == "runs/base" and in_module.pinned_steps("base") == [1500]
 
 
 def test_a_child_outside_of_its_parent_may_say_why():

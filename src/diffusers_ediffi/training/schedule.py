@@ -220,12 +220,14 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise ValueError(
-                    f"The key {key!r} stands twice, again in line {node.value[i][0].start_mark.line + 1}."
-                )
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other`, whose keys may be replaced
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ValueError(f"The key {key!r} stands twice, again in line {key_node.start_mark.line + 1}.")
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import Dataset
 
 from ..expert_tree import NoiseInterval
@@ -267,7 +268,7 @@ class TreeTrainer:
 
     def _train_node(self, node: Node) -> bool:
         """Trains a node until it is done, or this call's budget is used up: then returns False."""
-        budget = self._budget()
+        budget = broadcast_object_list([self._budget()])[0]  # clocks differ; all processes must decide alike
         if budget is None:
             return False
         number = self.schedule.nodes.index(node) + 1
