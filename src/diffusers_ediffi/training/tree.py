@@ -137,8 +137,7 @@ class TreeTrainer:
             settings = self.settings[node.name]
             kind = repr({name: getattr(settings, name) for name in COSTLY})
             if kind not in kinds:
-                trainer = self._trainer(node, self._network(node), {})
-                kinds[kind] = trainer.seconds_per_step(measured_steps)
+                kinds[kind] = self._trainer(node, self._network(node), {}).seconds_per_step(measured_steps)
                 self.accelerator.free_memory()
             done = self.steps_done(node)
             left += (node.steps - done) * kinds[kind]
@@ -275,10 +274,10 @@ class TreeTrainer:
         self._say(f"\n{node.name}, node {number} of {len(self.schedule.nodes)}. {self._progress()}.")
         if self.accelerator.is_main_process:
             _write_json(self.folder(node) / PLAN, self.plan(node))
-        trainer = self._trainer(node, self._start_network(node), budget)
-        trainer.train()
+        # No name holds the trainer, so that its memory is free before the next one needs its own.
+        step = self._trainer(node, self._start_network(node), budget).train()
         self.accelerator.free_memory()
-        if trainer.step < node.steps:
+        if step < node.steps:
             return False
         if self.accelerator.is_main_process:
             _write_json(self.folder(node) / DONE, self._result(node))
