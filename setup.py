@@ -24,7 +24,7 @@ requirements = [
     "transformers>=5,<6",
 ]
 extras = {
-    "train": ["peft>=0.17", "tokenizers>=0.22", "tqdm>=4.60"],
+    "train": ["filelock>=3.12", "peft>=0.17", "pyyaml>=6", "tokenizers>=0.22", "tqdm>=4.60"],
     "eval": ["tqdm>=4.60"],
     "demo": ["gradio>=5"],
     "xformers": ["xformers"],
@@ -43,7 +43,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"diffusers_ediffi": ["py.typed", "assets/**"]},
+    package_data={"diffusers_ediffi": ["py.typed", "assets/**", "training/schedules/*.yaml"]},
     python_requires=">=3.11",
     install_requires=requirements,
     extras_require=extras,

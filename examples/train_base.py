@@ -47,6 +47,13 @@ def node(text: str) -> tuple[int, int]:
 
 def add_arguments(parser: argparse.ArgumentParser, preset: str | None, **defaults: Any) -> None:
     """The options that training the base and the super-resolution stages share."""
+    add_data_arguments(parser, preset)
+    add_noise_arguments(parser)
+    TrainingSettings.add_arguments(parser, **defaults)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, preset: str | None) -> None:
+    """The options that say what is trained on which pictures."""
     parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
     parser.add_argument("--encoders", type=Path, required=True, help="folder with tokenizer, text_encoder and so on")
     parser.add_argument("--output", type=Path, required=True, help="the run's folder")
@@ -64,6 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser, preset: str | None, **default
         "--object-weights", type=float, nargs="+", default=[0.5, 0.4, 0.1], help="share of scenes with 1, 2, 3 objects"
     )
     scenes.add_argument("--num-samples", type=int, default=8, help="held-out scenes in the sample grids")
+    parser.add_argument("--drop-clip-text", type=float, default=0.2, help="dropout of the CLIP text embeddings")
+    parser.add_argument("--drop-t5", type=float, default=0.25)
+    parser.add_argument("--drop-clip-image", type=float, default=0.9)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the network")
+
+
+def add_noise_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which noise levels one run trains on."""
     noise = parser.add_argument_group("noise levels")
     noise.add_argument("--p-mean", type=float, default=P_MEAN, help="ln(sigma) ~ N(p-mean, p-std)")
     noise.add_argument("--p-std", type=float, default=P_STD)
@@ -73,11 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser, preset: str | None, **default
         "--excluding", type=node, nargs="+", metavar="LEVEL,INDEX", help="train what these experts leave"
     )
     which.add_argument("--sigma-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="train on these sigmas")
-    parser.add_argument("--drop-clip-text", type=float, default=0.2, help="dropout of the CLIP text embeddings")
-    parser.add_argument("--drop-t5", type=float, default=0.25)
-    parser.add_argument("--drop-clip-image", type=float, default=0.9)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the network")
-    TrainingSettings.add_arguments(parser, **defaults)
 
 
 def noise_interval(args: argparse.Namespace) -> NoiseInterval:
@@ -131,10 +141,8 @@ def build_unet(
     return unet
 
 
-def run(args: argparse.Namespace, dataset_options: dict[str, Any], **unet_changes: Any) -> None:
-    """Checks the arguments, cheapest first, builds everything and trains."""
-    settings = TrainingSettings.from_arguments(args)
-    interval = noise_interval(args)
+def load_data(args: argparse.Namespace, dataset_options: dict[str, Any]) -> dict[str, Any]:
+    """Scenes and encoders, as keyword arguments of `Trainer` and `TreeTrainer`."""
     dropout = DropoutRates(args.drop_clip_text, args.drop_t5, args.drop_clip_image)
     check_encoder_folder(args.encoders)
     train_scenes, held_out_scenes = scene_generators(args)
@@ -142,26 +150,31 @@ def run(args: argparse.Namespace, dataset_options: dict[str, Any], **unet_change
     samples = SceneDataset(held_out_scenes, seed=args.seed, **{**dataset_options, "crops_per_scene": 1})
     torch.set_num_threads(args.threads)
     encoder = ConditioningEncoder(args.encoders, "cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(
-        build_unet(args, interval, encoder.widths, **unet_changes),
-        dataset,
-        encoder,
-        args.output,
-        settings,
-        interval,
-        node=args.node or (0, 0),
-        dropout=dropout,
-        data_settings={
-            **dataset.describe(),
-            "phrases": list(train_scenes.phrases),
-            "styles": list(args.styles),
-            "ground_kinds": args.ground_kinds,
-            "object_weights": args.object_weights,
-            "encoders": encoder.fingerprint(),
-        },
-        sample_items=[samples[i] for i in range(args.num_samples)],
-    )
-    trainer.train()
+    data_settings = {
+        **dataset.describe(),
+        "phrases": list(train_scenes.phrases),
+        "styles": list(args.styles),
+        "ground_kinds": args.ground_kinds,
+        "object_weights": args.object_weights,
+        "encoders": encoder.fingerprint(),
+    }
+    return {
+        "dataset": dataset,
+        "encode_batch": encoder,
+        "dropout": dropout,
+        "data_settings": data_settings,
+        "sample_items": [samples[i] for i in range(args.num_samples)],
+    }
+
+
+def run(args: argparse.Namespace, dataset_options: dict[str, Any], **unet_changes: Any) -> None:
+    """Checks the arguments, cheapest first, builds everything and trains."""
+    settings = TrainingSettings.from_arguments(args)
+    interval = noise_interval(args)
+    data = load_data(args, dataset_options)
+    unet = build_unet(args, interval, data["encode_batch"].widths, **unet_changes)
+    node = args.node or (0, 0)
+    Trainer(unet, output=args.output, settings=settings, interval=interval, node=node, **data).train()
 
 
 def main(arguments: list[str] | None = None) -> None:

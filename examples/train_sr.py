@@ -13,11 +13,33 @@ and trains experts in the same way: the paper's two of SR256 are `--node 1,0` an
 
 import argparse
 import sys
+from typing import Any
 
 from train_base import add_arguments, run
 
 STAGES = {"sr256": 256, "sr1024": 1024}
 FACTOR = 4
+
+
+def add_patch_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of super-resolution alone."""
+    patches = parser.add_argument_group("patches")
+    patches.add_argument("--crop", type=int, help="side of the training patches (default: 256)")
+    patches.add_argument("--crops-per-scene", type=int, help="patches of one rendering (default: sr256 1, sr1024 4)")
+    patches.add_argument("--degradation", type=float, default=0.3, help="strength of the input's degradation, 0 to 1")
+
+
+def dataset_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `SceneDataset` must know of the stage and its patches."""
+    size = STAGES[args.stage]
+    crop = args.crop or min(size, 256)
+    return {
+        "size": size,
+        "crop": crop if crop != size else None,
+        "crops_per_scene": args.crops_per_scene or (4 if crop < size else 1),
+        "low_res_factor": FACTOR,
+        "degradation_strength": args.degradation,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,23 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
     add_arguments(
         parser, None, learning_rate=5e-4, ema_decay=0.999, batch_size=8, sample_steps=10, sample_guidance=1.0
     )
-    patches = parser.add_argument_group("patches")
-    patches.add_argument("--crop", type=int, help="side of the training patches (default: 256)")
-    patches.add_argument("--crops-per-scene", type=int, help="patches of one rendering (default: sr256 1, sr1024 4)")
-    patches.add_argument("--degradation", type=float, default=0.3, help="strength of the input's degradation, 0 to 1")
+    add_patch_arguments(parser)
     args = parser.parse_args(arguments)
-    size = STAGES[args.stage]
     args.preset = args.preset or f"demo-{args.stage}"
-    crop = args.crop or min(size, 256)
-    options = {
-        "size": size,
-        "crop": crop if crop != size else None,
-        "crops_per_scene": args.crops_per_scene or (4 if crop < size else 1),
-        "low_res_factor": FACTOR,
-        "degradation_strength": args.degradation,
-    }
+    options = dataset_options(args)
     try:
-        run(args, options, sample_size=crop)
+        run(args, options, sample_size=options["crop"] or options["size"])
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

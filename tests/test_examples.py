@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, NoiseInterval
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, NoiseInterval, demo_checkpoint
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
@@ -69,6 +70,45 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     image = pipe("a rocket", height=256, width=256, num_inference_steps=2, generator=generator).images[0]
     assert image.size == (256, 256)
+
+
+@pytest.fixture
+def experts(tmp_path, monkeypatch):
+    """Runs examples/train_experts.py on three coloured squares; returns the folder of its tree."""
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    script = importlib.import_module("train_experts")
+    objects = tmp_path / "objects"
+    objects.mkdir()
+    for i in range(3):
+        Image.new("RGBA", (48, 48), (80 * i, 255 - 80 * i, 128, 255)).save(objects / f"{i}.png")
+    (objects / "index.json").write_text(json.dumps([{"file": f"{i}.png", "phrase": f"thing {i}"} for i in range(3)]))
+    (tmp_path / "two.yaml").write_text(
+        "settings: {batch_size: 1, num_workers: 0, sample_every: 0}\n"
+        "nodes:\n  - {name: base, node: [0, 0], steps: 2}\n"
+        "  - {name: high, node: [1, 1], init_from: base@1, steps: 1}\n"
+        "routes: [{expert: base, node: [1, 0]}, {expert: high, node: [1, 1]}]\n"
+    )
+
+    def run(*options: str) -> Path:
+        for state in (AcceleratorState._reset_state, PartialState._reset_state):
+            state()  # each run stands for a process of its own
+        options = (*options, "--objects", objects, "--encoders", demo_checkpoint(), "--output", tmp_path / "tree")
+        script.main(list(map(str, (tmp_path / "two.yaml", "--num-samples", "1", *options))))
+        return tmp_path / "tree"
+
+    return run
+
+
+@pytest.mark.parametrize("options, size", [(["--size", "16"], 16), (["--stage", "sr256", "--crop", "64"], 64)])
+def test_experts_from_one_schedule(experts, options, size, capsys):
+    assert not experts(*options, "--dry-run").exists()
+    assert "2 nodes, 3 steps, 3 samples" in capsys.readouterr().out
+    router = ExpertRouterUNet.from_pretrained(experts(*options) / "unet")
+    assert router.config.sample_size == size and router.select_expert(80.0) == 1
+    assert [expert.config.trained_on for expert in router.experts][0] == [[0.0, None]]
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="error: Node 'base' is done with settings.batch_size = 1, but now it is 2"):
+        experts(*options, "--batch-size", "2")
 
 
 @pytest.fixture

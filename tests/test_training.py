@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from PIL import Image
 from diffusers_ediffi.edm import denoised_from_model_output, loss_weight, residual_coefficients
 from diffusers_ediffi.expert_tree import NoiseInterval
 from diffusers_ediffi.low_res import upsample_low_res
-from diffusers_ediffi.training.checkpoint import MARKER, complete_checkpoints, save_checkpoint
+from diffusers_ediffi.training.checkpoint import MARKER, complete_checkpoints, save_checkpoint, training_seconds
 from diffusers_ediffi.training.data import (
     SceneDataset,
     StepBatchSampler,
@@ -297,6 +298,10 @@ def test_ranks_and_steps_take_every_item_once():
     assert sorted(items) == list(range(30))
 
 
+def test_items_may_start_further_on():
+    assert list(StepBatchSampler(2, 1, 3, first_item=100)) == [[102, 103], [104, 105]]
+
+
 def test_worker_processes_give_the_same_batches():
     dataset = SceneDataset(HalfScenes(), 8, low_res_factor=4)
     batches = [list(make_loader(dataset, StepBatchSampler(2, 1, 4), workers)) for workers in (0, 1)]
@@ -538,6 +543,29 @@ def test_incomplete_checkpoints_do_not_count(tmp_path):
     (tmp_path / "checkpoint-4" / MARKER).unlink()
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-3"]
     assert not (tmp_path / "checkpoint-1").exists()
+
+
+def test_steps_that_other_runs_start_from_are_not_rotated_away(tmp_path):
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, step, {"step": step}, {}, keep_last=1, keep_steps=(2,))
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_weights_are_written_by_a_run_that_was_killed_after_its_last_checkpoint(tmp_path):
+    make_trainer(tmp_path).train()
+    before = EDiffIUNet.from_pretrained(tmp_path / "unet").state_dict()
+    shutil.rmtree(tmp_path / "unet")
+    assert make_trainer(tmp_path).train() == 6
+    assert_same(EDiffIUNet.from_pretrained(tmp_path / "unet").state_dict(), before)
+
+
+def test_training_time_counts_over_all_runs(tmp_path):
+    seconds = []
+    for limit in (3, None):
+        trainer = make_trainer(tmp_path, max_steps_this_run=limit)
+        trainer.train()
+        seconds.append(training_seconds(complete_checkpoints(tmp_path)[-1]))
+    assert 0 < seconds[0] < seconds[1] <= trainer.seconds
 
 
 # ---------------------------------------------------------------------------------------------------- settings

@@ -1,22 +1,28 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Training: loss, conditioning dropout, degradation, data, checkpoints and the trainer, each its own file."""
+"""Training: loss, conditioning dropout, degradation, data, checkpoints, the trainer of one
+model and that of a tree of experts, each its own file."""
 
 from .data import SceneDataset
 from .degradation import degrade
 from .dropout import DropoutRates, drop_conditioning
 from .encode import ConditioningEncoder, check_encoder_folder
 from .loss import edm_loss
+from .schedule import Schedule, shipped_schedules
 from .settings import TrainingSettings
 from .trainer import Trainer
+from .tree import TreeTrainer
 
 __all__ = [
     "ConditioningEncoder",
     "DropoutRates",
     "SceneDataset",
+    "Schedule",
     "Trainer",
     "TrainingSettings",
+    "TreeTrainer",
     "check_encoder_folder",
     "degrade",
     "drop_conditioning",
     "edm_loss",
+    "shipped_schedules",
 ]

@@ -4,6 +4,7 @@
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ MARKER = "COMPLETE"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def save_checkpoint(output: Path, step: int, state: dict[str, Any], settings: dict[str, Any], keep_last: int) -> Path:
+def save_checkpoint(
+    output: Path,
+    step: int,
+    state: dict[str, Any],
+    settings: dict[str, Any],
+    keep_last: int,
+    keep_steps: Collection[int] = (),
+    seconds: float = 0.0,
+) -> Path:
     """Writes `output/checkpoint-<step>`: in a temporary folder, then renamed, the completion marker last.
 
     Args:
@@ -22,6 +31,8 @@ def save_checkpoint(output: Path, step: int, state: dict[str, Any], settings: di
         state: tensors and numbers for `torch.save`.
         settings: what a resumed run must share.
         keep_last: older checkpoints beyond so many are removed.
+        keep_steps: checkpoints of these steps are never removed, nor counted: other runs start from them.
+        seconds: training time so far; beside the state, so that equal runs have equal states.
     """
     folder, temporary = output / f"checkpoint-{step}", output / f".checkpoint-{step}.tmp"
     for old in (temporary, folder):
@@ -29,9 +40,11 @@ def save_checkpoint(output: Path, step: int, state: dict[str, Any], settings: di
     temporary.mkdir(parents=True)
     torch.save(state, temporary / "state.pt")
     (temporary / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (temporary / "seconds.json").write_text(f"{seconds:.3f}\n")
     temporary.rename(folder)
     (folder / MARKER).touch()
-    for old in complete_checkpoints(output)[:-keep_last]:
+    rotating = [path for path in complete_checkpoints(output) if step_of(path) not in keep_steps]
+    for old in rotating[:-keep_last]:
         (old / MARKER).unlink()  # first, so that a half-removed folder does not count
         shutil.rmtree(old)
     return folder
@@ -39,8 +52,33 @@ def save_checkpoint(output: Path, step: int, state: dict[str, Any], settings: di
 
 def complete_checkpoints(output: Path) -> list[Path]:
     """The complete checkpoints of a run, by step."""
-    named = [(int(m[1]), path) for path in output.glob("checkpoint-*") if (m := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(named) if (path / MARKER).exists()]
+    named = [path for path in output.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    return [path for path in sorted(named, key=step_of) if (path / MARKER).exists()]
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint folder."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def remove_incomplete(output: Path) -> None:
+    """Removes what a killed process left half-written or half-removed."""
+    complete = complete_checkpoints(output)
+    for path in (*output.glob("checkpoint-*"), *output.glob(".checkpoint-*.tmp"), *output.glob(".unet.tmp")):
+        if path not in complete:
+            shutil.rmtree(path)
+
+
+def averaged_weights(checkpoint: Path) -> list[torch.Tensor]:
+    """The averaged (EMA) weights of a checkpoint, in the order of the network's `parameters()`."""
+    state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True, mmap=True)
+    return state["ema"]["shadow_params"]
+
+
+def training_seconds(checkpoint: Path) -> float:
+    """The training time that led to a checkpoint; 0 for one that does not say."""
+    path = checkpoint / "seconds.json"
+    return float(path.read_text()) if path.exists() else 0.0
 
 
 def load_checkpoint(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +88,7 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         ValueError: if the run's settings are not those of the checkpoint; the message names the first difference.
     """
     saved = json.loads((folder / "settings.json").read_text())
-    difference = _first_difference(saved, json.loads(json.dumps(settings)))
+    difference = first_difference(saved, settings)
     if difference is not None:
         name, before, now = difference
         raise ValueError(
@@ -60,10 +98,15 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
 
 
-def _first_difference(saved: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
+def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first entry in which `now` differs from what was saved as JSON: (its.name, before, now), or None."""
+    return _difference(saved, json.loads(json.dumps(now)), "")
+
+
+def _difference(saved: Any, now: Any, name: str) -> tuple[str, Any, Any] | None:
     if isinstance(saved, dict) and isinstance(now, dict):
         for key in saved:  # what is only in `now` was introduced after the checkpoint was written
-            found = _first_difference(saved[key], now.get(key), f"{name}.{key}" if name else key)
+            found = _difference(saved[key], now.get(key), f"{name}.{key}" if name else key)
             if found:
                 return found
         return None

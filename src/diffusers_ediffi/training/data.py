@@ -111,17 +111,24 @@ class StepBatchSampler(Sampler[list[int]]):
         total_steps: where the run ends.
         rank: this process.
         num_processes: all processes.
+        first_item: added to every item number.
     """
 
     def __init__(
-        self, batch_size: int, first_step: int, total_steps: int, rank: int = 0, num_processes: int = 1
+        self,
+        batch_size: int,
+        first_step: int,
+        total_steps: int,
+        rank: int = 0,
+        num_processes: int = 1,
+        first_item: int = 0,
     ) -> None:
         self.batch_size, self.first_step, self.total_steps = batch_size, first_step, total_steps
-        self.rank, self.num_processes = rank, num_processes
+        self.rank, self.num_processes, self.first_item = rank, num_processes, first_item
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first_step, self.total_steps):
-            first = (step * self.num_processes + self.rank) * self.batch_size
+            first = self.first_item + (step * self.num_processes + self.rank) * self.batch_size
             yield list(range(first, first + self.batch_size))
 
     def __len__(self) -> int:

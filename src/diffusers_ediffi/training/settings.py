@@ -10,6 +10,7 @@ from .optimizer import OPTIMIZERS
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("no", "bf16")
+THIS_RUN = ("max_steps_this_run", "max_minutes_this_run")
 
 
 def setting(default: Any, help: str, free: bool = False) -> Any:
@@ -77,6 +78,11 @@ class TrainingSettings:
         """The settings that a resumed run must share with its checkpoint."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata["free"]}
 
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides what a whole run learns: `fixed()`, its length and its learning rates."""
+        shape = ("total_steps", "learning_rate", "lr_schedule", "warmup_steps")
+        return {**self.fixed(), **{name: getattr(self, name) for name in shape}}
+
     def learning_rate_at(self, step: int) -> float:
         """Warm-up, then constant, cosine or linear decay that reaches 0 at `total_steps`."""
         if step < self.warmup_steps:
@@ -89,17 +95,28 @@ class TrainingSettings:
         )
 
     @classmethod
-    def add_arguments(cls, parser: argparse.ArgumentParser, **defaults: Any) -> None:
-        """Adds one option per setting; `defaults` replace those of the class."""
+    def add_arguments(cls, parser: argparse.ArgumentParser, scheduled: bool = False, **defaults: Any) -> None:
+        """Adds one option per setting; `defaults` replace those of the class.
+
+        Args:
+            parser: receives the options.
+            scheduled: the settings stand in a schedule: options that are not given are None, and `total_steps`, which
+                each node has, is no option.
+            defaults: by the name of the setting.
+        """
         group = parser.add_argument_group("training")
         for f in fields(cls):
+            if scheduled and f.name == "total_steps":
+                continue
             default = defaults.get(f.name, f.default)
             option, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+            shown = default if not scheduled or f.name in THIS_RUN else "the schedule's"
+            unset = None if scheduled else default
             if isinstance(default, bool):
-                group.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=text)
+                group.add_argument(option, action=argparse.BooleanOptionalAction, default=unset, help=text)
                 continue
             kind = {"max_steps_this_run": int, "max_minutes_this_run": float}.get(f.name, type(default))
-            group.add_argument(option, type=kind, default=default, help=f"{text} (default: {default})")
+            group.add_argument(option, type=kind, default=unset, help=f"{text} (default: {shown})")
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> "TrainingSettings":

@@ -5,10 +5,11 @@ import json
 import math
 import shutil
 import signal
+import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
 from ..low_res import upsample_low_res
-from .checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint import (
+    complete_checkpoints,
+    load_checkpoint,
+    remove_incomplete,
+    save_checkpoint,
+    training_seconds,
+)
 from .data import StepBatchSampler, collate, float_to_image, image_to_float, make_loader
 from .dropout import DropoutRates, Kept, draw_kept, keep_only
 from .loss import SigmaBinLog, edm_loss, step_generator
@@ -55,6 +62,9 @@ class Trainer:
         data_settings: what else a resumed run must share, such as the list of objects.
         sample_items: items, not of the training data, for the sample grids.
         accelerator: made from the settings by default.
+        keep_steps: steps at which a checkpoint is written and never rotated away: other nodes start from them.
+        first_item: number of the first item to train on; a node goes on in the data where its parent was.
+        title: stands before the progress bar.
     """
 
     def __init__(
@@ -70,6 +80,9 @@ class Trainer:
         data_settings: dict[str, Any] | None = None,
         sample_items: list[dict[str, Any]] | None = None,
         accelerator: Accelerator | None = None,
+        keep_steps: Collection[int] = (),
+        first_item: int = 0,
+        title: str | None = None,
     ) -> None:
         self.accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
         self.device = self.accelerator.device
@@ -77,7 +90,9 @@ class Trainer:
         self.settings, self.interval, self.node, self.dropout = settings, interval, node, dropout
         self.data_settings, self.sample_items = data_settings or {}, sample_items or []
         self.sigma_data, self.sigma_residual = unet.config.sigma_data, unet.config.sigma_residual
+        self.keep_steps, self.first_item, self.title = frozenset(keep_steps), first_item, title
         self.step = 0
+        self._seconds_before, self._started = 0.0, time.monotonic()
         self.grad_norm = torch.zeros(())
         self.bins = SigmaBinLog(self.device)
         self._stop_reason: str | None = None
@@ -109,28 +124,26 @@ class Trainer:
         """
         self._resume()
         if self.step >= self.settings.total_steps:
+            self._write_weights()  # a run that was killed after its last checkpoint has not written them
             self._say(f"All {self.settings.total_steps} steps are done; the weights are in {self.output / 'unet'}.")
             return self.step
         first, last = self.step, self.settings.total_steps
         if self.settings.max_steps_this_run is not None:
             last = min(last, first + self.settings.max_steps_this_run)
         self._announce()
-        ranks = self.accelerator.num_processes
-        sampler = StepBatchSampler(self.settings.batch_size, first, last, self.accelerator.process_index, ranks)
-        loader = make_loader(self.dataset, sampler, self.settings.num_workers, self.device.type == "cuda")
-        started = self._log_time = time.monotonic()
+        self._started = self._log_time = time.monotonic()
         self._log_step = first
         with self._stopping_on_signals(), self._progress() as progress:
-            for batch in loader:
+            for batch in self._loader(first, last, self.settings.num_workers):
                 self.train_step(batch)
                 progress.update()
-                if self.step % self.settings.log_every == 0:
+                if self.step % self.settings.log_every == 0 or self.step == self.settings.total_steps:
                     progress.set_postfix(loss=f"{self._log():.4f}")
                 if self.settings.sample_every and self.step % self.settings.sample_every == 0:
                     self.write_samples()
-                if self.step % self.settings.checkpoint_every == 0:
+                if self.step % self.settings.checkpoint_every == 0 or self.step in self.keep_steps:
                     self.save()
-                if self._should_stop(started):
+                if self._should_stop():
                     break
             self.save()
             self._write_weights()
@@ -140,6 +153,33 @@ class Trainer:
         if self._stop_signal is not None:
             raise SystemExit(128 + self._stop_signal)  # as shells count
         return self.step
+
+    def _loader(self, first: int, last: int, num_workers: int) -> DataLoader:
+        """The batches of this process for the steps `first` to `last`, exclusive."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        sampler = StepBatchSampler(self.settings.batch_size, first, last, rank, ranks, self.first_item)
+        return make_loader(self.dataset, sampler, num_workers, self.device.type == "cuda")
+
+    def seconds_per_step(self, steps: int) -> float:
+        """The time of one optimiser step, measured with real batches after one that warms up. Writes nothing.
+
+        Rendering ahead is taken to hide behind the network, as far as the worker processes are fast enough for it.
+        The trainer is of no use for training afterwards.
+
+        Args:
+            steps: how many steps are timed; the median counts.
+        """
+        workers = self.settings.num_workers
+        loading, training = [], []
+        ended = time.monotonic()
+        for batch in self._loader(0, steps + 1, num_workers=0):
+            loaded = time.monotonic()
+            self.train_step(batch)
+            float(self.grad_norm)  # waits for the device
+            loading.append(loaded - ended)
+            training.append(-loaded + (ended := time.monotonic()))
+        load, train = statistics.median(loading[1:]), statistics.median(training[1:])
+        return max(train, load / workers) if workers else train + load
 
     def train_step(self, batch: dict[str, Any]) -> None:
         """One optimiser step on a batch of items; every random number depends on (seed, node, step, rank) alone."""
@@ -185,13 +225,30 @@ class Trainer:
                 "model": self.unet.state_dict(),
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "bins": self.bins.sums,  # so that a log line tells the same, whether or not the run was cut before it
             }
-            save_checkpoint(self.output, self.step, state, self._fixed_settings(), self.settings.keep_last)
+            save_checkpoint(
+                self.output,
+                self.step,
+                state,
+                self._fixed_settings(),
+                self.settings.keep_last,
+                self.keep_steps,
+                self.seconds,
+            )
         self.accelerator.wait_for_everyone()
+
+    @property
+    def seconds(self) -> float:
+        """Training time of the steps so far, over all runs; steps that a kill made to be repeated count once."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def _resume(self) -> None:
         """Loads the newest complete checkpoint, if there is one, and cuts the log back to it."""
         self.output.mkdir(parents=True, exist_ok=True)
+        if self.accelerator.is_main_process:
+            remove_incomplete(self.output)
+        self.accelerator.wait_for_everyone()
         found = complete_checkpoints(self.output)
         if found:
             state = load_checkpoint(found[-1], self._fixed_settings())
@@ -199,11 +256,17 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.ema.load_state_dict(state["ema"])
             self.step = state["step"]
+            if "bins" in state and self.accelerator.is_main_process:
+                self.bins.sums.copy_(state["bins"])
+            self._seconds_before, self._started = training_seconds(found[-1]), time.monotonic()
             self._say(f"Resuming from {found[-1]}.")
         self.ema.to(self.device)
         if self.accelerator.is_main_process and (log := self.output / "log.jsonl").exists():
-            lines = log.read_text().splitlines(keepends=True)
-            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+            # What a kill cut off in the middle of a line belongs to steps after the checkpoint.
+            lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+            shorter = log.with_suffix(".tmp")
+            shorter.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+            shorter.replace(log)
 
     def _fixed_settings(self) -> dict[str, Any]:
         config = {k: v for k, v in self.unet.config.items() if not k.startswith("_")}
@@ -216,6 +279,7 @@ class Trainer:
             "p_std": self.interval.p_std,
             "dropout": vars(self.dropout),
             "data": self.data_settings,
+            "first_item": self.first_item,
             "unet": config,
         }
 
@@ -308,9 +372,9 @@ class Trainer:
                 f"Start again with a lower learning rate than {self.settings.learning_rate:g}, or without bf16."
             )
 
-    def _should_stop(self, started: float) -> bool:
+    def _should_stop(self) -> bool:
         limit = self.settings.max_minutes_this_run
-        if self._stop_reason is None and limit is not None and time.monotonic() - started > 60 * limit:
+        if self._stop_reason is None and limit is not None and time.monotonic() - self._started > 60 * limit:
             self._stop_reason = "this run's minutes are over"
         if self.accelerator.num_processes == 1:
             return self._stop_reason is not None
@@ -350,6 +414,7 @@ class Trainer:
             initial=self.step,
             total=self.settings.total_steps,
             unit="step",
+            desc=self.title,
             mininterval=interval,
             disable=not self.accelerator.is_main_process,
         )
