@@ -132,6 +132,7 @@ class LoraExperts:
         self.unet = unet
         self.configs = [expert.config for expert in experts]
         self._selected: int | None = None
+        self._trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
         names = {name for expert in experts for name in expert.weights if not FACTORS.fullmatch(name)}
         self._places = {name: _place(unet, name) for name in sorted(names)}
         for name, (module, attribute) in self._places.items():
@@ -183,6 +184,8 @@ class LoraExperts:
         for module, attribute in self._places.values():
             for name in [name for name in module._buffers if name.startswith(f"{attribute}_")]:
                 delattr(module, name)
+        for parameter in self._trainable:
+            parameter.requires_grad_()
         self.unet.__dict__.pop("peft_config", None)
         del self.unet.lora_experts
 
@@ -218,20 +221,21 @@ class LoraExperts:
             save_file(weights, file, metadata={"format": "pt"})
 
 
-def load_lora_experts(folders: Sequence[Path], variant: str | None, config: dict[str, Any]) -> list[LoraExpert]:
+def load_lora_experts(folder: Path, variant: str | None, descriptions: list[dict[str, Any]]) -> list[LoraExpert]:
     """Reads what `LoraExperts.save` wrote of the experts; only safetensors, which hold no code.
 
     Raises:
         OSError: if a file is missing or damaged.
-        ValueError: if the router's configuration names experts of several classes.
+        ValueError: if the router's configuration describes experts of several classes.
     """
-    classes = {(description["library"], description["class_name"]) for description in config["unets"]}
+    classes = sorted({f"{description['library']}.{description['class_name']}" for description in descriptions})
     if len(classes) > 1:
-        raise ValueError(f"experts that share a base are of one class, the configuration names {sorted(classes)}.")
+        raise ValueError(f"experts that share a base are of one class, the configuration names {', '.join(classes)}.")
     experts = []
-    for folder, description in zip(folders, config["unets"], strict=True):
-        check_weights(folder, variant)
-        experts.append(LoraExpert(load_file(_file(folder, variant)), description["config"]))
+    for i, description in enumerate(descriptions):
+        check_weights(folder / f"expert.{i}", variant)
+        weights = load_file(_file(folder / f"expert.{i}", variant))
+        experts.append(LoraExpert(weights, description.get("config", {})))
     return experts
 
 
@@ -345,9 +349,9 @@ def _check_same_architecture(base: Any, expert: Any) -> None:
                 f"the base has {name}={one.get(name)!r} and the expert {other.get(name)!r}: a difference needs two "
                 "networks of the same architecture."
             )
-    for unet in (base, expert):
+    for name, unet in (("base", base), ("expert", expert)):
         if getattr(unet, "peft_config", None):
-            raise ValueError(f"a network has the adapters {list(unet.peft_config)}: fuse or unload them first.")
+            raise ValueError(f"the {name} has the adapters {list(unet.peft_config)}: fuse or unload them first.")
 
 
 def _check_fits(base: Any, who: str, expert: LoraExpert) -> None:

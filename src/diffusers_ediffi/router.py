@@ -102,8 +102,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         self.boundaries = _check_boundaries(boundaries, len(unets), unit)
         experts = [_build(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
         if shared_base and isinstance(unets[0], dict):  # a configuration alone holds no differences yet
-            differences = [LoraExpert({}, unet["config"]) for unet in unets]
-            experts = LoraExperts(experts[0], differences).as_unets()
+            experts = LoraExperts(experts[0], [LoraExpert({}, unet["config"]) for unet in unets]).as_unets()
         self._shared = shared_by(experts)
         _check_experts(experts, unit, betas)
         self.experts: Any = nn.ModuleList(experts)
@@ -162,17 +161,12 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
     def from_lora_experts(
         cls, base: nn.Module, experts: Sequence[LoraExpert], boundaries: Sequence[float], unit: str = "sigma", **kwargs
     ) -> "ExpertRouterUNet":
-        """Makes a router of experts that are low-rank differences from one network, which they share in memory and on
-        disk. When the route changes, adapters are switched.
-
-            >>> experts = [factorize_expert(base, expert, rank=16) for expert in (low, high)]
-            >>> router = ExpertRouterUNet.from_lora_experts(base, experts, boundaries=[1.0])
-
-        Such a router samples and is not trained, and it takes no further LoRA: `LoraExpert.merge` gives full experts.
+        """Makes a router of low-rank differences from one network, which is shared in memory and on disk and switched
+        when the route changes. It samples only, and takes no further LoRA: `LoraExpert.merge` gives full experts.
 
         Args:
             base (`ModelMixin`): The shared network. It is taken over, not copied.
-            experts (`list` of [`LoraExpert`]): The differences, lowest noise first.
+            experts (`list` of [`LoraExpert`]): The differences (see [`factorize_expert`]), lowest noise first.
             boundaries, unit, kwargs: As in `from_unets`.
         """
         _check_boundaries(boundaries, len(experts), unit)
@@ -225,6 +219,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             args, kwargs: `onload_device`, `offload_device`, `offload_type` and so on, as in diffusers.
             offload_to_disk_path (`str`, *optional*): A folder for the weights, with a folder therein for each expert.
         """
+        if self._shared is not None and offload_to_disk_path is not None:
+            raise ValueError("low-rank experts are switched in memory: leave offload_to_disk_path out.")
         for i, expert in enumerate(self.experts):
             path = None if offload_to_disk_path is None else str(Path(offload_to_disk_path) / _folder(i))
             if path is not None:
@@ -521,14 +517,13 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             )
         _check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
         classes = [_expert_class(i, description) for i, description in enumerate(config["unets"])]
-        folders = [root / _folder(i) for i in range(len(classes))]
-        differences = load_lora_experts(folders, variant, config) if config.get("shared_base") else None
-        networks = folders if differences is None else [root / BASE_FOLDER]
-        stored = [check_weights(folder, variant) for folder in networks]
+        differences = load_lora_experts(root, variant, config["unets"]) if config.get("shared_base") else None
+        folders = [BASE_FOLDER] if differences is not None else [_folder(i) for i in range(len(classes))]
+        stored = [check_weights(root / folder, variant) for folder in folders]
         dtype = dtype or torch_dtype
         experts = [
-            _load_expert(expert_class, folder, dtype, its_dtype, variant=variant, **kwargs)
-            for expert_class, folder, its_dtype in zip(classes, networks, stored, strict=False)
+            _load_expert(classes[i], root / folder, dtype, stored[i], variant=variant, **kwargs)
+            for i, folder in enumerate(folders)
         ]
         if differences is not None:
             experts = LoraExperts(experts[0], differences).as_unets()

@@ -17,7 +17,8 @@ class UNetInterfaceMixin(PeftAdapterMixin):
     """Answers for all experts. A LoRA or IP-Adapter goes into all of them, unless `experts=` or `loading_into` says
     which.
 
-    Methods of peft that are not overridden here (`unfuse_lora`, `disable_lora`, ...) work on layers, wherever they are.
+    Methods of peft that are not overridden here (`disable_lora`, `unfuse_lora`, ...) work on layers, wherever these
+    are.
     """
 
     experts: Any
