@@ -46,13 +46,13 @@ class LoraExpert:
 
     @torch.no_grad()
     def merge(self, base: Any) -> Any:
-        """Returns the expert as a U-Net of its own; it shares the tensors in which it equals the base.
+        """Returns the expert as a U-Net of its own, which shares no tensor with the base.
 
         Args:
             base (`ModelMixin`): The base network that the expert differs from.
         """
         _check_fits(base, "the expert", self)
-        state = base.state_dict()
+        state = {name: tensor.clone() for name, tensor in base.state_dict().items()}
         for name, tensor in self.weights.items():
             match = FACTORS.fullmatch(name)
             if match is None:
