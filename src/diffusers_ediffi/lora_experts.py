@@ -266,7 +266,7 @@ def _own_config(unet: Any) -> dict[str, Any]:
     return {name: value for name, value in unet.config.items() if not name.startswith("_")}
 
 
-def _layers(unet: Any) -> dict[str, nn.Module]:
+def _layers(unet: Any) -> dict[str, Any]:
     """The layers that get factors. peft has none for grouped convolutions of any rank."""
     return {
         name: module

@@ -453,7 +453,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         descriptions = self._descriptions()
         for i, description in enumerate(descriptions):
             _expert_class(i, description)  # what could not be loaded again is not saved
-        how = {
+        how: dict[str, Any] = {
             "is_main_process": is_main_process,
             "safe_serialization": safe_serialization,
             "variant": variant,
