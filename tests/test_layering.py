@@ -14,11 +14,12 @@ PACKAGE = ROOT / "src" / "diffusers_ediffi"
 MAY_IMPORT = {
     r"edm|attention|conditioning|low_res|training\.degradation|demo\.grounds|demo\.checkpoint": r"(?!)",
     r"expert_adapter|expert_files|offload|unet_interface": r"(?!)",
+    r"lora_experts": r"expert_files",
     r"demo\.styles": r"demo\.grounds",
     r"demo\.scenes": r"demo\.(grounds|styles)",
     r"expert_tree|scheduling_edm_deis": r"edm",
     r"unet": r"attention|conditioning|edm",
-    r"router": r"unet|expert_adapter|expert_files|offload|unet_interface",
+    r"router": r"unet|expert_adapter|expert_files|lora_experts|offload|unet_interface",
     r"paint_with_words": r"attention|conditioning",
     r"pipeline_ediffi": r"conditioning|paint_with_words|router|unet|scheduling_edm_deis|low_res",
     r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|low_res|unet|router",

@@ -10,6 +10,7 @@ from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from .demo.checkpoint import demo_checkpoint
 from .expert_adapter import ExpertAdapter
 from .expert_tree import ENSEMBLES, NoiseInterval
+from .lora_experts import LoraExpert, factorize_expert
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
 from .router import ExpertRouterUNet
 from .scheduling_edm_deis import EDMDEISScheduler
@@ -27,10 +28,12 @@ __all__ = [
     "EDiffIUNet",
     "ExpertAdapter",
     "ExpertRouterUNet",
+    "LoraExpert",
     "ModelMixin",
     "NoiseInterval",
     "SchedulerMixin",
     "demo_checkpoint",
+    "factorize_expert",
 ]
 
 # diffusers treats the package as one of its own. Without these lines pipelines would be saved under the paths of our

@@ -7,6 +7,9 @@ On disk each expert keeps a folder of its own and can be loaded alone by its cla
     unet/experts[.variant].json  marks a complete variant (diffusers finds a component's variants by such a name)
     unet/expert.0/               what the expert's own save_pretrained writes; expert.0 has the lowest noise
     unet/expert.1/               ...
+
+Low-rank experts (`from_lora_experts`) share a network: it is `unet/expert.base/`, and each folder of an expert holds
+its difference alone.
 """
 
 import importlib
@@ -29,6 +32,7 @@ from torch import nn
 
 from .expert_adapter import ExpertAdapter
 from .expert_files import check_weights, download
+from .lora_experts import BASE_FOLDER, LoraExpert, LoraExperts, load_lora_experts, shared_by
 from .offload import ExpertOffload, call_where_it_lives, execution_device
 from .unet import EDiffIUNet, align_weights
 from .unet_interface import UNetInterfaceMixin
@@ -77,6 +81,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         guidance_scales (`list`, *optional*): For each expert its guidance scale, or `None` for the pipeline's. A
             U-Net does not see guidance: [`EDiffIPipeline`] and loops that read `guidance_scale` follow them. The
             pipelines of diffusers use their own scale throughout, unless `rescale_guidance` says which that is.
+        shared_base (`bool`): Whether all experts are one network that turns into each of them in place, see
+            `from_lora_experts`.
     """
 
     _supports_gradient_checkpointing = True
@@ -90,10 +96,14 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         betas: dict[str, Any] | None = None,
         adapters: Sequence[Any] | None = None,
         guidance_scales: Sequence[float | None] | None = None,
+        shared_base: bool = False,
     ):
         super().__init__()
         self.boundaries = _check_boundaries(boundaries, len(unets), unit)
         experts = [_build(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
+        if shared_base and isinstance(unets[0], dict):  # a configuration alone holds no differences yet
+            experts = LoraExperts(experts[0], [LoraExpert({}, unet["config"]) for unet in unets]).as_unets()
+        self._shared = shared_by(experts)
         _check_experts(experts, unit, betas)
         self.experts: Any = nn.ModuleList(experts)
         self._adapters = _check_adapters(adapters, len(experts))
@@ -103,6 +113,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             boundaries=self.boundaries,
             adapters=[a and a.to_config() for a in self._adapters] if any(self._adapters) else None,
             guidance_scales=self._guidance_scales if guidance_scales else None,
+            shared_base=self._shared is not None,
         )
         # Pipelines prepare their arguments for the expert that takes them as they are.
         self._lead = next((i for i, adapter in enumerate(self._adapters) if adapter is None), 0)
@@ -146,6 +157,26 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
         return cls(list(unets), boundaries, unit, betas, adapters, guidance_scales)
 
+    @classmethod
+    def from_lora_experts(
+        cls, base: nn.Module, experts: Sequence[LoraExpert], boundaries: Sequence[float], unit: str = "sigma", **kwargs
+    ) -> "ExpertRouterUNet":
+        """Makes a router of low-rank differences from one network, which is shared in memory and on disk and switched
+        when the route changes. It samples only, and takes no further LoRA: `LoraExpert.merge` gives full experts.
+
+        Args:
+            base (`ModelMixin`): The shared network. It is taken over, not copied.
+            experts (`list` of [`LoraExpert`]): The differences (see [`factorize_expert`]), lowest noise first.
+            boundaries, unit, kwargs: As in `from_unets`.
+        """
+        _check_boundaries(boundaries, len(experts), unit)
+        shared = LoraExperts(base, experts)
+        try:
+            return cls.from_unets(shared.as_unets(), boundaries, unit, **kwargs)
+        except Exception:
+            shared.detach()
+            raise
+
     @property
     def config(self) -> FrozenDict:
         """The router's own entries and, for pipelines that ask for `in_channels` and the like, those of an expert:
@@ -188,6 +219,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             args, kwargs: `onload_device`, `offload_device`, `offload_type` and so on, as in diffusers.
             offload_to_disk_path (`str`, *optional*): A folder for the weights, with a folder therein for each expert.
         """
+        if self._shared is not None and offload_to_disk_path is not None:
+            raise ValueError("low-rank experts are switched in memory: leave offload_to_disk_path out.")
         for i, expert in enumerate(self.experts):
             path = None if offload_to_disk_path is None else str(Path(offload_to_disk_path) / _folder(i))
             if path is not None:
@@ -276,7 +309,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         routes = self._routes(timestep)
         if len(set(routes)) == 1:
             return self._call_expert(routes[0], inputs, kwargs, return_dict)
-        if not (self.training and torch.is_grad_enabled()):
+        if not (self.training and torch.is_grad_enabled()) or self._shared is not None:
             raise ValueError(
                 f"the timesteps of this batch belong to the experts {sorted(set(routes))}: call the router once for "
                 "each noise level. Only in training is a batch split."
@@ -290,6 +323,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             inputs, kwargs = adapter.apply(inputs, kwargs)
         if device is not None:
             self._offload.fetch(self.experts, index, device)
+        if self._shared is not None:
+            self._shared.select(index)
         output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
         scale = self._guidance_scales[index]
         if scale is None or self._pipeline_scale is None or self._selected is not None:
@@ -309,7 +344,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
 
     def _routes(self, timestep: torch.Tensor | float) -> list[int]:
         """The expert of every given timestep."""
-        if len(self.experts) == 1 and self.experts[0].config.get("trained_on") is None:
+        if len(self.experts) == 1 and self._config_of(0).get("trained_on") is None:
             return [0]
         timesteps = timestep.tolist() if isinstance(timestep, torch.Tensor) else timestep
         routes = []
@@ -364,7 +399,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
 
     def _check_trained_on(self, index: int, low: float, high: float) -> None:
         """Raises unless expert `index` was trained on all noise levels from `low` to `high`."""
-        trained_on = self.experts[index].config.get("trained_on")
+        trained_on = self._config_of(index).get("trained_on")
         if trained_on is None:
             return
         for first, last in trained_on:
@@ -375,6 +410,9 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         text = ", ".join(f"[{first:g}, {math.inf if last is None else last:g})" for first, last in trained_on)
         raise ValueError(f"{_folder(index)} is asked for {route} but was trained on {text}: change the boundaries.")
 
+    def _config_of(self, index: int) -> dict[str, Any]:
+        return self.experts[index].config if self._shared is None else self._shared.configs[index]
+
     # --- saving and loading ---
 
     def _descriptions(self) -> list[dict[str, Any]]:
@@ -383,7 +421,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
                 "folder": _folder(i),
                 "library": type(expert).__module__.split(".")[0],
                 "class_name": type(expert).__name__,
-                "config": {name: value for name, value in expert.config.items() if not name.startswith("_")},
+                "config": {name: value for name, value in self._config_of(i).items() if not name.startswith("_")},
             }
             for i, expert in enumerate(self.experts)
         ]
@@ -415,14 +453,17 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         descriptions = self._descriptions()
         for i, description in enumerate(descriptions):
             _expert_class(i, description)  # what could not be loaded again is not saved
-        for description, expert in zip(descriptions, self.experts, strict=True):
-            expert.save_pretrained(
-                folder / description["folder"],
-                is_main_process=is_main_process,
-                safe_serialization=safe_serialization,
-                variant=variant,
-                max_shard_size=max_shard_size,
-            )
+        how: dict[str, Any] = {
+            "is_main_process": is_main_process,
+            "safe_serialization": safe_serialization,
+            "variant": variant,
+            "max_shard_size": max_shard_size,
+        }
+        if self._shared is not None:
+            self._shared.save(folder, **how)
+        else:
+            for description, expert in zip(descriptions, self.experts, strict=True):
+                expert.save_pretrained(folder / description["folder"], **how)
         if is_main_process:
             self.register_to_config(unets=descriptions)  # an expert's config may have changed since the start
             self.save_config(folder)
@@ -476,12 +517,16 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             )
         _check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
         classes = [_expert_class(i, description) for i, description in enumerate(config["unets"])]
-        stored = [check_weights(root / _folder(i), variant) for i in range(len(classes))]
+        differences = load_lora_experts(root, variant, config["unets"]) if config.get("shared_base") else None
+        folders = [BASE_FOLDER] if differences is not None else [_folder(i) for i in range(len(classes))]
+        stored = [check_weights(root / folder, variant) for folder in folders]
         dtype = dtype or torch_dtype
         experts = [
-            _load_expert(expert_class, root / _folder(i), dtype, stored[i], variant=variant, **kwargs)
-            for i, expert_class in enumerate(classes)
+            _load_expert(classes[i], root / folder, dtype, stored[i], variant=variant, **kwargs)
+            for i, folder in enumerate(folders)
         ]
+        if differences is not None:
+            experts = LoraExperts(experts[0], differences).as_unets()
         settings = {name: config[name] for name in SETTINGS if name in config}
         router = cls(experts, **settings).eval()
         router.register_to_config(_name_or_path=str(pretrained_model_name_or_path))

@@ -17,7 +17,8 @@ class UNetInterfaceMixin(PeftAdapterMixin):
     """Answers for all experts. A LoRA or IP-Adapter goes into all of them, unless `experts=` or `loading_into` says
     which.
 
-    Methods of peft that are not overridden here (`fuse_lora`, `disable_lora`, ...) work on layers, wherever they are.
+    Methods of peft that are not overridden here (`disable_lora`, `unfuse_lora`, ...) work on layers, wherever these
+    are.
     """
 
     experts: Any
@@ -236,6 +237,12 @@ class UNetInterfaceMixin(PeftAdapterMixin):
             if _adapters_of(expert):
                 expert.unload_lora()
 
+    def fuse_lora(self, *args, **kwargs) -> None:
+        """Merges the active adapters into the weights of every expert that has some; the arguments are diffusers'."""
+        for expert in self._chosen(range(len(self.experts))):
+            _check_takes(expert, nn.Module, "LoRA")
+        super().fuse_lora(*args, **kwargs)
+
     def enable_lora_hotswap(self, **kwargs) -> None:
         """Prepares every expert for `hotswap=True`."""
         for expert in self._chosen():
@@ -283,10 +290,13 @@ def _processor_name(name: str, index: int) -> str:
 
 
 def _adapters_of(expert: Any) -> dict[str, Any]:
-    return getattr(expert, "peft_config", {})
+    # Those of low-rank experts belong to the router.
+    return {} if hasattr(expert, "lora_experts") else getattr(expert, "peft_config", {})
 
 
 def _check_takes(expert: Any, needed: Any, what: str) -> None:
+    if hasattr(expert, "lora_experts") and what == "LoRA":
+        raise ValueError("low-rank experts take no further LoRA: make full experts of them by LoraExpert.merge.")
     takes = hasattr(expert, needed) if isinstance(needed, str) else isinstance(expert, needed)
     if not takes:
         raise ValueError(f"a {type(expert).__name__} takes no {what}: load into the other experts by loading_into.")
