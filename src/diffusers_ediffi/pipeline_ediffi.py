@@ -33,7 +33,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from .conditioning import CLIP_TEXT_TOKENS, T5_TOKENS, as_pil_images, encode_clip_image, encode_clip_text, encode_t5
 from .low_res import upsample_low_res
 from .router import ExpertRouterUNet
-from .unet import EDiffIUNet
+from .unet import EDiffIUNet, align_weights
 
 MAX_INFERENCE_STEPS = 1000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -142,6 +142,9 @@ class EDiffIPipeline(DiffusionPipeline):
     ):
         super().__init__()
         _keep_out_of_float16(text_encoder_2)
+        for encoder in (text_encoder, text_encoder_2, image_encoder):
+            if isinstance(encoder, torch.nn.Module):
+                align_weights(encoder)
         if scheduler is not None:
             # Schedulers carry state, so every stage has its own.
             if unet_sr256 is not None and scheduler_sr256 is None:
