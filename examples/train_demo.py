@@ -94,7 +94,7 @@ STEPS = {
     "base-low": 480,
     "sr256": 850,
     "sr256-low": 1400,
-    "sr1024": 1300,
+    "sr1024": 1950,
 }
 MINUTES = {
     "clip": 18,
@@ -105,7 +105,7 @@ MINUTES = {
     "base-low": 20,
     "sr256": 20,
     "sr256-low": 40,
-    "sr1024": 40,
+    "sr1024": 55,
     "scorer": 75,
 }
 STAGES = (*MINUTES, "assemble", "evaluate")
@@ -124,7 +124,7 @@ def commands(objects: Path, output: Path, minutes: dict[str, float], steps: dict
         "base-low": [*base, "--preset", "demo-base-low", *LOW],
         "sr256": [*sr, "sr256", *high, *SR_WHOLE],
         "sr256-low": [*sr, "sr256", "--preset", "demo-sr256-low", *low, *SR_PATCHES],
-        "sr1024": [*sr, "sr1024", "--p-mean", "-2.4", "--p-std", "1.4", *SR_WHOLE],
+        "sr1024": [*sr, "sr1024", "--p-mean", "-1.8", "--p-std", "1.7", "--degradation", "0.1", *SR_WHOLE],
     }
     found: dict[str, list] = {
         "evaluate": ["evaluate_demo.py", "--model", pipeline, "--objects", objects, "--scorer", scorer]
