@@ -170,6 +170,8 @@ def load_data(args: argparse.Namespace, dataset_options: dict[str, Any]) -> dict
 def run(args: argparse.Namespace, dataset_options: dict[str, Any], **unet_changes: Any) -> None:
     """Checks the arguments, cheapest first, builds everything and trains."""
     settings = TrainingSettings.from_arguments(args)
+    if settings.lora_rank and args.init_from is None:
+        raise ValueError(f"--lora-rank {settings.lora_rank} trains a difference from a network: add --init-from.")
     interval = noise_interval(args)
     data = load_data(args, dataset_options)
     unet = build_unet(args, interval, data["encode_batch"].widths, **unet_changes)

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     r"router": r"unet|expert_adapter|expert_files|lora_experts|offload|unet_interface",
     r"paint_with_words": r"attention|conditioning",
     r"pipeline_ediffi": r"conditioning|paint_with_words|router|unet|scheduling_edm_deis|low_res",
-    r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|low_res|unet|router",
+    r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|lora_experts|low_res|unet|router",
     r"demo(\..+)?": r"demo\..+|edm|low_res",
     r"evaluation(\..+)?": r"evaluation\..+|(?!cli|training).+",
     r"__init__|__main__|cli": r".*",

@@ -439,3 +439,25 @@ def test_detaching_gives_the_base_back():
     shared.detach()
     assert isinstance(base, EDiffIUNet) and torch.equal(output(base, 1.0), before)
     assert all(parameter.requires_grad for parameter in base.parameters())
+
+
+def test_an_expert_is_one_file(tmp_path):
+    base = tiny_ediffi_unet(trained_on=[[0.0, None]])
+    expert = factorize_expert(base, trained(base, 1), rank=2)
+    file = tmp_path / "new" / "expert.safetensors"
+    expert.save(file)
+    loaded = LoraExpert.load(file)
+    assert loaded.config == json.loads(json.dumps(expert.config)) and loaded.weights.keys() == expert.weights.keys()
+    assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in expert.weights.items())
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_refuses_files_that_hold_no_expert(tmp_path):
+    with pytest.raises(OSError, match="does not exist: give the safetensors file"):
+        LoraExpert.load(tmp_path / "missing.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="is no low-rank expert"):
+        LoraExpert.load(tmp_path / "other.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:20])
+    with pytest.raises(OSError, match="is damaged"):
+        LoraExpert.load(tmp_path / "cut.safetensors")

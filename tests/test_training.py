@@ -16,6 +16,7 @@ from PIL import Image
 
 from diffusers_ediffi.edm import denoised_from_model_output, loss_weight, residual_coefficients
 from diffusers_ediffi.expert_tree import NoiseInterval
+from diffusers_ediffi.lora_experts import LoraExpert, lora_layers
 from diffusers_ediffi.low_res import upsample_low_res
 from diffusers_ediffi.training.checkpoint import MARKER, complete_checkpoints, save_checkpoint, training_seconds
 from diffusers_ediffi.training.data import (
@@ -381,6 +382,25 @@ def test_a_run_with_muon_that_is_cut_equals_one_that_is_not(tmp_path, channels_l
     for limit in (1, 3, None):
         make_trainer(tmp_path / "cut", max_steps_this_run=limit, **options).train()
     assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_low_rank_run(tmp_path, optimizer):
+    """It changes weights by matrices of its rank alone, is resumed exactly, and is written as difference and whole."""
+    options = {"optimizer": optimizer, "lora_rank": 2}
+    make_trainer(tmp_path / "whole", **options).train()
+    for limit in (1, 3, None):
+        make_trainer(tmp_path / "cut", max_steps_this_run=limit, **options).train()
+    assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
+    start, trained = tiny_unet().state_dict(), EDiffIUNet.from_pretrained(tmp_path / "cut" / "unet")
+    moved = {name: tensor - start[name] for name, tensor in trained.state_dict().items()}
+    assert max(float(difference.abs().max()) for difference in moved.values()) > 1e-4
+    layers = lora_layers(tiny_unet())
+    for name, difference in moved.items():
+        if name.removesuffix(".weight") in layers and name.endswith(".weight"):
+            assert torch.linalg.matrix_rank(difference.flatten(1).double(), rtol=1e-4) <= 2, name
+    expert = LoraExpert.load(tmp_path / "cut" / "lora_expert.safetensors")
+    assert_same(expert.merge(tiny_unet()).state_dict(), trained.state_dict())
 
 
 def test_muon_takes_convolutions_as_matrices():

@@ -347,6 +347,56 @@ def test_start_of_a_schedule(whole, tmp_path):
         make_tree(tmp_path / "tree", reasoned).train()
 
 
+def test_a_start_of_several_experts_is_refused(whole, tmp_path):
+    text = f"start: {whole}\nnodes: [{{name: a, node: [0, 0], steps: 1}}]\nroutes: [{{expert: a, node: [0, 0]}}]"
+    with pytest.raises(ValueError, match="holds several experts: name one of them, such as .*expert.0"):
+        make_tree(tmp_path / "tree", text).train()
+
+
+# ---------------------------------------------------------------------------------------------------- low rank
+
+
+def low_rank(text: str = SCHEDULE) -> str:
+    """SCHEDULE with both experts as low-rank differences from the end of the base."""
+    content = yaml.safe_load(text)
+    for node in content["nodes"][1:]:
+        node["init_from"] = "base"
+        node["settings"] = {**node.get("settings", {}), "lora_rank": 2}
+    return yaml.safe_dump(content)
+
+
+def test_low_rank_experts_share_the_network_they_start_from(whole, tmp_path):
+    make_tree(tmp_path, low_rank()).train()
+    router = ExpertRouterUNet.from_pretrained(tmp_path / "unet")
+    assert router.config.shared_base
+    base = EDiffIUNet.from_pretrained(tmp_path / "nodes" / "base" / "unet")
+    assert_same(EDiffIUNet.from_pretrained(tmp_path / "unet" / "expert.base").state_dict(), base.state_dict())
+    conditioning = encode(["scene 1"], torch.zeros(1, 3, 8, 8))
+    for sigma, name in ((0.5, "rest"), (80.0, "high")):
+        expert = EDiffIUNet.from_pretrained(tmp_path / "nodes" / name / "unet").eval()
+        assert any(not torch.equal(tensor, base.state_dict()[key]) for key, tensor in expert.state_dict().items())
+        call = {"sample": torch.randn(1, 3, 8, 8), "timestep": torch.tensor(sigma).log() / 4, **conditioning}
+        with torch.no_grad():
+            torch.testing.assert_close(router(**call).sample, expert(**call).sample)
+
+
+def test_low_rank_experts_of_different_starts_become_full_ones(tmp_path):
+    text = low_rank().replace("init_from: base\n  name: rest", "init_from: high\n  outside_parent: x\n  name: rest")
+    assert "init_from: high" in text
+    make_tree(tmp_path, text).train()
+    assert not ExpertRouterUNet.from_pretrained(tmp_path / "unet").config.shared_base
+
+
+def test_a_difference_needs_a_start(tmp_path):
+    text = SCHEDULE.replace("keep_last: 1}", "keep_last: 1, lora_rank: 4}")
+    with pytest.raises(ValueError, match="'base' has lora_rank = 4, .* it starts from random weights"):
+        make_tree(tmp_path, text).train()
+    chain = low_rank().replace("init_from: base\n  name: rest", "init_from: high@2\n  outside_parent: x\n  name: rest")
+    with pytest.raises(ValueError, match="'rest' starts from high@2: 'high' has lora_rank = 2"):
+        make_tree(tmp_path, chain).train()
+    assert not tmp_path.joinpath("nodes").exists()
+
+
 # ---------------------------------------------------------------------------------------------------- dry run
 
 

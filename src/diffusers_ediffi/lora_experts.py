@@ -6,6 +6,7 @@ embeddings, the null token) is small and is kept in full. Counted in parameters,
 1.07 x one at rank 16, and three of `demo-base` 1.18 x one at rank 8.
 """
 
+import json
 import math
 import re
 import warnings
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers.utils import is_peft_available
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,12 +26,14 @@ from .expert_files import WEIGHTS, check_weights
 
 # With a dot, as the folders of the experts: diffusers parses every name in a component's folder as name.variant.
 BASE_FOLDER = "expert.base"
+CONFIG = "expert_config"
 FACTORS = re.compile(r"(?P<layer>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
 @dataclass
 class LoraExpert:
-    """An expert as its difference from a base network; [`factorize_expert`] makes one.
+    """An expert as its difference from a base network. [`factorize_expert`] makes one, and so does training with
+    `lora_rank`.
 
     Args:
         weights (`dict`): The factors as peft names and shapes them, `<layer>.lora_A.weight` and
@@ -64,6 +68,44 @@ class LoraExpert:
                 state[f"{match['layer']}.weight"] = weight + difference.reshape(weight.shape).to(weight)
         return _from_state(base, self.config, state)
 
+    def save(self, file: str | Path) -> None:
+        """Writes the expert to one safetensors file, its configuration in the header.
+
+        Args:
+            file (`str` or `Path`): Such as `expert.safetensors`; there is never half a file.
+        """
+        file = Path(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".tmp")
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.weights.items()}
+        save_file(weights, temporary, metadata={"format": "pt", CONFIG: json.dumps(self.config)})
+        temporary.replace(file)
+
+    @classmethod
+    def load(cls, file: str | Path) -> "LoraExpert":
+        """Reads what `save` wrote.
+
+        Args:
+            file (`str` or `Path`): The file.
+
+        Raises:
+            OSError: if it is missing or damaged.
+            ValueError: if it does not hold an expert.
+        """
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{file} does not exist: give the safetensors file of a low-rank expert.")
+        try:
+            with safe_open(file, "pt") as content:
+                metadata = content.metadata() or {}
+                weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise OSError(f"{file} is damaged ({error}): copy it again.") from error
+        if CONFIG not in metadata:
+            raise ValueError(
+                f"{file} is no low-rank expert, which LoraExpert.save writes: its header lacks {CONFIG!r}."
+            )
+        return cls(weights, json.loads(metadata[CONFIG]))
+
 
 @torch.no_grad()
 def factorize_expert(base: Any, expert: Any, rank: int) -> LoraExpert:
@@ -87,7 +129,7 @@ def factorize_expert(base: Any, expert: Any, rank: int) -> LoraExpert:
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise ValueError(f"rank={rank!r} must be a whole number of at least 1.")
     _check_same_architecture(base, expert)
-    before, layers = base.state_dict(), _layers(base)
+    before, layers = base.state_dict(), lora_layers(base)
     _warn_of_useless(rank, layers)
     weights, errors, missed, whole = {}, {}, 0.0, 0.0
     for name, tensor in expert.state_dict().items():
@@ -105,7 +147,7 @@ def factorize_expert(base: Any, expert: Any, rank: int) -> LoraExpert:
         miss = float((difference.flatten(1) - _product(a, b)).norm())
         errors[layer] = miss / size
         missed, whole = missed + miss**2, whole + size**2
-    return LoraExpert(weights, _own_config(expert), errors, math.sqrt(missed / whole) if whole else 0.0)
+    return LoraExpert(weights, own_config(expert), errors, math.sqrt(missed / whole) if whole else 0.0)
 
 
 class LoraExperts:
@@ -144,7 +186,7 @@ class LoraExperts:
                     own = expert.weights[name].to(tensor, copy=True)
                     module.register_buffer(f"{attribute}_{_adapter(i)}", own, persistent=False)
         for i, expert in enumerate(experts):
-            _inject(unet, _adapter(i), expert.weights)
+            inject(unet, _adapter(i), expert.weights)
         unet.requires_grad_(False)
         self._activate([])
         unet.lora_experts = self
@@ -193,12 +235,7 @@ class LoraExperts:
     def base(self) -> Any:
         """The base as it came, without layers of peft; it shares the tensors."""
         self.select(None)
-        state = {
-            name.replace(".base_layer.", "."): tensor
-            for name, tensor in self.unet.state_dict().items()
-            if ".lora_" not in name
-        }
-        return _from_state(self.unet, self.unet.config, state)
+        return without_adapters(self.unet)
 
     def expert(self, index: int) -> LoraExpert:
         """Expert `index` as it was given."""
@@ -263,11 +300,12 @@ def _adapter(index: int) -> str:
     return f"expert_{index}"
 
 
-def _own_config(unet: Any) -> dict[str, Any]:
+def own_config(unet: Any) -> dict[str, Any]:
+    """The configuration without what diffusers notes in it of the place it was loaded from."""
     return {name: value for name, value in unet.config.items() if not name.startswith("_")}
 
 
-def _layers(unet: Any) -> dict[str, Any]:
+def lora_layers(unet: Any) -> dict[str, Any]:
     """The layers that get factors. peft has none for grouped convolutions of any rank."""
     return {
         name: module
@@ -296,6 +334,14 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return b.float().flatten(1) @ a.float().flatten(1)
 
 
+def without_adapters(unet: Any) -> Any:
+    """The network without layers of peft; it shares the tensors."""
+    state = {
+        name.replace(".base_layer.", "."): tensor for name, tensor in unet.state_dict().items() if ".lora_" not in name
+    }
+    return _from_state(unet, unet.config, state)
+
+
 def _from_state(like: Any, config: Any, state: dict[str, torch.Tensor]) -> Any:
     """A network of these very tensors: nothing is copied or drawn at random."""
     with init_empty_weights():
@@ -304,7 +350,7 @@ def _from_state(like: Any, config: Any, state: dict[str, torch.Tensor]) -> Any:
     return unet.train(like.training)
 
 
-def _inject(unet: Any, adapter: str, weights: dict[str, torch.Tensor]) -> None:
+def inject(unet: Any, adapter: str, weights: dict[str, torch.Tensor]) -> None:
     """Adds an adapter of peft with these factors; every layer has its own rank, and a scale of 1."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -343,7 +389,7 @@ def _warn_of_useless(rank: int, layers: dict[str, Any]) -> None:
 def _check_same_architecture(base: Any, expert: Any) -> None:
     if type(base) is not type(expert):
         raise ValueError(f"the base is a {type(base).__name__} and the expert a {type(expert).__name__}.")
-    one, other = _own_config(base), _own_config(expert)
+    one, other = own_config(base), own_config(expert)
     for name in sorted((one.keys() | other.keys()) - {"trained_on"}):
         if one.get(name) != other.get(name):
             raise ValueError(
@@ -359,7 +405,7 @@ def _check_fits(base: Any, who: str, expert: LoraExpert) -> None:
     """Raises unless every tensor of an expert has its place in the base, and every factor its partner."""
     if not isinstance(expert, LoraExpert):
         raise TypeError(f"{who} is a {type(expert).__name__}, not a LoraExpert: make one with factorize_expert.")
-    state, layers = base.state_dict(), _layers(base)
+    state, layers = base.state_dict(), lora_layers(base)
     remedy = "it is damaged, or belongs to another base."
     for name, tensor in expert.weights.items():
         match = FACTORS.fullmatch(name)

@@ -35,6 +35,7 @@ class TrainingSettings:
     lr_schedule: str = setting("constant", f"after the warm-up: {', '.join(SCHEDULES)} decay to zero", free=True)
     warmup_steps: int = setting(100, "steps over which the learning rate rises", free=True)
     weight_decay: float = setting(0.01, "of the optimizer, decoupled")
+    lora_rank: int = setting(0, "train a low-rank difference (LoRA) from the start, of this rank (0: all weights)")
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
     ema_decay: float = setting(0.9999, "of the averaged weights, which are the result; it warms up from 0.1")
     seed: int = setting(0, "of noise, noise level and conditioning dropout")
@@ -54,7 +55,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         at_least_one = ("total_steps", "batch_size", "log_every", "sample_steps", "checkpoint_every", "keep_last")
-        at_least_zero = ("warmup_steps", "weight_decay", "seed", "num_workers", "sample_every")
+        at_least_zero = ("warmup_steps", "weight_decay", "lora_rank", "seed", "num_workers", "sample_every")
         for name in (*at_least_one, "max_steps_this_run"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
+from ..lora_experts import LoraExpert
 from ..low_res import upsample_low_res
 from .checkpoint import (
     complete_checkpoints,
@@ -31,6 +32,7 @@ from .checkpoint import (
 )
 from .data import StepBatchSampler, collate, float_to_image, image_to_float, make_loader
 from .dropout import DropoutRates, Kept, draw_kept, keep_only
+from .lora import add_lora, merged, trained_expert
 from .loss import SigmaBinLog, edm_loss, step_generator
 from .optimizer import make_optimizer
 from .sampling import image_grid, sample_images
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ..expert_tree import NoiseInterval
     from ..unet import EDiffIUNet
 
+LORA_FILE = "lora_expert.safetensors"
 EncodeBatch = Callable[[list[str], torch.Tensor, torch.Tensor | None], dict[str, Any]]
 
 
@@ -47,7 +50,8 @@ class Trainer:
     """One node of the expert tree, one run, one folder.
 
     `output` receives `checkpoint-<step>/`, `log.jsonl`, `samples/` and, whenever a run ends, `unet/`: the averaged
-    weights as `EDiffIUNet.from_pretrained` reads them. Starting again with the same arguments resumes.
+    weights as `EDiffIUNet.from_pretrained` reads them; with `lora_rank` also `lora_expert.safetensors`, their
+    difference from the start as `LoraExpert.load` reads it. Starting again with the same arguments resumes.
 
     Args:
         unet: the network; its weights are where a fresh run starts.
@@ -101,6 +105,9 @@ class Trainer:
 
     def _prepare(self, unet: "EDiffIUNet") -> None:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        if self.settings.lora_rank:
+            torch.manual_seed(self.settings.seed)
+            add_lora(unet, self.settings.lora_rank)
         self.unet = unet.to(self.device, memory_format=layout).train()
         if self.settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
@@ -111,7 +118,7 @@ class Trainer:
         # self.unet stays the plain module: what is saved never carries the prefixes of DDP or torch.compile.
         network, self.optimizer = self.accelerator.prepare(self.unet, optimizer)
         self.network = torch.compile(network) if self.settings.compile else network
-        self.ema = EMAModel(self.unet.parameters(), decay=self.settings.ema_decay, foreach=True)
+        self.ema = EMAModel(self.parameters, decay=self.settings.ema_decay, foreach=True)
 
     def train(self) -> int:
         """Trains to `total_steps` or to this run's limit of steps or minutes; saves; returns the step.
@@ -202,7 +209,7 @@ class Trainer:
             group["lr"] = self.settings.learning_rate_at(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.step(self.unet.parameters())
+        self.ema.step(self.parameters)
         self.bins.add(sigma, losses)
         self.step += 1
 
@@ -285,14 +292,22 @@ class Trainer:
 
     def ema_unet(self) -> "EDiffIUNet":
         """A copy of the network with the averaged weights, in plain memory layout."""
+        if self.settings.lora_rank:
+            return merged(self.unet, self.lora_expert()).eval()
         copy = type(self.unet).from_config(self.unet.config)
         with torch.no_grad():
             for parameter, average in zip(copy.parameters(), self.ema.shadow_params, strict=True):
                 parameter.copy_(average)
         return copy.eval()
 
+    def lora_expert(self) -> LoraExpert:
+        """The averaged difference from the network that a run with `lora_rank` started from."""
+        return trained_expert(self.unet, self.ema.shadow_params)
+
     def _write_weights(self) -> None:
         if self.accelerator.is_main_process:
+            if self.settings.lora_rank:
+                self.lora_expert().save(self.output / LORA_FILE)
             folder, temporary = self.output / "unet", self.output / ".unet.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
             self.ema_unet().save_pretrained(temporary)
@@ -405,8 +420,9 @@ class Trainer:
         sigmas = karras_sigmas(25).tolist()
         own = sum(self.interval.contains(sigma) for sigma in sigmas)
         ranges = ", ".join(f"[{low:.4g}, {high:.4g})" for low, high in self.interval.ranges)
-        size = sum(p.numel() for p in self.parameters) / 1e6
-        self._say(f"Training {size:.1f}M parameters on sigma in {ranges}: {own} of 25 sampling steps.")
+        own_size, size = (sum(p.numel() for p in ps) / 1e6 for ps in (self.parameters, self.unet.parameters()))
+        sizes = f"{size:.1f}M" if own_size == size else f"{own_size:.1f}M (LoRA) of {size:.1f}M"
+        self._say(f"Training {sizes} parameters on sigma in {ranges}: {own} of 25 sampling steps.")
 
     def _progress(self) -> tqdm:
         interval = 0.5 if sys.stderr.isatty() else 30

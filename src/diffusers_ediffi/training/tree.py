@@ -22,16 +22,17 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import Dataset
 
 from ..expert_tree import NoiseInterval
+from ..lora_experts import LoraExpert
 from ..router import ExpertRouterUNet
 from ..unet import EDiffIUNet
 from .checkpoint import averaged_weights, complete_checkpoints, first_difference, step_of, training_seconds
 from .dropout import DropoutRates
 from .report import plan_table, report_table, route_table
 from .schedule import Node, Schedule, outside, show_range
-from .trainer import EncodeBatch, Trainer
+from .trainer import LORA_FILE, EncodeBatch, Trainer
 
 # Settings that decide how long a step takes.
-COSTLY = ("batch_size", "optimizer", "channels_last", "compile", "gradient_checkpointing", "num_workers")
+COSTLY = ("batch_size", "optimizer", "lora_rank", "channels_last", "compile", "gradient_checkpointing", "num_workers")
 PLAN, DONE, REPORT = "plan.json", "done.json", "report.json"
 
 
@@ -40,7 +41,8 @@ class TreeTrainer:
 
     A node that is done is skipped, one with a checkpoint is resumed, and any other starts from the averaged weights
     of its parent. A child goes on in the data where its parent was. At the end `output/unet` holds the experts as an
-    `ExpertRouterUNet` and `output/report.json` what each run did.
+    `ExpertRouterUNet` (one network and low-rank differences, if all routes are served by nodes with `lora_rank` that
+    start from the same weights) and `output/report.json` what each run did.
 
     Args:
         schedule: the nodes and routes.
@@ -113,6 +115,7 @@ class TreeTrainer:
         """
         self._check_start()
         for node in self.schedule.nodes:
+            self._check_low_rank(node)
             self._check_plan(node)
         for node in self.schedule.nodes:
             self._check_pinned(node)
@@ -263,6 +266,24 @@ class TreeTrainer:
                     "choose another start, or say why under the key outside_parent."
                 )
 
+    def _check_low_rank(self, node: Node) -> None:
+        """A difference needs something to differ from, and only its end is kept as a network."""
+        if not self._is_low_rank(node):
+            return
+        what = f"{node.name!r} has lora_rank = {self.settings[node.name].lora_rank}"
+        if node.parent is None and self.schedule.start is None:
+            raise ValueError(
+                f"Node {what}, a difference from the network it starts from, but it starts from random weights: give "
+                "it init_from, or the schedule a start."
+            )
+        for child in self.schedule.nodes:
+            step = self.schedule.start_step(child)
+            if child.parent == node.name and step != node.steps:
+                raise ValueError(
+                    f"Node {child.name!r} starts from {node.name}@{step}: {what} and is a network at its end alone: "
+                    f"leave out @{step}."
+                )
+
     # --- running ---
 
     def _train_node(self, node: Node) -> bool:
@@ -324,12 +345,18 @@ class TreeTrainer:
         return unet
 
     def _start_network(self, node: Node) -> EDiffIUNet:
-        """The network from which a node's run starts."""
-        unet = self._network(node)
+        """The network from which a node's run starts; its checkpoints, if it has any, replace all weights."""
         if node.parent is None or complete_checkpoints(self.folder(node)):
+            return self._network(node)
+        self._say(f"Starts from {node.parent} at step {self.schedule.start_step(node)}.")
+        return self._origin(node)
+
+    def _origin(self, node: Node) -> EDiffIUNet:
+        """The network with the averaged weights of a node's parent, or with those of the schedule's start."""
+        unet = self._network(node)
+        if node.parent is None:
             return unet
         parent, step = self.schedule[node.parent], self.schedule.start_step(node)
-        self._say(f"Starts from {parent.name} at step {step}.")
         if step == parent.steps:
             unet.load_state_dict(EDiffIUNet.from_pretrained(self.folder(parent) / "unet").state_dict())
             return unet
@@ -379,15 +406,26 @@ class TreeTrainer:
         }
 
     def _write_router(self) -> None:
-        experts = [self.folder(self.schedule[route.expert]) / "unet" for route in self.schedule.routes]
-        router = ExpertRouterUNet.from_unets(
-            [EDiffIUNet.from_pretrained(folder) for folder in experts], self.schedule.boundaries
-        )
+        nodes = [self.schedule[route.expert] for route in self.schedule.routes]
+        if self._share_a_start(nodes):
+            experts = [LoraExpert.load(self.folder(node) / LORA_FILE) for node in nodes]
+            router = ExpertRouterUNet.from_lora_experts(self._origin(nodes[0]), experts, self.schedule.boundaries)
+        else:
+            unets = [EDiffIUNet.from_pretrained(self.folder(node) / "unet") for node in nodes]
+            router = ExpertRouterUNet.from_unets(unets, self.schedule.boundaries)
         folder, temporary = self.output / "unet", self.output / ".unet.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         router.save_pretrained(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
+
+    def _is_low_rank(self, node: Node) -> bool:
+        return self.settings[node.name].lora_rank > 0
+
+    def _share_a_start(self, nodes: list[Node]) -> bool:
+        """Whether nodes are low-rank differences from one network, which the router can then keep once."""
+        starts = {(node.parent, self.schedule.start_step(node)) for node in nodes}
+        return len(starts) == 1 and all(map(self._is_low_rank, nodes))
 
     def _progress(self) -> str:
         total, done = sum(node.steps for node in self.schedule.nodes), self.steps_done()
@@ -422,11 +460,16 @@ def _network_folder(start: str) -> Path:
     """The folder of the network of a run's folder, or of a network's own.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or several experts.
     """
     for folder in (Path(start) / "unet", Path(start)):
-        if (folder / "config.json").is_file():
-            return folder
+        if not (folder / "config.json").is_file():
+            continue
+        if "unets" in json.loads((folder / "config.json").read_text()):
+            raise ValueError(
+                f"start: {folder} holds several experts: name one of them, such as {folder / 'expert.0'}."
+            )
+        return folder
     raise ValueError(f"start: {start} holds no trained network: there is no {Path(start) / 'unet' / 'config.json'}.")
 
 
