@@ -29,7 +29,7 @@ extras = {
     "demo": ["gradio>=5"],
     "xformers": ["xformers"],
 }
-extras["test"] = ["pytest>=8", "scipy>=1.11", *extras["train"], *extras["eval"]]
+extras["test"] = ["pytest>=8", "scipy>=1.11", "torchao>=0.15", *extras["train"], *extras["eval"]]
 extras["dev"] = ["mypy>=1.15", "ruff>=0.11", *extras["test"]]
 
 setup(

@@ -16,7 +16,7 @@ import transformers.utils.logging
 from conftest import tiny_pipeline, tiny_unet
 from PIL import Image
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, __version__
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, LoraExpert, __version__
 from diffusers_ediffi.cli import main
 
 PROMPT = "a red cat above a blue house"
@@ -245,6 +245,17 @@ def test_info_lists_stages_experts_and_licence(model, capsys):
     networks = [part for part in components if isinstance(part, torch.nn.Module)]
     total = sum(parameter.numel() for network in networks for parameter in network.parameters())
     assert f"parameters  {total / 1000:.3g}K" in out
+
+
+def test_info_counts_a_shared_base_once(tmp_path, capsys):
+    base = tiny_unet()
+    name, bias = "conv_out.bias", base.conv_out.bias.detach()
+    experts = [LoraExpert({name: bias + i}, {}) for i in range(2)]
+    unet = ExpertRouterUNet.from_lora_experts(base, experts, [1.0])
+    tiny_pipeline(unet=unet, unet_sr256=None, unet_sr1024=None).save_pretrained(tmp_path)
+    assert main(["info", "--model", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count(f"steps  {len(bias)} beside a shared base") == 2
 
 
 def test_module_is_the_command():

@@ -216,6 +216,19 @@ def test_model_offload_of_the_cascade():
     assert torch.equal(pipe("a cat", generator=torch.Generator().manual_seed(0), **run).images, expected)
 
 
+def test_regional_compile():
+    """The repeated blocks of all experts are captured whole; what a backend then makes of them is PyTorch's matter."""
+    pipe = ediffi_pipeline()
+    call = {"num_inference_steps": 2, "output_type": "latent"}
+    expected = pipe("a cat", generator=torch.Generator().manual_seed(0), **call).images
+    for unet in (pipe.unet, pipe.unet_sr256, pipe.unet_sr1024):
+        unet.compile_repeated_blocks(fullgraph=True, backend="eager")
+    blocks = [m for m in pipe.unet.modules() if type(m).__name__ in pipe.unet._repeated_blocks]
+    assert blocks and all(block._compiled_call_impl is not None for block in blocks)
+    images = pipe("a cat", generator=torch.Generator().manual_seed(0), **call).images
+    torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
+
+
 # --- on a GPU ---
 
 

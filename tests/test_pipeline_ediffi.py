@@ -7,6 +7,7 @@ import inspect
 import io
 import logging
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from diffusers import (
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     ModelMixin,
+    PipelineQuantizationConfig,
 )
 from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-from transformers import CLIPConfig
+from torchao.quantization import Int8Tensor, Int8WeightOnlyConfig
+from transformers import CLIPConfig, TorchAoConfig
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
 from diffusers_ediffi.conditioning import as_pil_images, encode_clip_text, encode_t5
@@ -500,6 +503,24 @@ def test_t5_is_never_float16(load, tmp_path):
         assert (pipe.unet.dtype, pipe.text_encoder_2.dtype) == (torch.float16, torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     assert draw(pipe).isfinite().all()
+
+
+def test_a_quantised_t5(tmp_path, caplog):
+    """Through diffusers' own settings; in a float16 pipeline it may be told to compute in bfloat16."""
+    tiny_pipeline(unet_sr256=None, unet_sr1024=None).save_pretrained(tmp_path)
+    plain = EDiffIPipeline.from_pretrained(tmp_path)
+    config = PipelineQuantizationConfig(quant_mapping={"text_encoder_2": TorchAoConfig(Int8WeightOnlyConfig())})
+    load = partial(EDiffIPipeline.from_pretrained, tmp_path, quantization_config=config)
+    pipe = load()
+    assert isinstance(pipe.text_encoder_2.encoder.block[0].layer[0].SelfAttention.q.weight, Int8Tensor)
+    (expected, found) = (one.encode_prompt(PROMPT)[2] for one in (plain, pipe))
+    assert 0 < (found - expected).norm() < 0.02 * expected.norm()
+    pipe.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(draw(pipe), draw(plain), atol=0.02, rtol=0)
+    half = load(dtype={"default": torch.float16, "text_encoder_2": torch.bfloat16})
+    assert (half.unet.dtype, half.encode_prompt(PROMPT)[2].dtype) == (torch.float16, torch.bfloat16)
+    load(dtype=torch.float16)
+    assert any("computes in float16, where T5 overflows" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

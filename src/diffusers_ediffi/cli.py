@@ -300,7 +300,16 @@ def _experts(stage: Any, num_steps: int) -> Iterator[str]:
     routes = [router.select_expert(sigma) if hasattr(router, "select_expert") else 0 for sigma in steps]
     for i, expert in enumerate(experts):
         interval = f"{unit} {edges[i]:.4g} to {edges[i + 1]:.4g}"
-        yield f"expert.{i}  {interval:<24}{routes.count(i):>3} of {len(steps)} steps  {_count(_parameters(expert))}"
+        yield f"expert.{i}  {interval:<24}{routes.count(i):>3} of {len(steps)} steps  {_size(expert, i)}"
+
+
+def _size(expert: Any, index: int) -> str:
+    """The parameters of an expert; of a low-rank one those that it does not share."""
+    shared = getattr(expert, "lora_experts", None)
+    if shared is None:
+        return _count(_parameters(expert))
+    own = sum(tensor.numel() for tensor in shared.expert(index).weights.values())
+    return f"{_count(own)} beside a shared base"
 
 
 def _parameters(model: Any) -> int:

@@ -18,7 +18,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import (
     CLIPTextModelWithProjection,
@@ -34,6 +34,8 @@ from .conditioning import CLIP_TEXT_TOKENS, T5_TOKENS, as_pil_images, encode_cli
 from .low_res import upsample_low_res
 from .router import ExpertRouterUNet
 from .unet import EDiffIUNet, align_weights
+
+logger = logging.get_logger(__name__)
 
 MAX_INFERENCE_STEPS = 1000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -652,9 +654,15 @@ class EDiffIPipeline(DiffusionPipeline):
 
 def _keep_out_of_float16(text_encoder: Any) -> None:
     """T5 has values above float16's largest; a quantised one computes in the type that its settings say."""
-    quantized = getattr(text_encoder, "quantization_method", None) is not None
-    if text_encoder is not None and not quantized and getattr(text_encoder, "dtype", None) == torch.float16:
+    if text_encoder is None or getattr(text_encoder, "dtype", None) != torch.float16:
+        return
+    if getattr(text_encoder, "quantization_method", None) is None:
         text_encoder.to(torch.bfloat16)
+    else:
+        logger.warning(
+            "The quantised text_encoder_2 computes in float16, where T5 overflows. Load the pipeline with "
+            'dtype={"default": torch.float16, "text_encoder_2": torch.bfloat16}.'
+        )
 
 
 def _conditioning(embeds: Embeddings, rows: slice, guided: bool, dtype: torch.dtype) -> dict[str, Any]:
