@@ -203,13 +203,13 @@ def print_table(results: dict[str, dict]) -> None:
             print(f"{stage + ' ' + name:34}" + "".join(f"{cell:>10}" for cell in cells))
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The options; examples/compare_experts.py has them as well."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", help="pipeline folder or Hub id; by default the one in the package")
     parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
     parser.add_argument("--scorer", type=Path, help="folder of a trained scorer; by default the one in the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and the pictures")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, help="by default all that the model has")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--phrases", nargs="+", help="only these objects, by their phrase in index.json")
     chosen.add_argument("--num-objects", type=int, help="only the first so many objects of index.json")
@@ -231,12 +231,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of the held-out scenes")
-    return parser.parse_args(arguments)
+    return parser
 
 
-def main(arguments: list[str] | None = None) -> dict[str, dict]:
-    """Evaluates, writes, prints and returns the figures."""
-    args = parse_arguments(arguments)
+def prepare(args: argparse.Namespace) -> tuple[EDiffIPipeline, SceneScorer, SceneGenerator]:
+    """The model, the scorer and the held-out scenes that the options name; --steps and --guidance-scale for 3 stages."""
     if args.threads:
         torch.set_num_threads(args.threads)
     for name in ("steps", "guidance_scale"):
@@ -253,18 +252,28 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
     scorer = SceneScorer.from_pretrained(args.scorer or Path(demo_checkpoint()).with_name("scorer")).eval()
     pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint(), dtype=torch.float32).to(args.device)
     pipe.set_progress_bar_config(disable=True)
+    return pipe, scorer, scenes
+
+
+def precision(args: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """What --bf16 asks for."""
+    return torch.autocast(torch.device(args.device).type, torch.bfloat16) if args.bf16 else contextlib.nullcontext()
+
+
+def main(arguments: list[str] | None = None) -> dict[str, dict]:
+    """Evaluates, writes, prints and returns the figures."""
+    parser = make_parser(__doc__.split("\n")[0])
+    parser.add_argument("--stages", nargs="+", choices=STAGES, help="by default all that the model has")
+    args = parser.parse_args(arguments)
+    pipe, scorer, scenes = prepare(args)
     present = ["base", "style"] + [stage for stage in SR_STAGES if getattr(pipe, f"unet_{stage}") is not None]
     stages = args.stages or present
     missing = [stage for stage in stages if stage not in present]
     if missing:
         raise ValueError(f"The model has no stage {missing[0]!r}; choose from {present}.")
     args.output.mkdir(parents=True, exist_ok=True)
-
-    autocast = (
-        torch.autocast(torch.device(args.device).type, torch.bfloat16) if args.bf16 else contextlib.nullcontext()
-    )
     results: dict[str, dict] = {}
-    with autocast:
+    with precision(args):
         for stage in stages:
             if stage in SR_STAGES:
                 results[stage] = evaluate_sr(pipe, scorer, scenes, stage, args)
