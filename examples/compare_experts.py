@@ -153,7 +153,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     with precision(args):
         found = measure(pipe, scorer, scenes, args)
     print_table(found)
-    plot(found, args.output / "results.png")
+    try:
+        plot(found, args.output / "results.png")
+    except ImportError:
+        print("No plot: it needs matplotlib (pip install matplotlib).")
     return found
 
 

@@ -235,7 +235,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def prepare(args: argparse.Namespace) -> tuple[EDiffIPipeline, SceneScorer, SceneGenerator]:
-    """The model, the scorer and the held-out scenes that the options name; --steps and --guidance-scale for 3 stages."""
+    """The model, the scorer and the held-out scenes that the options name; fills up --steps and --guidance-scale."""
     if args.threads:
         torch.set_num_threads(args.threads)
     for name in ("steps", "guidance_scale"):

@@ -73,15 +73,21 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def experts(tmp_path, monkeypatch):
-    """Runs examples/train_experts.py on three coloured squares; returns the folder of its tree."""
+def objects(tmp_path) -> Path:
+    """A folder of three coloured squares."""
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGBA", (48, 48), (80 * i, 255 - 80 * i, 128, 255)).save(folder / f"{i}.png")
+    (folder / "index.json").write_text(json.dumps([{"file": f"{i}.png", "phrase": f"thing {i}"} for i in range(3)]))
+    return folder
+
+
+@pytest.fixture
+def experts(objects, tmp_path, monkeypatch):
+    """Runs examples/train_experts.py on the objects; returns the folder of its tree."""
     monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
     script = importlib.import_module("train_experts")
-    objects = tmp_path / "objects"
-    objects.mkdir()
-    for i in range(3):
-        Image.new("RGBA", (48, 48), (80 * i, 255 - 80 * i, 128, 255)).save(objects / f"{i}.png")
-    (objects / "index.json").write_text(json.dumps([{"file": f"{i}.png", "phrase": f"thing {i}"} for i in range(3)]))
     (tmp_path / "two.yaml").write_text(
         "settings: {batch_size: 1, num_workers: 0, sample_every: 0}\n"
         "nodes:\n  - {name: base, node: [0, 0], steps: 2}\n"
@@ -109,6 +115,35 @@ def test_experts_from_one_schedule(experts, options, size, capsys):
     capsys.readouterr()
     with pytest.raises(SystemExit, match="error: Node 'base' is done with settings.batch_size = 1, but now it is 2"):
         experts(*options, "--batch-size", "2")
+
+
+def test_networks_side_by_side(objects, tmp_path, monkeypatch):
+    """A second call measures what is new alone; another setting does not mix with what is there."""
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    script = importlib.import_module("compare_experts")
+    router = Path(demo_checkpoint()) / "unet"
+    one, whole, output = f"one={router / 'expert.2'}", f"whole={router}", tmp_path / "comparison"
+
+    def compare(*networks: str, scales: str = "1", prompts: str = "4") -> dict:
+        options = ["--objects", objects, "--output", output, "--num-prompts", prompts, "--num-loss-scenes", "2"]
+        options += ["--steps", "1", "--networks", *networks, "--guidance-scales", *scales.split()]
+        return script.main(list(map(str, options)))
+
+    first = compare(one)
+    evaluate, calls = script.evaluate_base, []
+    monkeypatch.setattr(script, "evaluate_base", lambda *args: calls.append(args) or evaluate(*args))
+    both = compare(one, whole, scales="1 2")
+    assert (
+        len(calls) == 3 and both["networks"]["one"]["guidance"]["1.0"] == first["networks"]["one"]["guidance"]["1.0"]
+    )
+    assert list(both["networks"]["whole"]["guidance"]) == ["1.0", "2.0"]
+    losses = [both["networks"][name]["loss"] for name in ("one", "whole")]
+    assert losses[0]["60.0"] == losses[1]["60.0"] and losses[0]["0.02"] > losses[1]["0.02"]
+    assert json.loads((output / "results.json").read_text()) == both
+    with pytest.raises(ValueError, match="choose another --output"):
+        compare(one, prompts="5")
+    with pytest.raises(OSError, match="holds no network"):
+        compare(f"gone={tmp_path / 'gone'}")
 
 
 @pytest.fixture
