@@ -73,11 +73,10 @@ def held_out_loss(pipe: EDiffIPipeline, number: int, scenes: SceneGenerator, arg
 def measure(pipe: EDiffIPipeline, scorer: Any, scenes: SceneGenerator, args: argparse.Namespace) -> dict[str, Any]:
     """Measures what the results do not hold yet, writes them after each figure, and returns them."""
     path, number = args.output / "results.json", ("base", *SR_STAGES).index(args.stage)
-    settings = {
-        key: getattr(args, key) for key in ("stage", "steps", "seed", "num_prompts", "num_sr256", "num_sr1024")
-    }
+    names = ("stage", "steps", "seed", "num_prompts", "num_loss_scenes", "num_sr256", "num_sr1024")
+    settings = json.loads(json.dumps({name: getattr(args, name) for name in names}))
     found = json.loads(path.read_text()) if path.exists() else {"settings": settings, "networks": {}}
-    if found["settings"] != json.loads(json.dumps(settings)):
+    if found["settings"] != settings:
         raise ValueError(f"{path} was measured with {found['settings']}; choose another --output.")
     for name, folder in args.networks:
         network, own = load_network(folder).to(pipe.device), found["networks"].setdefault(name, {})
