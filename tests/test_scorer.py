@@ -19,6 +19,7 @@ from diffusers_ediffi.demo.scorer import (
     ground_name,
     images_to_tensor,
     map_centre,
+    overlap,
     relation_holds,
 )
 
@@ -182,6 +183,36 @@ def test_trained_scorer_finds_objects_where_they_are(trained, scenes):
             left, top, right, bottom = (16 * edge for edge in placed.box)
             hits.append(left - 1 <= x + 0.5 <= right + 1 and top - 1 <= y + 0.5 <= bottom + 1)
     assert sum(hits) / len(hits) > 0.9
+
+
+def test_layout_is_that_of_the_right_masks(trained, scenes):
+    """Real scenes lie in their own masks, and not in those of other scenes."""
+    batch, images = real(scenes, 40)
+    own = [scenes.masks(scene, 64) for scene in batch]
+
+    def mean_iou(masks) -> float:
+        pairs = [pair for found in trained.layout(images, masks) for pair in found.values()]
+        return sum(iou for iou, _ in pairs) / len(pairs)
+
+    mirrored = [{phrase: mask[::-1, ::-1].copy() for phrase, mask in masks.items()} for masks in own]
+    assert mean_iou(own) > 0.6 and mean_iou(mirrored) < 0.5 * mean_iou(own)
+    assert [list(found) for found in trained.layout(images, own)] == [list(scene.phrases) for scene in batch]
+    with pytest.raises(ValueError, match="1 pictures do not fit 2 sets of masks"):
+        trained.layout(images[:1], own[:2])
+    with pytest.raises(ValueError, match="does not know the object 'dragon'"):
+        trained.layout(images[:1], [{"dragon": own[0]}])
+
+
+def test_overlap():
+    """An object in the left half against masks of the left half, the upper half, and nothing found."""
+    heat = torch.zeros(4, 4)
+    heat[:, :2] = 0.9
+    left, upper = torch.zeros(8, 8), torch.zeros(8, 8)
+    left[:, :4], upper[:4] = 1.0, 1.0
+    assert overlap(heat, left) == (1.0, 1.0)
+    assert overlap(heat, upper) == pytest.approx((4 / 12, 0.5))
+    iou, share = overlap(torch.full((4, 4), 0.1), left)
+    assert iou == 0 and math.isnan(share)
 
 
 def test_judges_pictures_of_any_size_alike(trained, scenes):

@@ -257,6 +257,32 @@ class SceneScorer(ModelMixin, ConfigMixin):
         rates["style"] = [verdict["style"] for verdict, scene in pairs if scene.style_said]
         return {key: float(np.mean(values)) if values else float("nan") for key, values in rates.items()}
 
+    def layout(
+        self, images: Tensor | Sequence[Image.Image], masks: Sequence[dict[str, np.ndarray]]
+    ) -> list[dict[str, tuple[float, float]]]:
+        """Compares where objects are with where they were asked for.
+
+        Args:
+            images: Pictures, as for `predict`.
+            masks: For each picture the mask (height, width) in [0, 1] of each of its phrases, of any size.
+
+        Returns:
+            For each picture and phrase what `overlap` says.
+
+        Raises:
+            ValueError: as many masks as pictures are needed, and only known phrases.
+        """
+        if len(images) != len(masks):
+            raise ValueError(f"{len(images)} pictures do not fit {len(masks)} sets of masks: give one for each.")
+        unknown = {phrase for own in masks for phrase in own} - set(self.config.phrases)
+        if unknown:
+            raise ValueError(f"The scorer does not know the object {min(unknown)!r}.")
+        index = {phrase: i for i, phrase in enumerate(self.config.phrases)}
+        return [
+            {phrase: overlap(heat_maps[index[phrase]], torch.as_tensor(mask)) for phrase, mask in own.items()}
+            for heat_maps, own in zip(self.heat_maps(images), masks, strict=True)
+        ]
+
     def _targets(self, scene: Scene) -> tuple[list[int], int, int]:
         """The indices of the scene's objects, ground and style."""
         try:
@@ -268,6 +294,24 @@ class SceneScorer(ModelMixin, ConfigMixin):
                 f"The scorer does not know everything in the scene {scene.caption!r} ({error}); it must be trained on "
                 "the same objects, grounds and styles as the scenes."
             ) from None
+
+
+def overlap(heat_map: Tensor, mask: Tensor) -> tuple[float, float]:
+    """Compares where an object is with where it was asked for.
+
+    Args:
+        heat_map: (rows, columns), the probability that a cell shows the object.
+        mask: (height, width) in [0, 1].
+
+    Returns:
+        The intersection over union of the cells that show the object (a probability of at least 0.5) with those that
+        the mask covers by half, and the share of the heat map inside the mask, NaN where no cell shows the object.
+    """
+    inside = F.interpolate(mask[None, None].float(), size=heat_map.shape, mode="area")[0, 0]
+    drawn, wanted = heat_map >= 0.5, inside >= 0.5
+    iou = (drawn & wanted).sum() / (drawn | wanted).sum().clamp(min=1)
+    share = (heat_map * inside).sum() / heat_map.sum()
+    return iou.item(), share.item() if drawn.any() else float("nan")
 
 
 def map_centre(heat_map: Tensor) -> tuple[float, float]:
