@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as nnf
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, FusedAttnProcessor2_0
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnProcessor,
+    AttnProcessor2_0,
+    CustomDiffusionAttnProcessor,
+    CustomDiffusionAttnProcessor2_0,
+    CustomDiffusionXFormersAttnProcessor,
+    FusedAttnProcessor2_0,
+)
 from torch import nn
 
 from .attention import EDiffIAttention, EDiffIAttnProcessor, as_bias
@@ -19,6 +27,13 @@ from .regions import PaintRegion, mix_noise, paint_matrix
 NORMALIZERS = ("max", "std")
 # Larger grids than this have no attention in practice; if one has, its matrix is made when the layer asks for it.
 MAX_TOKENS_AHEAD = 2**14
+# Those of Custom Diffusion are here, since they cannot take a mask.
+STANDARD = (
+    AttnProcessor2_0,
+    CustomDiffusionAttnProcessor,
+    CustomDiffusionAttnProcessor2_0,
+    CustomDiffusionXFormersAttnProcessor,
+)
 CLOSED = -1000.0  # scores with a bias below this are those of masked columns; diffusers' masks are -10000
 
 
@@ -222,13 +237,13 @@ class PaintWithWordsAttnProcessor(nn.Module):
         context = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) else encoder_hidden_states
         if context.shape[1] != self.painting.num_columns:
             raise ValueError(
-                f"the text has {context.shape[1]} columns and the prompt's tokens have {self.painting.num_columns}, so "
-                "that words cannot be told apart: pass the prompt instead of embeddings."
+                f"the text has {context.shape[1]} columns and the prompt's tokens have {self.painting.num_columns}: "
+                "which column is which word? Pass the prompt instead of embeddings."
             )
         kind = type(self.processor)
         if isinstance(attn, EDiffIAttention) and kind is EDiffIAttnProcessor:
             return self._ediffi(attn, hidden_states, context, attention_mask)
-        is_standard = kind is AttnProcessor2_0 or (kind is AttnProcessor and not attn.upcast_attention)
+        is_standard = kind in STANDARD or (kind is AttnProcessor and not attn.upcast_attention)
         if isinstance(attn, Attention) and is_standard:
             return self._standard(attn, hidden_states, context, attention_mask)
         return self._wrapped(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
@@ -251,10 +266,13 @@ class PaintWithWordsAttnProcessor(nn.Module):
         return attn.to_out[0](_join(outputs).flatten(2))
 
     def _standard(self, attn, hidden_states, context, attention_mask) -> torch.Tensor:
-        """`AttnProcessor2_0` with paint, and `AttnProcessor`, which computes the same in other steps."""
+        """`AttnProcessor2_0` with paint; `AttnProcessor` computes the same in other steps, Custom Diffusion by other
+        projections."""
         start, outputs = self.painting.start, []
         query, key = _query_and_key(attn, self.processor, hidden_states, context)
-        value = _split_heads(attn, attn.to_v(_norm_context(attn, context)))
+        to_v = getattr(self.processor, "to_v_custom_diffusion", attn.to_v)
+        to_out = getattr(self.processor, "to_out_custom_diffusion", attn.to_out)
+        value = _split_heads(attn, to_v(_norm_context(attn, context)))
         plain, mask = _cut(_over_heads(attention_mask, query.dtype), start, len(query))
         if start:
             outputs.append(_attend(query[:start], key[:start], value[:start], plain, attn.scale))
@@ -264,7 +282,7 @@ class PaintWithWordsAttnProcessor(nn.Module):
         else:
             bias = self.painting.bias(query, key, mask, attn.scale)
             outputs.append(_attend(query, key, value, _sum(bias, mask), attn.scale))
-        x = attn.to_out[1](attn.to_out[0](_join(outputs).transpose(1, 2).flatten(2)))
+        x = to_out[1](to_out[0](_join(outputs).transpose(1, 2).flatten(2)))
         if hidden_states.ndim == 4:
             x = x.transpose(1, 2).reshape(hidden_states.shape)
         if attn.residual_connection:
