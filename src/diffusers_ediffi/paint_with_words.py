@@ -56,6 +56,7 @@ def paint_with_words(
         raise ValueError(f"{type(pipe).__name__} paints itself: call it with regions=[...] and region_strength=...")
     if getattr(pipe, "unet", None) is None:
         raise ValueError(f"{type(pipe).__name__} has no U-Net; paint-with-words is for pipelines with a `unet`.")
+    _takes_c_noise(pipe.scheduler)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts or not all(isinstance(one, str) for one in prompts):
         raise ValueError(f"prompt={prompt!r} must be a text or a list of texts.")
