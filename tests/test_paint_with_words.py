@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Paint-with-words in the pipelines of diffusers and in eDiff-I's own, on networks that are tiny and random but real."""
+"""Paint-with-words in the pipelines of diffusers and of eDiff-I, on networks that are tiny and random but real."""
 
 import inspect
 import logging

@@ -333,7 +333,7 @@ def _as_mask(mask: Any) -> torch.Tensor:
     if isinstance(mask, np.ndarray):
         if mask.dtype.kind not in "biuf":
             raise ValueError(f"has the dtype {mask.dtype}; give numbers or booleans.")
-        mask = torch.from_numpy(np.ascontiguousarray(mask, mask.dtype.newbyteorder("=")))
+        mask = torch.from_numpy(np.array(mask, mask.dtype.newbyteorder("=")))  # a copy: theirs may be read-only
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"is of type {type(mask).__name__}; give an image, an array, a tensor or a box.")
     plane = mask.detach()
