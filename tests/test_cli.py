@@ -16,7 +16,7 @@ import transformers.utils.logging
 from conftest import tiny_pipeline, tiny_unet
 from PIL import Image
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, LoraExpert, __version__
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, LoraExpert, PaintRegion, __version__
 from diffusers_ediffi.cli import main
 
 PROMPT = "a red cat above a blue house"
@@ -261,3 +261,87 @@ def test_info_counts_a_shared_base_once(tmp_path, capsys):
 def test_module_is_the_command():
     command = [sys.executable, "-m", "diffusers_ediffi", "--version"]
     assert subprocess.run(command, capture_output=True, text=True).stdout == f"diffusers_ediffi {__version__}\n"
+
+
+# --- paint ---
+
+
+@pytest.fixture
+def paint(model, tmp_path, capsys):
+    """Runs `ediffi paint` on a canvas (cat in red, house in blue) or on a scene."""
+    canvas = Image.new("RGBA", (64, 64), "white")
+    canvas.paste("red", (0, 0, 32, 64))
+    canvas.paste("blue", (40, 0, 64, 64))
+    canvas.save(tmp_path / "canvas.png")
+    Image.new("L", (64, 64), 0).save(tmp_path / "black.png")
+    (tmp_path / "text.png").write_text("no picture")
+    output = tmp_path / "out.png"
+
+    def run(scene, *arguments):
+        if isinstance(scene, dict):
+            (tmp_path / "scene.json").write_text(json.dumps(scene))
+            scene = "scene.json"
+        fixed = ["--output", output, "--model", model, "--size", 8, "--seed", 3, "--steps", 2, "--device", "cpu"]
+        code = main(["paint", *map(str, [tmp_path / scene, *arguments, *fixed])])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+CANVAS = ("canvas.png", "--prompt", PROMPT, "--legend", "red=cat", "#0000ff=house")
+SCENE = {"prompt": PROMPT, "regions": [{"phrase": "cat", "mask": [0, 0, 0.5, 1]}], "strength": 0.4}
+HOUSE = {"phrase": "house", "mask": [0.625, 0, 1, 1]}
+
+
+def test_paint_draws_what_the_pipeline_draws(paint, model, tmp_path):
+    pipe = EDiffIPipeline.from_pretrained(model)
+
+    def expected(regions):
+        call = {"height": 8, "guidance_scale": 3.0, "num_inference_steps": 2, "regions": regions}
+        return np.asarray(pipe(PROMPT, generator=torch.Generator().manual_seed(3), **call).images[0])
+
+    assert paint(*CANVAS, "--guidance-scale", "3") == (0, "")
+    columns = np.arange(64)[None].repeat(64, 0)
+    masks = [PaintRegion("cat", columns < 32), PaintRegion("house", columns >= 40)]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), expected(masks))
+    assert paint({**SCENE, "regions": [*SCENE["regions"], HOUSE]}, "--guidance-scale", "3") == (0, "")
+    boxes = [PaintRegion("cat", (0, 0, 0.5, 1)), PaintRegion("house", (0.625, 0, 1, 1))]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), expected(boxes))
+    assert (expected(boxes) != expected([])).any()
+    with Image.open(tmp_path / "out.png") as drawn:
+        assert drawn.text["scene"] == str(tmp_path / "scene.json") and drawn.text["strength"] == "0.4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.json"], "there is no file"),
+        (["canvas.png", "--prompt", "x"], "needs --legend COLOR=PHRASE"),
+        (["canvas.png", "--legend", "red"], "'red' is not COLOR=PHRASE"),
+        (["canvas.png", "--legend", "red=cat"], "576 pixels|not in the legend"),
+        (["canvas.png", "--legend", "red=cat", "blue=house"], "there is no prompt"),
+        ([*CANVAS[:4], "red=cat", "blue=dog"], "'dog' is not in the prompt"),
+        ([*CANVAS, "--strength", "-1"], "region_strength=-1.0 must be"),
+        (["text.png", "--legend", "red=cat"], "is not an image"),
+        (["text.png.json"], "there is no file"),
+        ([{"prompt": PROMPT}], "must be"),
+        ([{**SCENE, "region": []}], "must be"),
+        ([SCENE, "--legend", "red=cat"], "--legend is for a canvas"),
+        ([{**SCENE, "regions": [{"phrase": "cat"}]}], "needs phrase and mask"),
+        ([{**SCENE, "regions": [{"phrase": "cat", "mask": [0, 0, 1]}]}], "the mask of 'cat'"),
+        ([{**SCENE, "regions": [{"phrase": "cat", "mask": "black.png"}]}], "is zero everywhere"),
+        ([{**SCENE, "regions": [{"phrase": "cat", "mask": "nowhere.png"}]}], "cannot read"),
+        ([{**SCENE, "regions": [{**HOUSE, "color": 1}]}], "it needs phrase and mask"),
+    ],
+)
+def test_paint_refuses_bad_scenes_in_one_line(paint, arguments, message):
+    code, err = paint(*arguments)
+    assert code == 2 and err.startswith("ediffi: error: ") and err.count("\n") == 1
+    assert re.search(message, err), err
+
+
+def test_paint_refuses_decompression_bombs(paint, monkeypatch):
+    for limit in (1000, 4000):  # far beyond Pillow's limit and just beyond it
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        code, err = paint(*CANVAS)
+        assert code == 2 and "decompression bomb" in err

@@ -11,7 +11,10 @@ from .demo.checkpoint import demo_checkpoint
 from .expert_adapter import ExpertAdapter
 from .expert_tree import ENSEMBLES, NoiseInterval
 from .lora_experts import LoraExpert, factorize_expert
+from .paint_with_words import paint_with_words
+from .painting import PaintWithWordsAttnProcessor
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
+from .regions import PaintRegion, regions_from_color_map
 from .router import ExpertRouterUNet
 from .scheduling_edm_deis import EDMDEISScheduler
 from .unet import EDiffIUNet
@@ -31,9 +34,13 @@ __all__ = [
     "LoraExpert",
     "ModelMixin",
     "NoiseInterval",
+    "PaintRegion",
+    "PaintWithWordsAttnProcessor",
     "SchedulerMixin",
     "demo_checkpoint",
     "factorize_expert",
+    "paint_with_words",
+    "regions_from_color_map",
 ]
 
 # diffusers treats the package as one of its own. Without these lines pipelines would be saved under the paths of our

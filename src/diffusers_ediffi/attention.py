@@ -28,24 +28,42 @@ class EDiffIAttnProcessor:
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        query, key, value = self.project(attn, hidden_states, encoder_hidden_states)
+        hidden_states = self.attend(query, key, value, attention_mask)
+        return attn.to_out[0](hidden_states.flatten(2))
+
+    @staticmethod
+    def project(
+        attn: "EDiffIAttention", hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Q, K and V, each (batch, tokens, heads, head_dim)."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))  # (batch, queries, heads, head_dim)
+        query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))
         key = attn.to_k(context).unflatten(-1, (attn.heads, -1))
-        value = attn.to_v(context).unflatten(-1, (attn.heads, -1))
-        if attention_mask is not None and attention_mask.dtype == torch.bool:
-            # As a bias, since diffusers' xformers backend takes every mask for one.
-            bias = torch.zeros(attention_mask.shape, dtype=query.dtype, device=query.device)
-            attention_mask = bias.masked_fill(~attention_mask, float("-inf"))
+        return query, key, attn.to_v(context).unflatten(-1, (attn.heads, -1))
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """softmax(Q K^T / sqrt(d_k) + bias) V, (batch, queries, heads, head_dim). The mask, boolean or a bias, is
+        broadcast to (batch, heads, queries, keys)."""
         hidden_states = dispatch_attention_fn(
             query,
             key,
             value,
-            attn_mask=attention_mask,
+            attn_mask=as_bias(attention_mask, query.dtype),
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        hidden_states = hidden_states.flatten(2).to(query.dtype)
-        return attn.to_out[0](hidden_states)
+        return hidden_states.to(query.dtype)
+
+
+def as_bias(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """A boolean mask as a bias, since diffusers' xformers backend takes every mask for one."""
+    if attention_mask is None or attention_mask.dtype != torch.bool:
+        return attention_mask
+    bias = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
+    return bias.masked_fill(~attention_mask, float("-inf"))
 
 
 class EDiffIAttention(nn.Module, AttentionModuleMixin):

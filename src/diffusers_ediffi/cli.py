@@ -1,16 +1,19 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `ediffi generate` draws images, `ediffi info` says what a model consists of.
+"""The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi info` says
+what a model consists of.
 
 torch and diffusers take seconds to import, so functions import them after the arguments are checked.
 """
 
 import argparse
 import itertools
+import json
 import math
 import os
 import re
 import secrets
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,8 +61,33 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     generate = commands.add_parser("generate", help="draw images", description="Draws images of a sentence as PNGs.")
     generate.set_defaults(run=_generate)
-    add = generate.add_argument
-    add("prompt", type=_prompt, help="what to draw")
+    generate.add_argument("prompt", type=_prompt, help="what to draw")
+    paint = commands.add_parser(
+        "paint",
+        help="draw phrases where a scene says",
+        description="Draws a sentence with its phrases where a scene says. A scene is a JSON file such as "
+        '{"prompt": "a red apple and a rocket", "regions": [{"phrase": "red apple", "mask": [0, 0.3, 0.5, 1]}, '
+        '{"phrase": "rocket", "mask": "rocket.png", "weight": 1.5}]}, whose masks are boxes (left, top, right, '
+        "bottom) or pictures beside the file, white inside; or a painted canvas with --prompt and --legend.",
+    )
+    paint.set_defaults(run=_paint)
+    paint.add_argument("scene", type=_scene, help="a JSON file, or a canvas whose colours --legend explains")
+    paint.add_argument("--prompt", type=_prompt, help="what to draw (default: the scene's)")
+    paint.add_argument(
+        "--legend", nargs="+", type=_legend, metavar="COLOR=PHRASE", help="the canvas's colours: red='red apple'"
+    )
+    paint.add_argument("--strength", type=_per_stage(_finite), help="how strongly (default: the scene's, or 0.4)")
+    info = commands.add_parser("info", help="describe a model", description="Lists a model's stages and experts.")
+    info.set_defaults(run=_info)
+    for command in (generate, paint):
+        _add_drawing_options(command)
+    for command in (generate, paint, info):
+        command.add_argument("--model", type=_model, help="folder or Hub id (default: the demo model)")
+    return parser
+
+
+def _add_drawing_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
     add("--output", type=_output, default="ediffi.png", metavar="FILE", help="the PNG to write (default: %(default)s)")
     add("--size", type=_whole(1), help="height and width: 64, 256 or 1024 (default: the model's largest)")
     add("--seed", type=_whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
@@ -70,11 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--negative-prompt", metavar="TEXT", help="what the image should not be")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)")
     add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
-    info = commands.add_parser("info", help="describe a model", description="Lists a model's stages and experts.")
-    info.set_defaults(run=_info)
-    for command in (generate, info):
-        command.add_argument("--model", type=_model, help="folder or Hub id (default: the demo model)")
-    return parser
 
 
 def _prompt(text: str) -> str:
@@ -103,6 +126,20 @@ def _style_image(text: str) -> Image.Image:
         raise argparse.ArgumentTypeError(f"{text!r} is not an image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what bad files raise
         raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
+
+
+def _scene(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return path
+
+
+def _legend(text: str) -> tuple[str, str]:
+    color, _, phrase = text.partition("=")
+    if not color.strip() or not phrase.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not COLOR=PHRASE, such as red='red apple'")
+    return color.strip(), phrase.strip()
 
 
 def _model(text: str) -> str:
@@ -151,6 +188,67 @@ def _per_stage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _generate(args: argparse.Namespace) -> None:
+    _draw(args, {})
+
+
+def _paint(args: argparse.Namespace) -> None:
+    if args.scene.suffix.lower() == ".json":
+        if args.legend:
+            raise ValueError("--legend is for a canvas; a JSON scene names its phrases itself.")
+        scene = _read_scene(args.scene)
+    elif not args.legend:
+        raise ValueError(f"the canvas {str(args.scene)!r} needs --legend COLOR=PHRASE ...")
+    else:
+        from .regions import regions_from_color_map
+
+        scene = {"regions": regions_from_color_map(_open_image(args.scene), dict(args.legend))}
+    args.prompt = args.prompt or scene.get("prompt")
+    if not isinstance(args.prompt, str) or not args.prompt.strip():
+        raise ValueError("there is no prompt; give --prompt, or one in the scene.")
+    args.strength = scene.get("strength", 0.4) if args.strength is None else args.strength
+    _draw(args, {"regions": scene["regions"], "region_strength": args.strength})
+
+
+def _read_scene(path: Path) -> dict[str, Any]:
+    """The entries of a JSON scene, its regions as `PaintRegion`."""
+    try:
+        scene = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
+    known = {"prompt", "regions", "strength"}
+    regions = scene.get("regions") if isinstance(scene, dict) else None
+    if not isinstance(regions, list) or set(scene) - known or not all(isinstance(one, dict) for one in regions):
+        raise ValueError(f'{str(path)!r} must be {{"prompt": ..., "regions": [{{"phrase": ..., "mask": ...}}, ...]}}.')
+    from .regions import region_from_dict
+
+    for region in regions:
+        if isinstance(region.get("mask"), str):  # beside the scene
+            region["mask"] = _open_image(path.parent / region["mask"])
+    return {**scene, "regions": [region_from_dict(region) for region in regions]}
+
+
+def _open_image(path: Path) -> Image.Image:
+    """A picture of a sane size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                image.load()
+                return image.copy()
+        except UnidentifiedImageError:
+            raise ValueError(f"{str(path)!r} is not an image") from None
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
+            raise ValueError(f"cannot read {str(path)!r}: {error}") from None
+
+
+def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
+    """Draws what the arguments say; `painting` are further arguments of the pipeline."""
     model = args.model or demo_checkpoint()
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
@@ -174,6 +272,7 @@ def _generate(args: argparse.Namespace) -> None:
             num_images_per_prompt=args.num_images,
             # Noise is drawn on the CPU, so that a seed means the same image on every device.
             generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
+            **painting,
         ).images
     except (RuntimeError, MemoryError) as error:  # most often too little memory
         size = args.size or pipe.stages[-1].size
@@ -251,6 +350,8 @@ def _chunks(args: argparse.Namespace, seed: int) -> dict[str, str]:
         "size": args.size,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
+        "scene": getattr(args, "scene", None),
+        "strength": getattr(args, "strength", None),
     }
     return {name: str(value) for name, value in settings.items() if value is not None}
 

@@ -5,7 +5,8 @@ import inspect
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -30,8 +31,21 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .conditioning import CLIP_TEXT_TOKENS, T5_TOKENS, as_pil_images, encode_clip_image, encode_clip_text, encode_t5
+from .conditioning import (
+    CLIP_TEXT_COLUMNS,
+    CLIP_TEXT_TOKENS,
+    NULL_COLUMN,
+    T5_COLUMNS,
+    T5_TOKENS,
+    as_pil_images,
+    encode_clip_image,
+    encode_clip_text,
+    encode_t5,
+)
 from .low_res import upsample_low_res
+from .paint_with_words import check_regions, check_strength, painted
+from .painting import Painting
+from .regions import PromptTokens, region_columns
 from .router import ExpertRouterUNet
 from .unet import EDiffIUNet, align_weights
 
@@ -121,6 +135,7 @@ class EDiffIPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents", *TEXT_EMBEDDINGS, *NEGATIVE_EMBEDDINGS, "image_embeds"]
     # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
     pixels_per_call = 1024 * 1024
+    _painting: Painting | None = None  # of the running call
 
     def __init__(
         self,
@@ -402,12 +417,24 @@ class EDiffIPipeline(DiffusionPipeline):
             x = model_input[rows] if low_res is None else torch.cat([model_input[rows], low_res[rows]], dim=1)
             x = torch.cat([x, x]) if guided else x
             conditioning = _conditioning(embeds, rows, guided, unet.dtype)
+            if self._painting is not None:
+                prompts = len(self._painting.regions)
+                self._painting.select([image * prompts // len(sample) for image in range(len(sample))][rows])
             output = unet(x.to(unet.dtype), timestep, **conditioning, return_dict=False)[0].float()
             if guided:
                 unconditional, conditional = output.chunk(2)
                 output = unconditional + guidance_scale * (conditional - unconditional)
             outputs.append(output)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    @contextmanager
+    def _painted(self, stage: Stage, painting: Painting | None) -> Iterator[None]:
+        self._painting = painting
+        try:
+            with painted(stage.unet, painting):
+                yield
+        finally:
+            self._painting = None
 
     def _stages_up_to(self, height: int | None, width: int | None) -> list[Stage]:
         """The stages that draw an image of this size, by default all that are loaded."""
@@ -462,6 +489,41 @@ class EDiffIPipeline(DiffusionPipeline):
         shape = (images, stages[0].unet.config.out_channels, stages[0].size, stages[0].size)
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents have shape {tuple(latents.shape)}; the base stage starts from {shape}.")
+
+    def _paintings(
+        self, stages: list[Stage], prompt: str | list[str] | None, regions: Any, strength: Any, normalizer: str
+    ) -> list[Painting | None]:
+        """What is painted in every stage; `None` where nothing is. A bad region is refused before anything runs."""
+        strengths = [strength] if _is_number(strength, Real) else strength
+        if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= 3:
+            raise ValueError(f"region_strength={strength!r} must be one number, or one for each stage.")
+        for one in strengths:
+            check_strength("region_strength", one)
+        if not regions:
+            return [None] * len(stages)
+        if prompt is None:
+            raise ValueError("regions need the prompt that their phrases stand in; pass it instead of embeddings.")
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        per_prompt = check_regions(regions, len(prompts))
+        columns = [self._region_columns(one, own) for one, own in zip(prompts, per_prompt, strict=True)]
+        for region in {region for own in per_prompt for region in own}:
+            region.check_aspect(stages[-1].size, stages[-1].size)
+        return [
+            Painting(per_prompt, columns, NULL_COLUMN + 1, one, normalizer)
+            for one in [*strengths, 0, 0][: len(stages)]
+        ]
+
+    def _region_columns(self, prompt: str, regions: list) -> list[list[int]]:
+        encoders = []
+        for name, suffix, length, columns in (
+            ("CLIP", "", CLIP_TEXT_TOKENS, CLIP_TEXT_COLUMNS),
+            ("T5", "_2", T5_TOKENS, T5_COLUMNS),
+        ):
+            tokenizer = getattr(self, f"tokenizer{suffix}")
+            if getattr(self, f"text_encoder{suffix}") is not None and tokenizer is not None:
+                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, length))
+                encoders.append((name, tokens, columns.start))
+        return region_columns(prompt, regions, encoders)
 
     def _check_text(self, name: str, text: Any, given: Embeddings) -> None:
         """`name` is `prompt` or `negative_prompt`; only the latter may be an empty text."""
@@ -552,6 +614,9 @@ class EDiffIPipeline(DiffusionPipeline):
         negative_prompt_embeds_2: torch.Tensor | None = None,
         negative_prompt_attention_mask_2: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
+        regions: Sequence[Any] | None = None,
+        region_strength: float | Sequence[float] = 0.4,
+        region_normalizer: str = "max",
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
@@ -577,6 +642,12 @@ class EDiffIPipeline(DiffusionPipeline):
             negative_prompt_embeds, negative_pooled_prompt_embeds, negative_prompt_embeds_2,
                 negative_prompt_attention_mask_2: The same instead of `negative_prompt`.
             image_embeds: CLIP image embedding (batch or 1, width) instead of `style_image`.
+            regions: Where phrases of the prompt are to be seen (paint-with-words, section 4.4): a list of
+                [`PaintRegion`], for several prompts either for all of them or a list for each.
+            region_strength: w' of the paper, how strongly attention is led; 0.1 to 0.5 is usual. One number is for the
+                base stage alone, a tuple (base, SR256, SR1024) for the others, too.
+            region_normalizer: What w' log(1 + sigma) is multiplied with: `max` of the attention scores, as in the
+                paper, or `std`, their standard deviation.
             output_type: `pil`, `np`, `pt` or `latent`, see [`EDiffIPipelineOutput`].
             return_dict: Whether to return an [`EDiffIPipelineOutput`] instead of a tuple.
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; steps are
@@ -610,6 +681,7 @@ class EDiffIPipeline(DiffusionPipeline):
         self.check_inputs(
             stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
         )
+        paintings = self._paintings(stages, prompt, regions, region_strength, region_normalizer)
 
         num_images_per_prompt = int(num_images_per_prompt)
         self._interrupt = False
@@ -632,17 +704,20 @@ class EDiffIPipeline(DiffusionPipeline):
 
         images = _batch_size(prompt, style_image, given) * num_images_per_prompt
         self._guidance_scale = scales[0]
-        sample = self._denoise_stage(
-            stages[0], self._prepare_noise(stages[0], images, generator, latents), None, embeds, generator, on_step_end
-        )
-        for stage, scale, scale_before in zip(stages[1:], scales[1:], scales, strict=False):
+        noise = self._prepare_noise(stages[0], images, generator, latents)
+        if paintings[0] is not None:
+            noise = paintings[0].mix_noise(noise, std=float(stages[0].scheduler.init_noise_sigma))
+        with self._painted(stages[0], paintings[0]):
+            sample = self._denoise_stage(stages[0], noise, None, embeds, generator, on_step_end)
+        for stage, painting, scale, scale_before in zip(stages[1:], paintings[1:], scales[1:], scales, strict=False):
             if self.interrupt:
                 break
             if scale != scale_before:  # else what a callback made of it goes on
                 self._guidance_scale = scale
             low_res = upsample_low_res(sample.clamp(-1, 1), stage.size)
             noise = self._prepare_noise(stage, images, generator)
-            sample = self._denoise_stage(stage, noise, low_res, embeds, generator, on_step_end)
+            with self._painted(stage, painting):
+                sample = self._denoise_stage(stage, noise, low_res, embeds, generator, on_step_end)
 
         nsfw_content_detected = None
         if output_type != "latent":

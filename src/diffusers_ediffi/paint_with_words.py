@@ -1,0 +1,285 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Paint-with-words in any pipeline of diffusers with a U-Net, without a change to the pipeline.
+
+    with paint_with_words(pipe, prompt, regions, strength=0.4):
+        image = pipe(prompt).images[0]
+
+[`EDiffIPipeline`] takes `regions` itself.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from numbers import Real
+from typing import Any
+
+import torch
+
+from .painting import Painting, PaintWithWordsAttnProcessor
+from .regions import PaintRegion, PromptTokens, region_columns
+
+MAX_SIGMA = 80.0  # EDM's largest noise level; zero-SNR schedules of discrete models go to infinity
+T5_TOKENS = 77  # what the pipelines of DeepFloyd IF let T5 read
+
+
+def paint_with_words(
+    pipe: Any,
+    prompt: str | Sequence[str],
+    regions: Sequence[Any],
+    strength: float = 0.4,
+    normalizer: str = "max",
+) -> "PaintedPipeline":
+    """Lets a pipeline of diffusers put phrases of its prompt where regions say (section 4.4 of eDiff-I).
+
+        >>> regions = [PaintRegion("a red apple", (0.0, 0.3, 0.5, 1.0)), PaintRegion("rocket", rocket_mask)]
+        >>> with paint_with_words(pipe, prompt, regions) as pipe:
+        ...     image = pipe(prompt, height=520, width=776).images[0]
+
+    For the Stable Diffusion, SDXL and DeepFloyd IF pipelines, their image-to-image, inpainting and ControlNet forms,
+    with LoRA and IP-Adapter loaded, with any scheduler, size, number of images and guidance, and with an
+    [`ExpertRouterUNet`] as the U-Net. The unconditional half of guidance and a ControlNet's own attention are not
+    painted. At the end of the block the pipeline is what it was. Load adapters before the block.
+
+    Args:
+        pipe (`DiffusionPipeline`): The pipeline, with a `unet` and a tokenizer.
+        prompt (`str` or `list` of `str`): The prompt that it will be called with.
+        regions (`list` of [`PaintRegion`]): What is where, for a `list` of prompts either for all of them or a list
+            for each. Without any, or with a strength of 0, the pipeline runs untouched.
+        strength (`float`): w' of the paper: how strongly attention is led. 0.1 to 0.5 is usual.
+        normalizer (`str`): `max`, as in the paper, or `std` of the attention scores.
+
+    Raises:
+        ValueError: An argument is wrong, or the pipeline cannot be painted.
+    """
+    if "regions" in inspect.signature(pipe.__call__).parameters:
+        raise ValueError(f"{type(pipe).__name__} paints itself: call it with regions=[...] and region_strength=...")
+    if getattr(pipe, "unet", None) is None:
+        raise ValueError(f"{type(pipe).__name__} has no U-Net; paint-with-words is for pipelines with a `unet`.")
+    _takes_c_noise(pipe.scheduler)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts or not all(isinstance(one, str) for one in prompts):
+        raise ValueError(f"prompt={prompt!r} must be a text or a list of texts.")
+    check_strength("strength", strength)
+    per_prompt = check_regions(regions, len(prompts))
+    columns, num_columns = [], 0
+    for one, own in zip(prompts, per_prompt, strict=True):
+        name, tokens, own = _tokens(pipe, one, own)
+        columns.append(region_columns(tokens.prompt, own, [(name, tokens, 0)]))
+        num_columns = len(tokens.places)
+    painting = Painting(per_prompt, columns, num_columns, float(strength), normalizer)
+    if any(region.seed is not None for own in per_prompt for region in own):
+        _check_takes_noise(pipe)
+    return PaintedPipeline(pipe, prompts, painting)
+
+
+class PaintedPipeline:
+    """The `with` block of [`paint_with_words`]; it can be entered once."""
+
+    def __init__(self, pipe: Any, prompts: list[str], painting: Painting):
+        self.pipe, self.prompts, self.painting = pipe, prompts, painting
+        self._table: tuple[Any, torch.Tensor] | None = None
+        self._stack: ExitStack | None = None
+
+    def __enter__(self) -> Any:
+        if self._stack is not None:
+            raise ValueError("this block was entered before; call paint_with_words again for another.")
+        with ExitStack() as stack:
+            stack.enter_context(painted(self.pipe.unet, self.painting, self._sigma))
+            if any(self.painting.regions) and hasattr(self.pipe, "encode_prompt"):
+                stack.enter_context(_replaced(self.pipe, "encode_prompt", self._encode_prompt))
+            if any(region.seed is not None for own in self.painting.regions for region in own):
+                stack.enter_context(_replaced(self.pipe, "prepare_latents", self._prepare_latents))
+            self._stack = stack.pop_all()
+        return self.pipe
+
+    def __exit__(self, *error: Any) -> None:
+        if self._stack is not None:
+            self._stack.close()
+
+    def _sigma(self, timestep: torch.Tensor) -> torch.Tensor:
+        """The noise level of what the U-Net receives, from its timestep and without waiting for the device."""
+        scheduler = self.pipe.scheduler
+        if _takes_c_noise(scheduler):
+            return (4 * timestep.float()).exp()
+        if self._table is None or self._table[0] is not scheduler or self._table[1].device != timestep.device:
+            alphas = scheduler.alphas_cumprod.double().clamp(min=1e-12)
+            sigmas = ((1 - alphas) / alphas).sqrt().clamp(max=MAX_SIGMA)
+            self._table = scheduler, sigmas.float().to(timestep.device)
+        sigmas = self._table[1]
+        t = timestep.float().clamp(0, len(sigmas) - 1)
+        low = t.long().clamp(max=len(sigmas) - 2)
+        return sigmas[low].lerp(sigmas[low + 1], t - low)
+
+    def _encode_prompt(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Learns which images are drawn, and that they are those of the painted prompts."""
+        bound = inspect.signature(original).bind(*args, **kwargs)
+        bound.apply_defaults()
+        prompt = bound.arguments.get("prompt")
+        called = self.prompts if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        if called == self.prompts:
+            images = list(range(len(called)))
+        elif len(self.prompts) == 1 and set(called) == set(self.prompts):
+            images = [0] * len(called)
+        else:
+            raise ValueError(f"the pipeline is called with {prompt!r}, but the regions belong to {self.prompts!r}.")
+        count = int(bound.arguments.get("num_images_per_prompt") or 1)
+        copies = 2 if getattr(self.pipe, "do_perturbed_attention_guidance", False) else 1
+        self.painting.select([image for image in images for _ in range(count)], copies)
+        return original(*args, **kwargs)
+
+    def _prepare_latents(self, original: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Mixes the regions' own noise into that of the pipeline."""
+        return self.painting.mix_noise(original(*args, **kwargs), std=float(self.pipe.scheduler.init_noise_sigma))
+
+
+@contextmanager
+def painted(
+    unet: Any, painting: Painting | None, sigma_of: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> Iterator[None]:
+    """Paints what a U-Net, or each expert of a router, computes in the `with` block.
+
+    Args:
+        unet: An [`EDiffIUNet`], a U-Net of diffusers, or an [`ExpertRouterUNet`] of these.
+        painting ([`Painting`], *optional*): `None` paints nothing. `painting.select` says whose images are drawn.
+        sigma_of: Turns the U-Net's timestep into sigma; by default it is c_noise = ln(sigma) / 4.
+
+    Raises:
+        ValueError: The U-Net is painted already.
+    """
+    if painting is None or painting.is_blank:
+        yield
+        return
+    networks = list(dict.fromkeys(getattr(unet, "experts", [unet])))  # one network may serve as several experts
+    layers = [layer for network in networks for layer in network.modules() if _reads_text(layer)]
+    if any(isinstance(layer.processor, PaintWithWordsAttnProcessor) for layer in layers):
+        raise ValueError(
+            "this U-Net is painted already: leave the other paint_with_words block first, or give it all regions."
+        )
+    if not layers and not hasattr(unet, "experts"):
+        raise ValueError(f"{type(unet).__name__} has no cross-attention to the text, so that it cannot be painted.")
+    processors = [layer.processor for layer in layers]
+    handles = []
+    try:
+        for network in networks:
+            hook = _Begin(network, painting, sigma_of or _from_c_noise)
+            handles.append(network.register_forward_pre_hook(hook, with_kwargs=True))
+        for layer in layers:
+            layer.set_processor(PaintWithWordsAttnProcessor(layer.processor, painting))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, processor in zip(layers, processors, strict=True):
+            if isinstance(layer.processor, PaintWithWordsAttnProcessor):
+                layer.set_processor(processor)
+
+
+class _Begin:
+    """The hook before each call of a U-Net."""
+
+    def __init__(self, network: Any, painting: Painting, sigma_of: Callable[[torch.Tensor], torch.Tensor]):
+        self.layers = [layer for layer in network.modules() if _reads_text(layer)]
+        self.painting, self.sigma_of = painting, sigma_of
+
+    def __call__(self, network: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        if any(not isinstance(layer.processor, PaintWithWordsAttnProcessor) for layer in self.layers):
+            raise ValueError(
+                "attention processors were replaced in the paint_with_words block, so that nothing would be painted; "
+                "load adapters and choose processors before it."
+            )
+        if not self.layers:
+            return
+        sample = args[0] if args else kwargs["sample"]
+        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        sigma = self.sigma_of(torch.as_tensor(timestep, device=sample.device))
+        self.painting.begin_call(sample, sigma, network.config.get("patch_size") or 1)
+
+
+def check_strength(name: str, strength: Any) -> None:
+    """Refuses what is no w'."""
+    if not isinstance(strength, Real) or isinstance(strength, bool) or not 0 <= float(strength) < math.inf:
+        raise ValueError(f"{name}={strength!r} must be a number of at least 0; 0.4 is usual, 0 paints nothing.")
+
+
+def check_regions(regions: Any, prompts: int) -> list[list[PaintRegion]]:
+    """Regions for each prompt, from one list for all of them or a list for each."""
+    if not isinstance(regions, list | tuple):
+        raise ValueError(f"regions={regions!r} must be a list of PaintRegion, or for a batch a list of such lists.")
+    nested = bool(regions) and all(isinstance(own, list | tuple) for own in regions)
+    per_prompt = [list(own) for own in regions] if nested else [list(regions) for _ in range(prompts)]
+    for region in (region for own in per_prompt for region in own):
+        if not isinstance(region, PaintRegion):
+            raise ValueError(f"{region!r} in regions is no PaintRegion; write PaintRegion(phrase, mask).")
+    if len(per_prompt) != prompts:
+        raise ValueError(f"regions has {len(per_prompt)} lists for {prompts} prompts; give one list for each.")
+    return per_prompt
+
+
+def _reads_text(layer: Any) -> bool:
+    return getattr(layer, "is_cross_attention", False) and hasattr(layer, "set_processor")
+
+
+def _from_c_noise(timestep: torch.Tensor) -> torch.Tensor:
+    return (4 * timestep.float()).exp()
+
+
+def _takes_c_noise(scheduler: Any) -> bool:
+    """Whether a scheduler's timesteps are ln(sigma) / 4; the others are positions in `alphas_cumprod`."""
+    config = scheduler.config
+    continuous = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
+    if hasattr(scheduler, "precondition_inputs") or continuous:
+        return True
+    if not hasattr(scheduler, "alphas_cumprod") or config.get("use_flow_sigmas"):
+        raise ValueError(
+            f"the noise levels of {type(scheduler).__name__} are not known to paint_with_words; use a scheduler with "
+            "alphas_cumprod, such as DPMSolverMultistepScheduler."
+        )
+    return False
+
+
+def _tokens(pipe: Any, prompt: str, regions: list[PaintRegion]) -> tuple[str, PromptTokens, list[PaintRegion]]:
+    """The prompt as the pipeline tokenises it; words of textual inversion become several."""
+    tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
+    if tokenizer is None:
+        raise ValueError(f"{type(pipe).__name__} has no tokenizer, which is needed to find phrases; load it.")
+    if hasattr(pipe, "maybe_convert_prompt"):
+        prompt = pipe.maybe_convert_prompt(prompt, tokenizer)
+        phrases = [pipe.maybe_convert_prompt(region.phrase, tokenizer) for region in regions]
+        regions = [_renamed(region, phrase) for region, phrase in zip(regions, phrases, strict=True)]
+    name = "T5" if "T5" in type(tokenizer).__name__ else "CLIP"
+    return name, PromptTokens(prompt, tokenizer, T5_TOKENS if name == "T5" else tokenizer.model_max_length), regions
+
+
+def _renamed(region: PaintRegion, phrase: str) -> PaintRegion:
+    if phrase == region.phrase:
+        return region
+    return PaintRegion(phrase, region.mask, region.weight, region.occurrence, region.seed)
+
+
+def _check_takes_noise(pipe: Any) -> None:
+    parameters = inspect.signature(getattr(pipe, "prepare_latents", lambda: None)).parameters
+    if "latents" not in parameters or "image" in parameters:
+        raise ValueError(
+            f"{type(pipe).__name__} does not start from noise alone, so that regions cannot have seeds: leave them "
+            "out."
+        )
+
+
+@contextmanager
+def _replaced(pipe: Any, name: str, method: Callable) -> Iterator[None]:
+    """Puts a method of one object before its own, which it gets as its first argument."""
+    original = getattr(pipe, name)
+    own = name in vars(pipe)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return method(original, *args, **kwargs)
+
+    setattr(pipe, name, call)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(pipe, name, original)
+        else:
+            delattr(pipe, name)
