@@ -265,3 +265,28 @@ def test_the_demo_recipe_refuses_bad_input(tmp_path):
         command = [sys.executable, EXAMPLES[0].parent / "train_demo.py", "--output", tmp_path / "run", *arguments]
         result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         assert result.returncode and message in result.stderr and not (tmp_path / "run").exists()
+
+
+def test_layout_of_painted_scenes(objects, tmp_path, monkeypatch):
+    """Strength 0 is the plain prompt; what is written is what is returned."""
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    script = importlib.import_module("evaluate_layout")
+    output = tmp_path / "new" / "layout"
+    options = [
+        "--objects",
+        objects,
+        "--output",
+        output,
+        "--num-prompts",
+        "4",
+        "--steps",
+        "2",
+        "--strengths",
+        "0",
+        "0.4",
+    ]
+    report = script.main(list(map(str, options)))
+    assert list(report["strengths"]) == ["0", "0.4"] and report["real"]["iou"] > 0.3
+    assert report["strengths"]["0"]["frechet"] != report["strengths"]["0.4"]["frechet"]
+    assert output.with_suffix(".json").read_text() == json.dumps(report, indent=2) + "\n"
+    assert Image.open(tmp_path / "new" / "layout_grid.png").size == (4 * 64, 3 * 64)
