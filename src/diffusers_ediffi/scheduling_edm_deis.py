@@ -415,6 +415,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         self._begin_index = None
         self._weights = self._multistep_weights(0) if self.order == 1 and self.num_inference_steps else []
         self._history: list[torch.Tensor] = []  # multistep: D or F, the latest first; rho_rk: the slopes of this step
+        self._rounding: torch.Tensor | None = None  # of the last sample in half precision
         self._step_start = torch.empty(0)  # rho_rk: the sample at which the running step started
 
     def index_for_timestep(
@@ -511,6 +512,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             self._step_index = self._first_index(timestep)
         sigma = self._current_sigma(self._step_index)
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        if self._rounding is not None:
+            x = x + self._rounding
         denoised = self.precondition_outputs(x, model_output.to(x.dtype), sigma)
         if self.order == 3:
             prev_sample = self._runge_kutta_stage(x, denoised, sigma, self._step_index)
@@ -518,7 +521,9 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             prev_sample = self._multistep(x, self._prediction(x, denoised, sigma), self._step_index)
         self._step_index += 1
 
-        prev_sample, denoised = prev_sample.to(sample.dtype), denoised.to(sample.dtype)
+        # What half precision loses of the sample is given back in the next step, so that errors do not add up.
+        exact, prev_sample, denoised = prev_sample, prev_sample.to(sample.dtype), denoised.to(sample.dtype)
+        self._rounding = exact - prev_sample if sample.dtype != exact.dtype else None
         if not return_dict:
             return prev_sample, denoised
         return EDMDEISSchedulerOutput(prev_sample=prev_sample, pred_original_sample=denoised)
