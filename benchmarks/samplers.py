@@ -2,11 +2,11 @@
 """Error of every sampler against network evaluations: EDMDEISScheduler and diffusers' schedulers, on the same grids.
 
     python benchmarks/samplers.py --output docs/samplers
-    python benchmarks/samplers.py --problems analytic    # two minutes
+    python benchmarks/samplers.py --problems analytic    # a minute
 
 The analytic problems are Gaussian mixtures, whose best denoiser is a formula and whose trajectories are solved by
 DOP853 at a tolerance of 1e-10. The problem "demo" is the base stage of the packaged model with its guidance and
-experts; its trajectory is solved by Kutta's third-order method in 300 steps that break at the experts' boundaries.
+experts; its trajectory is solved by Kutta's third-order method in 100 steps that break at the experts' boundaries.
 
 The error is the root mean square over all values at sigma = 0. Every sampler ends there as it does in diffusers; where
 it cannot (DEISMultistep), one evaluation is spent on denoising the end. Writes OUTPUT.json and, where matplotlib is
@@ -44,8 +44,10 @@ PROMPTS = (
     "a snowman next to a tree on a grey background",
     "a yellow star on a black background",
 )
+DEFAULT = "multistep (default)"
+DEMO = "multistep, demo's settings"
 OURS: dict[str, dict[str, Any]] = {
-    "multistep (default)": {},
+    DEFAULT: {},
     "multistep of F": {"extrapolate": "model_output"},
     "rho_ab": {"preset": "rho_ab"},
     "log_rho_ab": {"preset": "log_rho_ab"},
@@ -72,17 +74,22 @@ DIFFUSERS: dict[str, tuple[str, dict[str, Any], str]] = {
 # -- grids: levels above zero ----------------------------------------------------------------------------------------
 
 
-def default_grid(count: int) -> torch.Tensor:
-    """The levels that EDMDEISScheduler chooses by default."""
-    scheduler = EDMDEISScheduler()
-    scheduler.set_timesteps(count)
-    return scheduler.sigmas[:-1]
+def own_grid(**settings: float) -> Callable[[int], torch.Tensor]:
+    """The levels that EDMDEISScheduler chooses with these settings."""
+
+    def levels(count: int) -> torch.Tensor:
+        scheduler = EDMDEISScheduler(**settings)
+        scheduler.set_timesteps(count)
+        return scheduler.sigmas[:-1]
+
+    return levels
 
 
 GRIDS: dict[str, Callable[[int], torch.Tensor]] = {
     "karras": karras_sigmas,
     "exponential": lambda n: torch.linspace(math.log(SIGMA_MAX), math.log(SIGMA_MIN), n, dtype=torch.float64).exp(),
-    "ours": default_grid,
+    "default": own_grid(),
+    "atan(0, 4)": own_grid(atan_center=0.0, atan_width=4.0),
     "atan(-1, 3)": lambda n: atan_sigmas(n, SIGMA_MIN, SIGMA_MAX, -1.0, 3.0),
 }
 
@@ -131,6 +138,37 @@ def sample_diffusers(
         x = scheduler.step(output, timestep, alpha * x, return_dict=False)[0].to(x.dtype)
         x = x * math.hypot(1, following) if takes in ("D", "noise") else x
     return x if ends_at_zero else denoise(x, float(sigmas[-1]), float(sigmas[-1]))
+
+
+def sample_with_exact_switch(
+    denoise: Denoiser, x: torch.Tensor, nfe: int, boundaries: list[float], settings: dict[str, Any]
+) -> torch.Tensor:
+    """The multistep method with a node at each boundary, where both experts are asked: all earlier evaluations are
+    shifted by the difference of their answers, and no correction mixes experts."""
+    scheduler = EDMDEISScheduler(**settings)
+    scheduler.set_timesteps(nfe - len(boundaries))
+    sigmas = scheduler.sigmas.tolist()
+    for boundary in boundaries:
+        nearest = min(range(1, len(sigmas) - 1), key=lambda i: abs(math.log(sigmas[i] / boundary)))
+        sigmas[nearest] = boundary
+    degree, last = 3 if nfe > 8 else 2, np.zeros(0)
+    history: list[torch.Tensor] = []
+    for i, (start, end) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+        nodes = sigmas[max(0, i - degree - 1) : i + 1][::-1]
+        history = [denoise(x, start, start), *history][: degree + 2]
+        if i > 0:
+            _, correction = scheduler._step_weights(sigmas[i - 1], start, nodes)
+            correction[1 : 1 + len(last)] -= last
+            for weight, past in zip(correction, history, strict=True):
+                x = x + weight * past
+        if start in boundaries:
+            jump = denoise(x, start, math.nextafter(start, 0)) - history[0]
+            history = [past + jump for past in history]
+        scale, last = scheduler._step_weights(start, end, nodes[: degree + 1])
+        x = scale * x
+        for weight, past in zip(last, history, strict=False):
+            x = x + weight * past
+    return x
 
 
 def samplers(grids: Iterable[str]) -> dict[tuple[str, str], Callable[[Denoiser, torch.Tensor, int], torch.Tensor]]:
@@ -195,7 +233,7 @@ class Demo:
     """The packaged model's base stage: (prompts, 3, 64, 64), its own guidance, one expert for each noise level."""
 
     @torch.no_grad()
-    def __init__(self, images: int, steps: int = 300):
+    def __init__(self, images: int, steps: int = 100):
         self.pipe = EDiffIPipeline.from_pretrained(demo_checkpoint(), dtype=torch.float32)
         self.unet, self.guidance = self.pipe.unet, self.pipe.config.default_guidance_scale[0]
         tokens, pooled, tokens_2, mask_2 = self.pipe.encode_prompt(list(PROMPTS[:images]), None, False)[:4]
@@ -213,6 +251,16 @@ class Demo:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         self.start = SIGMA_MAX * noise.double()
         self.exact = self.solve(steps)
+
+    def samplers(self) -> dict[tuple[str, str], Any]:
+        """With the settings of the packaged scheduler, keeping the history across boundaries and switching exactly."""
+        names = ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
+        settings = {name: self.pipe.scheduler.config[name] for name in names}
+        boundaries = list(self.unet.boundaries)
+        return {
+            (DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **settings),
+            ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, settings),
+        }
 
     @torch.no_grad()
     def denoise(self, x: torch.Tensor, sigma: float, routing_sigma: float) -> torch.Tensor:
@@ -242,11 +290,11 @@ class Demo:
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, problem: Mixture | Demo, args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(name: str, problem: Mixture | Demo, solvers: dict[tuple[str, str], Any], counts: list[int]) -> list[dict]:
     """One row for each sampler and number of evaluations."""
     rows = []
-    for (solver, grid), sample in samplers(args.grids).items():
-        for nfe in args.nfe:
+    for (solver, grid), sample in solvers.items():
+        for nfe in counts:
             result = sample(problem.denoise, problem.start, nfe)
             error = (result - problem.exact).pow(2).mean().sqrt().nan_to_num(nan=math.inf).item()
             rows.append({"problem": name, "solver": solver, "grid": grid, "nfe": nfe, "error": error})
@@ -261,16 +309,15 @@ def mean_errors(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]
     return {key: statistics.geometric_mean(errors) for key, errors in found.items()}
 
 
-def compare(rows: list[dict[str, Any]], title: str) -> dict[str, Any]:
-    """Our default against the best of diffusers at each number of evaluations and against its best in all."""
+def compare(rows: list[dict[str, Any]], title: str, ours: str = DEFAULT) -> dict[str, Any]:
+    """One of ours against the best of diffusers at each number of evaluations and against its best in all."""
     means = mean_errors(rows)
-    ours, _ = next(iter(samplers([])))
     counts = sorted({nfe for _, _, nfe in means})
     theirs = {(solver, grid) for solver, grid, _ in means if grid != "own"}
-    default = [means[ours, "own", nfe] for nfe in counts]
-    result: dict[str, Any] = {"nfe": counts, "default": default}
+    own_errors = [means[ours, "own", nfe] for nfe in counts]
+    result: dict[str, Any] = {"ours": ours, "nfe": counts, "error": own_errors}
     print(f"\n{title}\n{'NFE':44}" + "".join(f"{nfe:>10}" for nfe in counts))
-    print(f"{ours:44}" + "".join(f"{error:10.2g}" for error in default))
+    print(f"{ours:44}" + "".join(f"{error:10.2g}" for error in own_errors))
     for label, allowed in (("karras", {"karras"}), ("any grid", {grid for _, grid in theirs})):
         choices = sorted(key for key in theirs if key[1] in allowed)
         best = [min((means[*key, nfe], key) for key in choices) for nfe in counts]
@@ -279,7 +326,7 @@ def compare(rows: list[dict[str, Any]], title: str) -> dict[str, Any]:
         result[label] = {
             "best": [error for error, _ in best],
             "best_is": [" ".join(key) for _, key in best],
-            "ratio": [own / error for own, (error, _) in zip(default, best, strict=True)],
+            "ratio": [own / error for own, (error, _) in zip(own_errors, best, strict=True)],
             "best_single": " ".join(single),
             "ratio_to_best_single": statistics.geometric_mean(over),
         }
@@ -349,7 +396,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", choices=("analytic", "demo"), default=["analytic", "demo"])
     parser.add_argument("--nfe", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50])
+    parser.add_argument("--demo-nfe", type=int, nargs="+", default=[8, 12, 20, 25, 36], help="the demo model's")
     parser.add_argument("--grids", nargs="+", choices=list(GRIDS), default=list(GRIDS), help="of diffusers' solvers")
+    parser.add_argument(
+        "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "atan(0, 4)"], help="the same on the demo"
+    )
     parser.add_argument("--images", type=int, default=4, help="pictures of the demo model, at most 8")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="name of the files, without an ending")
@@ -360,7 +411,7 @@ def main() -> None:
     summary: dict[str, Any] = {}
     if "analytic" in args.problems:
         for name, problem in mixtures().items():
-            part = measure(name, problem, args)
+            part = measure(name, problem, samplers(args.grids), args.nfe)
             rows += part
             summary[name] = compare(part, name)
         summary["analytic"] = compare(rows, "analytic, geometric mean over the problems")
@@ -368,9 +419,9 @@ def main() -> None:
         demo = Demo(args.images)
         summary["step_cost"] = step_cost(demo)
         print(f"\nscheduler's time over the network's in a guided step of the demo model: {summary['step_cost']:.2%}")
-        part = measure("demo", demo, args)
+        part = measure("demo", demo, demo.samplers() | samplers(args.demo_grids), args.demo_nfe)
         rows += part
-        summary["demo"] = compare(part, "demo model")
+        summary["demo"] = compare(part, "demo model", DEMO)
     if args.output is None:
         return
     settings = {key: value for key, value in vars(args).items() if key != "output"}

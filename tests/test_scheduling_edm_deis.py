@@ -407,7 +407,7 @@ def test_few_steps_stop_earlier_before_the_jump_to_zero(steps, end):
 def test_grids():
     for scheduler, expected in [
         (EDMDEISScheduler(use_atan_sigmas=False, rho=6.0), karras_sigmas(20, rho=6.0)),
-        (EDMDEISScheduler(), atan_sigmas(20, 0.002, 80.0, 0.0, 4.0)),
+        (EDMDEISScheduler(), atan_sigmas(20, 0.002, 80.0, -0.25, 3.25)),
         (
             EDMDEISScheduler(use_atan_sigmas=False, sigma_schedule="exponential"),
             torch.logspace(math.log10(80), math.log10(0.002), 20, dtype=torch.float64),

@@ -137,8 +137,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         variable_scale: the sigma where log1p turns from linear to logarithmic; None: `sigma_data`, for F
             a fifth of it.
         use_atan_sigmas: a grid uniform in atan((ln(sigma) - atan_center) / atan_width) replaces `sigma_schedule`.
-        atan_center: see there; None: 0, for F -1.
-        atan_width: see there; None: 4, for F 3.
+        atan_center: see there; None: -0.25, for F -1. Worth tuning on a trained model, as its width is.
+        atan_width: see there; None: 3.25, for F 3.
         sigma_end: last noise level on the atan grid before the jump to zero; None: 0.04 up to 8 steps, 0.02 up to 10,
             0.01 up to 15, else `sigma_min`.
         beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: of a discrete-time model, as in
@@ -378,8 +378,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         config = self.config
         if config.use_atan_sigmas:
             of_output = config.extrapolate == "model_output"
-            center = config.atan_center if config.atan_center is not None else (-1.0 if of_output else 0.0)
-            width = config.atan_width if config.atan_width is not None else (3.0 if of_output else 4.0)
+            center = config.atan_center if config.atan_center is not None else (-1.0 if of_output else -0.25)
+            width = config.atan_width if config.atan_width is not None else (3.0 if of_output else 3.25)
             return atan_sigmas(count, self._lowest_sigma(count), config.sigma_max, center, width)
         if config.sigma_schedule == "karras":
             return karras_sigmas(count, config.sigma_min, config.sigma_max, config.rho)
