@@ -396,7 +396,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", choices=("analytic", "demo"), default=["analytic", "demo"])
     parser.add_argument("--nfe", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50])
-    parser.add_argument("--demo-nfe", type=int, nargs="+", default=[8, 12, 20, 25, 36], help="the demo model's")
+    parser.add_argument("--demo-nfe", type=int, nargs="+", default=[12, 20, 25], help="the demo model's")
     parser.add_argument("--grids", nargs="+", choices=list(GRIDS), default=list(GRIDS), help="of diffusers' solvers")
     parser.add_argument(
         "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "atan(0, 4)"], help="the same on the demo"

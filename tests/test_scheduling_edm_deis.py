@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_pipeline
 from diffusers import (
     DDPMScheduler,
     DEISMultistepScheduler,
@@ -596,6 +597,14 @@ def test_presets_run_in_stable_diffusion(pipeline, preset):
     )
     assert draw(pipe, 6).isfinite().all()
     assert pipe.scheduler.step_index == len(pipe.scheduler.timesteps) == (6 if preset == "multistep" else 19)
+
+
+def test_betas_and_edm_are_not_confused():
+    unets = [unet_for(StableDiffusionPipeline) for _ in range(2)]
+    assert ExpertRouterUNet.from_unets(unets, [1.0], scheduler=EDMDEISScheduler()).config.betas is None
+    pipe = tiny_pipeline(scheduler=EDMDEISScheduler(**SD_BETAS))
+    with pytest.raises(ValueError, match="betas of a discrete-time model"):
+        pipe("a cat")
 
 
 @ARRAY_WARNING
