@@ -30,7 +30,7 @@ from diffusers import (
 from test_router import SD_BETAS
 from test_router_in_pipelines import build, draw, unet_for
 
-from diffusers_ediffi import ExpertRouterUNet
+from diffusers_ediffi import ExpertRouterUNet, demo_checkpoint
 from diffusers_ediffi.edm import c_in, c_noise, c_out, c_skip, karras_sigmas
 from diffusers_ediffi.scheduling_edm_deis import PRESETS, EDMDEISScheduler, atan_sigmas
 
@@ -365,6 +365,19 @@ def test_configs_convert_both_ways(reference, tmp_path):
     loaded.set_timesteps(3)
 
 
+def test_a_configuration_saved_before_there_were_betas_and_presets_loads(tmp_path):
+    names = "atan_center atan_width corrector degree extrapolate final_sigmas_type method num_train_timesteps rho"
+    names += " prediction_type sigma_data sigma_end sigma_max sigma_min sigma_schedule use_atan_sigmas variable_scale"
+    saved = {name: EDMDEISScheduler().config[name] for name in names.split()}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": "EDMDEISScheduler", **saved}))
+    for loaded in (
+        EDMDEISScheduler.from_pretrained(tmp_path),
+        EDMDEISScheduler.from_pretrained(demo_checkpoint(), subfolder="scheduler"),
+    ):
+        loaded.set_timesteps(25)
+        assert len(loaded.timesteps) == 25 and loaded.config.beta_schedule is None
+
+
 def test_save_and_load_give_the_same_samples(tmp_path):
     scheduler = EDMDEISScheduler(degree=2, extrapolate="model_output", atan_center=0.5, sigma_end=0.01)
     scheduler.save_pretrained(tmp_path)
@@ -597,6 +610,19 @@ def test_presets_run_in_stable_diffusion(pipeline, preset):
     )
     assert draw(pipe, 6).isfinite().all()
     assert pipe.scheduler.step_index == len(pipe.scheduler.timesteps) == (6 if preset == "multistep" else 19)
+
+
+@ARRAY_WARNING
+def test_an_edm_model_in_the_pipeline_of_sdxl():
+    """As Playground v2.5 is one: no betas, EDM's scheduler."""
+    pipe = build(StableDiffusionXLPipeline, unet_for(StableDiffusionXLPipeline), EulerDiscreteScheduler)
+    pipe.scheduler, images = EDMEulerScheduler(), []
+    for changes in (None, EULER):
+        if changes is not None:
+            pipe.scheduler = EDMDEISScheduler.from_config(pipe.scheduler.config, **changes)
+        images.append(draw(pipe, 6))
+    # EDMEuler starts from sqrt(80^2 + 1).
+    torch.testing.assert_close(*images, rtol=1e-3, atol=1e-3)
 
 
 def test_betas_and_edm_are_not_confused():

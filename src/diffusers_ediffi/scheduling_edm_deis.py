@@ -100,7 +100,7 @@ def atan_sigmas(num_steps: int, sigma_min: float, sigma_max: float, center: floa
     first, last = (math.atan((math.log(sigma) - center) / width) for sigma in (sigma_max, sigma_min))
     ramp = torch.linspace(first, last, num_steps, dtype=torch.float64)
     sigmas = (center + width * ramp.tan()).exp()
-    sigmas[0] = sigma_max  # exactly, as the starting noise has it
+    sigmas[-1], sigmas[0] = sigma_min, sigma_max  # exactly
     return sigmas
 
 
