@@ -9,8 +9,8 @@ DOP853 at a tolerance of 1e-10. The problem "demo" is the base stage of the pack
 experts; its trajectory is solved by Kutta's third-order method in 100 steps that break at the experts' boundaries.
 
 The error is the root mean square over all values at sigma = 0. Every sampler ends there as it does in diffusers; where
-it cannot (DEISMultistep), one evaluation is spent on denoising the end. Writes OUTPUT.json and, where matplotlib is
-installed, OUTPUT.png.
+it cannot (DEISMultistep, UniPC of the noise), one evaluation is spent on denoising the end. Writes OUTPUT.json and,
+where matplotlib is installed, OUTPUT.png.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def sample_diffusers(
         evaluated = torch.cat([levels[:1], levels[1:].repeat_interleave(2)])
     else:
         evaluated = grid(nfe)
-    ends_at_zero = class_name != "DEISMultistepScheduler"
+    ends_at_zero = class_name != "DEISMultistepScheduler" and takes != "noise"
     sigmas = torch.cat([evaluated, torch.zeros(1, dtype=torch.float64)]) if ends_at_zero else evaluated
     scheduler.set_timesteps(len(sigmas) - 1)
     scheduler.sigmas, scheduler.timesteps = sigmas, torch.arange(len(sigmas) - 1.0)
@@ -296,8 +296,8 @@ def measure(name: str, problem: Mixture | Demo, solvers: dict[tuple[str, str], A
     for (solver, grid), sample in solvers.items():
         for nfe in counts:
             result = sample(problem.denoise, problem.start, nfe)
-            error = (result - problem.exact).pow(2).mean().sqrt().nan_to_num(nan=math.inf).item()
-            rows.append({"problem": name, "solver": solver, "grid": grid, "nfe": nfe, "error": error})
+            error = (result - problem.exact).pow(2).mean().sqrt().item()
+            rows.append({"problem": name, "solver": solver, "grid": grid, "nfe": nfe, "error": float(f"{error:.4g}")})
     return rows
 
 
@@ -362,6 +362,7 @@ def step_cost(demo: Demo, turns: int = 40) -> float:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Error against evaluations: ours, and of diffusers each solver on its best grid."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     parts = {
@@ -369,7 +370,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         "demo model, guided": [row for row in rows if row["problem"] == "demo"],
     }
     parts = {title: part for title, part in parts.items() if part}
-    figure = Figure(figsize=(6 * len(parts), 5.6), layout="constrained")
+    figure = Figure(figsize=(6 * len(parts), 8), layout="constrained")
     for axes, (title, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
         means = mean_errors(part)
         counts = sorted({nfe for _, _, nfe in means})
@@ -381,14 +382,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         for i, (solver, (_, grid)) in enumerate(best.items()):
             ours = grid == "own"
             style = {"linewidth": 2.5 if i == 0 else 1.6} if ours else {"linewidth": 1, "linestyle": "--"}
-            color = f"C{i}" if ours else f"C{i % 10}"
+            color = f"C{i}" if ours else colormaps["Dark2"](i % 8)
             errors = [means[solver, grid, nfe] for nfe in counts]
             label = f"EDMDEIS {solver}" if ours else f"{solver}, {grid}"
             axes.plot(counts, errors, marker="o" if ours else "x", color=color, label=label, markersize=4, **style)
         axes.set(xscale="log", yscale="log", title=title, xlabel="network evaluations", ylabel="error at sigma = 0")
         axes.set_xticks(counts, counts)
         axes.minorticks_off()
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     figure.savefig(path, dpi=110)
 
 
@@ -426,7 +427,7 @@ def main() -> None:
         return
     settings = {key: value for key, value in vars(args).items() if key != "output"}
     report = {"settings": settings, "summary": summary, "rows": rows}
-    args.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    args.output.with_suffix(".json").write_text(json.dumps(report) + "\n")
     try:
         plot(rows, args.output.with_suffix(".png"))
     except ImportError:
