@@ -153,7 +153,7 @@ def assemble(output: Path) -> Path:
     encoders = output / "encoders"
     pipe = EDiffIPipeline(
         unet=experts("base-low", "base-middle", "base-high", boundaries=BASE_BOUNDARIES),
-        scheduler=EDMDEISScheduler(),
+        scheduler=EDMDEISScheduler(atan_center=0.0, atan_width=4.0),  # tuned on this model: docs/samplers.md
         tokenizer=CLIPTokenizer.from_pretrained(encoders / "tokenizer"),
         text_encoder=CLIPTextModelWithProjection.from_pretrained(encoders / "text_encoder"),
         tokenizer_2=T5Tokenizer.from_pretrained(encoders / "tokenizer_2"),

@@ -7,12 +7,34 @@ The problems have closed-form denoisers: one Gaussian, whose ODE has a closed-fo
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
-from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from conftest import tiny_pipeline
+from diffusers import (
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
+)
+from test_router import SD_BETAS
+from test_router_in_pipelines import build, draw, unet_for
 
+from diffusers_ediffi import ExpertRouterUNet, demo_checkpoint
 from diffusers_ediffi.edm import c_in, c_noise, c_out, c_skip, karras_sigmas
-from diffusers_ediffi.scheduling_edm_deis import EDMDEISScheduler, atan_sigmas
+from diffusers_ediffi.scheduling_edm_deis import PRESETS, EDMDEISScheduler, atan_sigmas
+
+ARRAY_WARNING = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers 0.42
 
 
 class Gaussian:
@@ -77,26 +99,42 @@ def error(scheduler, steps, problem=None, **kwargs):
 # -- accuracy --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("extrapolate", ["denoised", "model_output"])
-def test_multistep_converges_to_the_exact_solution(extrapolate):
-    errors = [error(EDMDEISScheduler(extrapolate=extrapolate), steps) for steps in (8, 16, 32, 64)]
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"extrapolate": "model_output"},
+        {"extrapolate": "noise"},
+    ],
+)
+def test_multistep_converges_to_the_exact_solution(config):
+    errors = [error(EDMDEISScheduler(**config), steps) for steps in (8, 16, 32, 64)]
     assert all(finer < 0.3 * coarser for coarser, finer in zip(errors, errors[1:], strict=False))
     assert errors[-1] < 1e-5
 
 
-@pytest.mark.parametrize("preset, steps", [("paper_base", 25), ("paper_sr", 10)])
+@pytest.mark.parametrize("preset, steps", [("paper_base", 25), ("paper_sr", 10), ("rho_ab", 25), ("log_rho_ab", 25)])
 def test_paper_presets_converge(preset, steps):
     errors = [error(EDMDEISScheduler.from_preset(preset), n) for n in (steps, 2 * steps)]
     assert errors[0] < 2e-2 and errors[1] < 0.3 * errors[0]
 
 
 def observed_order(scheduler, problem):
-    """log2 of the error's decrease when every step is halved, away from the ends where grids are coarse."""
-    x, errors = noise() * 5, []
-    for steps in (32, 64):
-        sigmas = torch.linspace(math.log(5.0), math.log(0.1), steps + 1, dtype=torch.float64).exp()
-        scheduler.set_timesteps(sigmas=sigmas)
-        errors.append((run(scheduler, problem, x) - problem.solution(x, 5.0, 0.1)).abs().max().item())
+    """log2 of the error's decrease when every step is halved, away from the ends where grids are coarse. The first
+    steps start from the exact solution, so that the lower degrees of a multistep method's start do not count."""
+    x_0, errors = noise() * 5, []
+    for steps in (64, 128):
+        scheduler.set_timesteps(
+            sigmas=torch.linspace(math.log(5.0), math.log(0.1), steps + 1, dtype=torch.float64).exp()
+        )
+        scheduler.set_begin_index(0)
+        x = x_0
+        for i, (sigma, timestep) in enumerate(zip(scheduler.sigmas.tolist(), scheduler.timesteps, strict=False)):
+            if i < 6 and scheduler.order == 1:
+                x = problem.solution(x_0, 5.0, sigma)
+            output = (problem.denoise(x, sigma) - c_skip(sigma) * x) / c_out(sigma)
+            x = scheduler.step(output, timestep, x).prev_sample
+        errors.append((x - problem.solution(x_0, 5.0, 0.1)).pow(2).mean().sqrt().item())
     return math.log2(errors[0] / errors[1])
 
 
@@ -105,11 +143,12 @@ def test_3kutta_has_order_three():
     assert observed_order(scheduler, Gaussian()) == pytest.approx(3, abs=0.2)
 
 
-@pytest.mark.parametrize("corrector, gain", [(False, 1), (True, 2)])
-@pytest.mark.parametrize("degree", [0, 1])
-def test_a_polynomial_of_degree_p_has_order_p_plus_one_and_the_corrector_adds_one(degree, corrector, gain):
-    scheduler = EDMDEISScheduler(degree=degree, corrector=corrector, final_sigmas_type="sigma_min")
-    assert observed_order(scheduler, Gaussian()) == pytest.approx(degree + gain, abs=0.25)
+@pytest.mark.parametrize("corrector", [False, True])
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+@pytest.mark.parametrize("core", [{}, {"extrapolate": "noise", "variable": "sigma"}, {"variable": "log"}])
+def test_a_polynomial_of_degree_p_has_order_p_plus_one_and_the_corrector_adds_one(core, degree, corrector):
+    scheduler = EDMDEISScheduler(degree=degree, corrector=corrector, final_sigmas_type="sigma_min", **core)
+    assert observed_order(scheduler, Gaussian()) == pytest.approx(degree + 1 + corrector, abs=0.35)
 
 
 @pytest.mark.parametrize("steps", [15, 20])
@@ -136,19 +175,80 @@ def test_degree_zero_is_eulers_method():
     torch.testing.assert_close(run(ours, Mixture(), x), run(euler, Mixture(), x), rtol=1e-4, atol=1e-4)
 
 
-def test_degree_one_in_log_sigma_is_dpm_solver():
-    """log1p(sigma / scale) becomes ln(sigma) for a tiny scale; the last step differs, as ours extrapolates to zero."""
-    ours = EDMDEISScheduler(degree=1, corrector=False, use_atan_sigmas=False, variable_scale=1e-9)
+STEPS = 20  # diffusers' solvers lower their order at the end of fewer than 15
+
+
+def run_on_variance_preserving(scheduler, problem, x, sigmas):
+    """A scheduler of diffusers that works on x / sqrt(1 + sigma^2), on these sigmas; returns x at the last of them."""
+    scheduler.set_timesteps(len(sigmas) - 1)
+    scheduler.sigmas, scheduler.timesteps = sigmas, torch.arange(len(sigmas) - 1)
+    scheduler.set_begin_index(0)
+    for i, (start, end) in enumerate(zip(sigmas.tolist(), sigmas.tolist()[1:], strict=False)):
+        model_output = problem.denoise(x, start)
+        sample = scheduler.step(model_output, scheduler.timesteps[i], x / math.hypot(1, start)).prev_sample
+        x = math.hypot(1, end) * sample
+    return x
+
+
+@ARRAY_WARNING
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")  # the same
+@pytest.mark.parametrize("degree", [1, 2])
+def test_noise_in_log_sigma_is_deis(degree):
+    """Stopping at sigma_min: diffusers' DEIS has no step to zero."""
+    theirs = DEISMultistepScheduler(solver_order=degree + 1, prediction_type="sample")
+    ours = EDMDEISScheduler.from_preset("log_rho_ab", degree=degree, final_sigmas_type="sigma_min")
+    ours.set_timesteps(STEPS)
+    x = noise((4, 2, 1, 1)) * 80
+    expected = run_on_variance_preserving(theirs, Mixture(), x, ours.sigmas)
+    torch.testing.assert_close(run(ours, Mixture(), x), expected, rtol=1e-5, atol=1e-5)
+
+
+@ARRAY_WARNING
+def test_noise_in_sigma_of_degree_three_is_lms():
+    theirs, ours = LMSDiscreteScheduler(), EDMDEISScheduler.from_preset("rho_ab")
+    x = x_0 = noise((4, 2, 1, 1)) * 80
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(STEPS)
+    theirs.sigmas = ours.sigmas
+    theirs.is_scale_input_called = True  # its preconditioning is not EDM's
+    for sigma, timestep in zip(ours.sigmas.tolist(), theirs.timesteps, strict=False):
+        x = theirs.step((x - Mixture().denoise(x, sigma)) / sigma, timestep, x).prev_sample
+    # Their weights come from a quadrature of tolerance 1e-4.
+    torch.testing.assert_close(run(ours, Mixture(), x_0), x, rtol=1e-4, atol=1e-4)
+
+
+def test_denoised_in_log_sigma_of_degree_one_is_dpm_solver():
+    ours = EDMDEISScheduler(degree=1, corrector=False, use_atan_sigmas=False, variable="log")
     theirs = EDMDPMSolverMultistepScheduler(solver_type="heun")
     samples = []
     for scheduler in (ours, theirs):
-        scheduler.set_timesteps(20)
-        x = noise((4, 2, 1, 1), torch.float32) * 80
-        for timestep in scheduler.timesteps[:-1]:
-            model_output = network(Mixture(), scheduler.scale_model_input(x, timestep), timestep)
-            x = scheduler.step(model_output, timestep, x).prev_sample
-        samples.append(x)
-    torch.testing.assert_close(samples[0], samples[1], rtol=1e-4, atol=1e-4)
+        scheduler.set_timesteps(STEPS)
+        samples.append(run(scheduler, Mixture(), noise((4, 2, 1, 1), torch.float32) * 80))
+    torch.testing.assert_close(*samples, rtol=1e-4, atol=1e-4)
+
+
+@ARRAY_WARNING
+def test_denoised_in_log_sigma_of_degree_two_with_corrector_is_unipc():
+    """From an equal history on: UniPC starts with weights of one half."""
+    sigmas = karras_sigmas(STEPS + 1)
+    ours = EDMDEISScheduler(variable="log", degree=2, final_sigmas_type="sigma_min")
+    ours.set_timesteps(sigmas=sigmas)
+    theirs = UniPCMultistepScheduler(solver_order=3, prediction_type="sample", lower_order_final=False)
+    theirs.set_timesteps(STEPS)
+    theirs.sigmas = sigmas
+    for scheduler in (ours, theirs):
+        scheduler.set_begin_index(0)
+    x = their_x = noise((4, 2, 1, 1)) * 80
+    for i, (start, end) in enumerate(zip(sigmas.tolist(), sigmas.tolist()[1:], strict=False)):
+        denoised = (noise((4, 2, 1, 1)) + math.log(start)).sin()  # whatever x is, so that both have the same history
+        if i == 5:
+            x = their_x
+        model_output = (denoised - c_skip(start) * x) / c_out(start)
+        x = ours.step(model_output, ours.timesteps[i], x).prev_sample
+        sample = theirs.step(denoised, theirs.timesteps[i], their_x / math.hypot(1, start)).prev_sample
+        their_x = math.hypot(1, end) * sample
+        if i >= 5:
+            torch.testing.assert_close(x, their_x, rtol=1e-5, atol=1e-5)
 
 
 def test_3kutta_stages_are_kuttas_tableau():
@@ -265,6 +365,19 @@ def test_configs_convert_both_ways(reference, tmp_path):
     loaded.set_timesteps(3)
 
 
+def test_a_configuration_saved_before_there_were_betas_and_presets_loads(tmp_path):
+    names = "atan_center atan_width corrector degree extrapolate final_sigmas_type method num_train_timesteps rho"
+    names += " prediction_type sigma_data sigma_end sigma_max sigma_min sigma_schedule use_atan_sigmas variable_scale"
+    saved = {name: EDMDEISScheduler().config[name] for name in names.split()}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": "EDMDEISScheduler", **saved}))
+    for loaded in (
+        EDMDEISScheduler.from_pretrained(tmp_path),
+        EDMDEISScheduler.from_pretrained(demo_checkpoint(), subfolder="scheduler"),
+    ):
+        loaded.set_timesteps(25)
+        assert len(loaded.timesteps) == 25 and loaded.config.beta_schedule is None
+
+
 def test_save_and_load_give_the_same_samples(tmp_path):
     scheduler = EDMDEISScheduler(degree=2, extrapolate="model_output", atan_center=0.5, sigma_end=0.01)
     scheduler.save_pretrained(tmp_path)
@@ -308,7 +421,7 @@ def test_few_steps_stop_earlier_before_the_jump_to_zero(steps, end):
 def test_grids():
     for scheduler, expected in [
         (EDMDEISScheduler(use_atan_sigmas=False, rho=6.0), karras_sigmas(20, rho=6.0)),
-        (EDMDEISScheduler(), atan_sigmas(20, 0.002, 80.0, 0.0, 4.0)),
+        (EDMDEISScheduler(), atan_sigmas(20, 0.002, 80.0, -0.25, 3.25)),
         (
             EDMDEISScheduler(use_atan_sigmas=False, sigma_schedule="exponential"),
             torch.logspace(math.log10(80), math.log10(0.002), 20, dtype=torch.float64),
@@ -360,7 +473,12 @@ def test_runge_kutta_ends_in_a_denoised_image():
 
 def test_explicit_sigmas_are_noise_levels():
     scheduler = EDMDEISScheduler()
-    for sigmas in ([10.0, 3.0, 0.5], [10.0, 3.0, 0.5, 0.0], torch.tensor([10.0, 3.0, 0.5])):
+    for sigmas in (
+        [10.0, 3.0, 0.5],
+        [10.0, 3.0, 0.5, 0.0],
+        np.array([10.0, 3.0, 0.5]),
+        torch.tensor([10.0, 3.0, 0.5]),
+    ):
         scheduler.set_timesteps(sigmas=sigmas)
         assert scheduler.sigmas.tolist() == [10.0, 3.0, 0.5, 0.0] and scheduler.num_inference_steps == 3
         assert scheduler.init_noise_sigma == 10.0
@@ -401,26 +519,30 @@ def test_add_noise():
 
 
 @pytest.mark.parametrize("preset", ["multistep", "paper_sr"])
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
-def test_half_precision_keeps_its_dtype(preset, dtype, tolerance):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_loses_no_more_than_its_last_digit(preset, dtype):
+    """Rounding does not add up over the steps. A quarter of a step of 8-bit images is 1 / 510."""
     scheduler, results = EDMDEISScheduler.from_preset(preset), []
+    x = (noise() * 80).to(dtype)
     for each in (dtype, torch.float32):
-        scheduler.set_timesteps(12)
-        results.append(run(scheduler, Gaussian(), (noise() * 80).to(dtype).to(each)))
-    assert results[0].dtype == dtype and results[1].dtype == torch.float32
-    assert (results[0].float() - results[1]).abs().mean() < tolerance
-    scheduler.set_timesteps(12)
-    scheduler.step(noise(dtype=dtype), scheduler.timesteps[0], noise(dtype=dtype))
+        scheduler.set_timesteps(25)
+        results.append(run(scheduler, Gaussian(), x.to(each)))
+    half, single = results
+    assert half.dtype == dtype and single.dtype == torch.float32
     assert all(past.dtype == torch.float32 for past in scheduler._history)
+    error, rounding = ((each.float() - single).abs().mean() for each in (half, single.to(dtype)))
+    assert error < 1.3 * rounding and error < 1 / 510
 
 
-@pytest.mark.parametrize("preset", ["multistep", "paper_sr"])
-def test_no_step_waits_for_the_device(preset):
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("preset", ["multistep", "log_rho_ab", "paper_sr"])
+@pytest.mark.parametrize("betas", [{}, SD_BETAS])
+def test_no_step_waits_for_the_device(preset, betas, prediction_type):
     """Tensors on the meta device have no values: reading one, as `.item()` does, raises."""
-    scheduler = EDMDEISScheduler.from_preset(preset)
+    scheduler = EDMDEISScheduler.from_preset(preset, prediction_type=prediction_type, **betas)
     scheduler.set_timesteps(4, device="meta")
     scheduler.set_begin_index(0)
-    x = torch.empty(1, 3, 4, 4, device="meta")
+    x = torch.empty(1, 3, 4, 4, device="meta", dtype=torch.float16)
     for timestep in scheduler.timesteps:
         x = scheduler.step(scheduler.scale_model_input(x, timestep), timestep, x).prev_sample
     assert x.device.type == "meta"
@@ -446,6 +568,166 @@ def test_step_in_tuple_form_and_the_counters():
     assert x.shape == denoised.shape and scheduler.step_index == 7 and len(scheduler) == 1000
 
 
+# -- discrete-time models --------------------------------------------------------------------------------------------
+
+
+EULER = {"degree": 0, "corrector": False, "use_atan_sigmas": False}
+
+
+PIPELINES = [
+    StableDiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionXLPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+]
+
+
+@ARRAY_WARNING
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_degree_zero_draws_what_euler_discrete_draws(pipeline, prediction_type):
+    """In Stable Diffusion, on Karras's grid: the same noise levels, timesteps and pictures."""
+    pipe = build(pipeline, unet_for(pipeline), EulerDiscreteScheduler)
+    # Another timestep_spacing scales the starting noise by sqrt(1 + 1 / sigma_max^2).
+    changes = {"use_karras_sigmas": True, "prediction_type": prediction_type, "timestep_spacing": "linspace"}
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, **changes)
+    expected = draw(pipe, 6)
+    pipe.scheduler, euler = EDMDEISScheduler.from_config(pipe.scheduler.config, **EULER), pipe.scheduler
+    drawn = draw(pipe, 6)
+    torch.testing.assert_close(pipe.scheduler.sigmas.float(), euler.sigmas, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(pipe.scheduler.timesteps, euler.timesteps, rtol=1e-4, atol=0.1)
+    torch.testing.assert_close(drawn, expected, rtol=1e-3, atol=1e-3)
+
+
+@ARRAY_WARNING
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("preset", ["multistep", "paper_sr"])
+def test_presets_run_in_stable_diffusion(pipeline, preset):
+    pipe = build(pipeline, unet_for(pipeline), EulerDiscreteScheduler)
+    pipe.scheduler = EDMDEISScheduler.from_config(
+        PNDMScheduler.from_config(pipe.scheduler.config).config, **PRESETS[preset]
+    )
+    assert draw(pipe, 6).isfinite().all()
+    assert pipe.scheduler.step_index == len(pipe.scheduler.timesteps) == (6 if preset == "multistep" else 19)
+
+
+@ARRAY_WARNING
+def test_an_edm_model_in_the_pipeline_of_sdxl():
+    """As Playground v2.5 is one: no betas, EDM's scheduler."""
+    pipe = build(StableDiffusionXLPipeline, unet_for(StableDiffusionXLPipeline), EulerDiscreteScheduler)
+    pipe.scheduler, images = EDMEulerScheduler(), []
+    for changes in (None, EULER):
+        if changes is not None:
+            pipe.scheduler = EDMDEISScheduler.from_config(pipe.scheduler.config, **changes)
+        images.append(draw(pipe, 6))
+    # EDMEuler starts from sqrt(80^2 + 1).
+    torch.testing.assert_close(*images, rtol=1e-3, atol=1e-3)
+
+
+def test_betas_and_edm_are_not_confused():
+    unets = [unet_for(StableDiffusionPipeline) for _ in range(2)]
+    assert ExpertRouterUNet.from_unets(unets, [1.0], scheduler=EDMDEISScheduler()).config.betas is None
+    pipe = tiny_pipeline(scheduler=EDMDEISScheduler(**SD_BETAS))
+    with pytest.raises(ValueError, match="betas of a discrete-time model"):
+        pipe("a cat")
+
+
+@ARRAY_WARNING
+def test_experts_of_a_discrete_model_follow_its_sigmas():
+    unets = [unet_for(StableDiffusionPipeline) for _ in range(2)]
+    calls = [0, 0]
+    for i, unet in enumerate(unets):
+        unet.register_forward_pre_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))
+    pipe = build(StableDiffusionPipeline, unets[0], EulerDiscreteScheduler)
+    pipe.scheduler = EDMDEISScheduler.from_config(pipe.scheduler.config)
+    pipe.unet = ExpertRouterUNet.from_unets(unets, [1.0], unit="sigma", scheduler=pipe.scheduler)
+    draw(pipe, 10)
+    expected = sum(sigma < 1 for sigma in pipe.scheduler.routing_sigmas)
+    assert calls == [expected, 10 - expected] and 0 < expected < 10
+
+
+@ARRAY_WARNING
+@pytest.mark.parametrize(
+    "theirs", [DDPMScheduler, PNDMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler]
+)
+@pytest.mark.parametrize("betas", [{}, SD_BETAS])
+def test_discrete_configs_convert_both_ways(theirs, betas, tmp_path):
+    """With their default betas, too, which a configuration in memory keeps quiet about."""
+    reference = theirs(prediction_type="v_prediction", **betas)
+    alphas_cumprod = reference.alphas_cumprod.double()
+    sigmas = ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
+    ours = EDMDEISScheduler.from_config(reference.config)
+    ours.set_timesteps(10)
+    assert ours.config.sigma_min == pytest.approx(sigmas[0].item())
+    assert ours.init_noise_sigma == ours.config.sigma_max == pytest.approx(sigmas[-1].item())
+    assert ours.timesteps[0].item() == pytest.approx(999) and len(ours.timesteps.unique()) == 10
+    assert ours.precondition_noise(sigmas[500]).item() == pytest.approx(500, abs=1e-4)
+    assert theirs in ours.compatibles
+    ours.save_pretrained(tmp_path)
+    for scheduler in (ours, EDMDEISScheduler.from_pretrained(tmp_path)):
+        back = theirs.from_config(scheduler.config)
+        assert type(back) is theirs and back.config.prediction_type == "v_prediction"
+        torch.testing.assert_close(back.alphas_cumprod, reference.alphas_cumprod)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_outputs_of_discrete_models(prediction_type):
+    """Of x = image + sigma noise, scaled by alpha = 1 / sqrt(1 + sigma^2), v is alpha noise - alpha sigma image."""
+    scheduler = EDMDEISScheduler(prediction_type=prediction_type, beta_schedule="scaled_linear")
+    image, epsilon = noise(), noise().flip(0)
+    for sigma in (0.05, 1.0, 12.0):
+        alpha = 1 / math.hypot(1, sigma)
+        outputs = {"epsilon": epsilon, "v_prediction": alpha * epsilon - alpha * sigma * image, "sample": image}
+        x = image + sigma * epsilon
+        torch.testing.assert_close(scheduler.precondition_outputs(x, outputs[prediction_type], sigma), image)
+        torch.testing.assert_close(scheduler.precondition_inputs(x, sigma), alpha * x)
+
+
+@pytest.mark.parametrize("extrapolate", ["denoised", "model_output", "noise"])
+def test_a_discrete_model_of_a_gaussian(extrapolate):
+    """The exact noise prediction leads to the exact image, whatever is extrapolated."""
+    scheduler = EDMDEISScheduler(extrapolate=extrapolate, **SD_BETAS)
+    scheduler.set_timesteps(30)
+    x = noise() * scheduler.init_noise_sigma
+    expected = Gaussian().solution(x, scheduler.init_noise_sigma)
+    for timestep, sigma in zip(scheduler.timesteps, scheduler.sigmas.tolist(), strict=False):
+        model_input = scheduler.scale_model_input(x, timestep)
+        torch.testing.assert_close(model_input, x / math.hypot(1, sigma))
+        x = scheduler.step((x - Gaussian().denoise(x, sigma)) / sigma, timestep, x).prev_sample
+    torch.testing.assert_close(x, expected, rtol=0, atol=2e-3)
+
+
+@ARRAY_WARNING
+def test_stable_video_diffusion_is_an_edm_model():
+    """timestep_type "continuous": sigma_data 1, -F, c_noise and its own range."""
+    svd = {
+        "beta_schedule": "scaled_linear", "timestep_type": "continuous", "prediction_type": "v_prediction",
+        "sigma_min": 0.002, "sigma_max": 700.0, "use_karras_sigmas": True,
+    }  # fmt: skip
+    theirs = EulerDiscreteScheduler(**svd)
+    ours = EDMDEISScheduler.from_config(theirs.config, **EULER)
+    x, results = noise((1, 2, 3, 2, 2), torch.float32) * 700, []  # frames, too
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(8)
+        sample = x
+        for timestep in scheduler.timesteps:
+            model_output = scheduler.scale_model_input(sample, timestep).cos() * timestep
+            sample = scheduler.step(model_output, timestep, sample).prev_sample
+        results.append(sample)
+    torch.testing.assert_close(ours.timesteps, theirs.timesteps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
+
+
+@ARRAY_WARNING
+def test_zero_terminal_snr_starts_at_the_limit_of_diffusers():
+    settings = {**SD_BETAS, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    theirs = EulerDiscreteScheduler(**settings)
+    ours = EDMDEISScheduler.from_config(theirs.config)
+    ours.set_timesteps(10)
+    assert ours.init_noise_sigma == pytest.approx(theirs.sigmas[0].item(), rel=1e-4)
+
+
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -465,9 +747,13 @@ def ready(steps=4, **config):
         {"rho": math.nan},
         {"sigma_schedule": "linear"},
         {"prediction_type": "sample"},
+        {"prediction_type": "flow_prediction"},
+        {"beta_schedule": "cosine"},
+        {"timestep_type": "trailing"},
+        {"variable": "logsnr"},
         {"final_sigmas_type": "one"},
         {"method": "midpoint"},
-        {"extrapolate": "noise"},
+        {"extrapolate": "score"},
         {"degree": -1},
         {"degree": 9},
         {"degree": 1.5},
@@ -499,6 +785,8 @@ def test_a_bad_configuration_is_refused_by_name(config):
         (lambda: ready().set_timesteps(sigmas=[1.0, -1.0]), ValueError, "positive"),
         (lambda: ready().set_timesteps(3, sigmas=[2.0, 1.0]), ValueError, "2 sigmas make 2 steps"),
         (lambda: ready(method="rho_rk").set_timesteps(sigmas=[1.0]), ValueError, "at least 2"),
+        (lambda: ready(**SD_BETAS).set_timesteps(sigmas=[80.0, 1.0]), ValueError, "within the model's"),
+        (lambda: ready().set_timesteps(sigmas=[[2.0, 1.0]]), ValueError, "list of at least 1"),
         (lambda: ready().set_begin_index(4), ValueError, "below 4, got 4"),
         (lambda: ready(method="rho_rk").set_begin_index(2), ValueError, "multiple of 3"),
         (lambda: ready().step(torch.zeros(1), 5.0, torch.zeros(1)), ValueError, "5.0 is not one"),

@@ -833,6 +833,11 @@ def _check_scheduler(stage: Stage) -> None:
             f"the scheduler of {stage.label} is {type(scheduler).__name__}, which does not read EDM's model output; "
             "use EDMDEISScheduler, EDMEulerScheduler or EDMDPMSolverMultistepScheduler."
         )
+    if any(scheduler.config.get(name) is not None for name in ("beta_schedule", "trained_betas")):
+        raise ValueError(
+            f"the scheduler of {stage.label} has the betas of a discrete-time model; build it without beta_schedule "
+            "and trained_betas."
+        )
     predicted = scheduler.config.get("prediction_type", "epsilon")
     if stage.unet.config.get("preconditioning") == "edm" and predicted != "epsilon":
         raise ValueError(

@@ -151,7 +151,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             adapters, guidance_scales (`list`, *optional*): See the class.
         """
         betas = None
-        if scheduler is not None and "beta_schedule" in scheduler.config:
+        if scheduler is not None and _has_betas(scheduler):
             betas = {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
         elif scheduler is not None and "sigma_data" not in scheduler.config:
             raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
@@ -643,6 +643,11 @@ def _build(index: int, description: dict[str, Any]) -> Any:
 
 def _union(experts: list[Any], name: str) -> list[str] | None:
     return sorted({value for expert in experts for value in getattr(expert, name, None) or ()}) or None
+
+
+def _has_betas(scheduler: Any) -> bool:
+    """Whether it belongs to a discrete-time model. `EDMDEISScheduler` knows betas, too, and may have none."""
+    return any(scheduler.config.get(name) is not None for name in ("beta_schedule", "trained_betas"))
 
 
 def _log_sigmas(betas: dict[str, Any]) -> np.ndarray:

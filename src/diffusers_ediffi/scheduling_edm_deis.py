@@ -7,28 +7,73 @@ integrates a Lagrange polynomial of G through the latest steps exactly, and so k
     extrapolate     s(sigma)                        dtau                                         G
     denoised        sigma                           dsigma / sigma^2                             -D
     model_output    sqrt(sigma^2 + sigma_data^2)    sigma_data dsigma / (sigma^2 + sigma_data^2) -F
+    noise           1                               dsigma                                       (x - D) / sigma
+
+Many known samplers are this one core: Adams-Bashforth on sigma (noise, variable "sigma": the DEIS paper's rho-AB, of
+which diffusers' LMSDiscrete is degree 3) and on ln(sigma) (noise, "log": DEISMultistep), DPM-Solver++ (denoised,
+"log") and UniPC (the same with the corrector).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from diffusers import DDPMScheduler, EDMDPMSolverMultistepScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 
-from .edm import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
+from .edm import (
+    SIGMA_DATA,
+    SIGMA_MAX,
+    SIGMA_MIN,
+    c_in,
+    c_noise,
+    c_out,
+    c_skip,
+    denoised_from_model_output,
+    expand_as,
+    karras_sigmas,
+)
 
 # Kutta's third-order tableau ("3kutta"): a row makes the next stage's input from the slopes so far, the last row the
 # result.
 KUTTA3 = ((1 / 2,), (-1.0, 2.0), (1 / 6, 4 / 6, 1 / 6))
 KUTTA3_NODES = (0.0, 1 / 2, 1.0)
+MAX_DEGREE = 8
+
+# Entries of a discrete-time model's scheduler: what its timesteps mean in sigma, and what the network returns.
+MODEL_SETTINGS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "multistep": {},
+    # Adams-Bashforth of the DEIS paper, on Karras's grid: in sigma (rhoAB3) and in ln(sigma) (DEIS-3 in diffusers).
+    "rho_ab": {
+        "extrapolate": "noise",
+        "variable": "sigma",
+        "degree": 3,
+        "corrector": False,
+        "use_atan_sigmas": False,
+    },
+    "log_rho_ab": {
+        "extrapolate": "noise",
+        "variable": "log",
+        "degree": 2,
+        "corrector": False,
+        "use_atan_sigmas": False,
+    },
     # Table 7's "3kutta, order 6, 25 steps", read as a grid uniform in sigma^(1/6): 25 steps are 76 evaluations. It
     # might also be an Adams-Bashforth order, but in the DEIS authors' code the grid's power stands beside the tableau.
     "paper_base": {"method": "rho_rk", "use_atan_sigmas": False, "sigma_schedule": "karras", "rho": 6.0},
@@ -55,7 +100,7 @@ def atan_sigmas(num_steps: int, sigma_min: float, sigma_max: float, center: floa
     first, last = (math.atan((math.log(sigma) - center) / width) for sigma in (sigma_max, sigma_min))
     ramp = torch.linspace(first, last, num_steps, dtype=torch.float64)
     sigmas = (center + width * ramp.tan()).exp()
-    sigmas[0] = sigma_max  # exactly, as the starting noise has it
+    sigmas[-1], sigmas[0] = sigma_min, sigma_max  # exactly
     return sigmas
 
 
@@ -67,26 +112,39 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
     evaluates the polynomial at sigma = 0. `method="rho_rk"` is the paper's sampler: Kutta's third-order method on
     sigma, three calls per step, and one more to denoise the end. See `from_preset`.
 
+    With `beta_schedule` (or `trained_betas`) the model is a discrete-time one, such as Stable Diffusion: its timesteps
+    mean sigma = sqrt((1 - alpha_bar) / alpha_bar), between them they are interpolated in ln(sigma), as
+    `EulerDiscreteScheduler` does it with Karras's grid. `from_config` takes all of that over from its scheduler:
+
+        >>> pipe.scheduler = EDMDEISScheduler.from_config(pipe.scheduler.config)  # doctest: +SKIP
+
     Args:
-        sigma_min: lowest noise level of the schedule.
-        sigma_max: highest noise level, where sampling starts.
-        sigma_data: standard deviation of the training images.
+        sigma_min: lowest noise level of the schedule; None: 0.002. A discrete-time model narrows it to its own range.
+        sigma_max: highest noise level, where sampling starts; None: 80. The same holds.
+        sigma_data: standard deviation of the training images; a discrete-time model has 1, whatever stands here.
         sigma_schedule: "karras" or "exponential"; used if `use_atan_sigmas` is False.
-        num_train_timesteps: the largest number of inference steps.
-        prediction_type: what the network returns: EDM's F is "epsilon" in diffusers' words, -F "v_prediction".
+        num_train_timesteps: the largest number of inference steps, and the number of betas.
+        prediction_type: what the network returns: EDM's F is "epsilon" in diffusers' words, -F "v_prediction". Of a
+            discrete-time model it is the noise, v or, "sample", the image.
         rho: exponent of the Karras grid, which is uniform in sigma^(1/rho).
         final_sigmas_type: "zero" ends in a clean image, "sigma_min" at that noise level.
         method: "multistep" or "rho_rk".
         degree: degree of the polynomial, 0 to 8; None: 3, and 2 for 8 steps or fewer. 0 is Euler's method.
         corrector: redo every step with the newest evaluation included before the next one starts.
-        extrapolate: "denoised" (D) or "model_output" (F).
-        variable_scale: the sigma where the polynomial's variable turns from linear to logarithmic; None: `sigma_data`
-            for D, `sigma_data / 5` for F.
+        extrapolate: "denoised" (D), "model_output" (F) or "noise".
+        variable: what the polynomial is one of: "log1p" of sigma / `variable_scale`, "log" of sigma (the last step to
+            zero is Euler's then, as ln(0) is infinite), or "sigma".
+        variable_scale: the sigma where log1p turns from linear to logarithmic; None: `sigma_data`, for F
+            a fifth of it.
         use_atan_sigmas: a grid uniform in atan((ln(sigma) - atan_center) / atan_width) replaces `sigma_schedule`.
-        atan_center: see there; None: 0 for D, -1 for F.
-        atan_width: see there; None: 4 for D, 3 for F.
+        atan_center: see there; None: -0.25, for F -1. Worth tuning on a trained model, as its width is.
+        atan_width: see there; None: 3.25, for F 3.
         sigma_end: last noise level on the atan grid before the jump to zero; None: 0.04 up to 8 steps, 0.02 up to 10,
             0.01 up to 15, else `sigma_min`.
+        beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: of a discrete-time model, as in
+            `DDPMScheduler`.
+        timestep_type: "continuous" says of a model with `beta_schedule` and v-prediction that it is called with
+            c_noise and sampled over EDM's range all the same, as Stable Video Diffusion is.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -104,25 +162,38 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        sigma_min: float = SIGMA_MIN,
-        sigma_max: float = SIGMA_MAX,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
         sigma_data: float = SIGMA_DATA,
         sigma_schedule: Literal["karras", "exponential"] = "karras",
         num_train_timesteps: int = 1000,
-        prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+        prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon",
         rho: float = 7.0,
         final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
         method: Literal["multistep", "rho_rk"] = "multistep",
         degree: int | None = None,
         corrector: bool = True,
-        extrapolate: Literal["denoised", "model_output"] = "denoised",
+        extrapolate: Literal["denoised", "model_output", "noise"] = "denoised",
+        variable: Literal["log1p", "log", "sigma"] = "log1p",
         variable_scale: float | None = None,
         use_atan_sigmas: bool = True,
         atan_center: float | None = None,
         atan_width: float | None = None,
         sigma_end: float | None = None,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str | None = None,
+        trained_betas: Sequence[float] | None = None,
+        rescale_betas_zero_snr: bool = False,
+        timestep_type: Literal["discrete", "continuous"] = "discrete",
     ) -> None:
-        self._check_config()
+        self._check_choices()
+        from_betas = beta_schedule is not None or trained_betas is not None
+        continuous = timestep_type == "continuous" and prediction_type == "v_prediction"
+        # ln(sigma) of a discrete-time model's timesteps; None: the network is called with c_noise.
+        self._log_sigmas = self._read_betas() if from_betas and not continuous else None
+        self._sigma_data = 1.0 if from_betas else sigma_data
+        self._check_range()
         self.order = 3 if method == "rho_rk" else 1  # network calls per step, as diffusers' pipelines count them
         self.num_inference_steps: int | None = None
         self._begin_index: int | None = None
@@ -130,37 +201,76 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         # Before set_timesteps: the whole training range, as the other EDM schedulers have it.
         self._set_levels(self._sigma_grid(num_train_timesteps), None)
 
-    def _check_config(self) -> None:
+    def _check_choices(self) -> None:
         config = self.config
         choices = {
             "sigma_schedule": ("karras", "exponential"),
-            "prediction_type": ("epsilon", "v_prediction"),
+            "prediction_type": ("epsilon", "v_prediction", "sample"),
             "final_sigmas_type": ("zero", "sigma_min"),
             "method": ("multistep", "rho_rk"),
-            "extrapolate": ("denoised", "model_output"),
+            "extrapolate": ("denoised", "model_output", "noise"),
+            "variable": ("log1p", "log", "sigma"),
+            "beta_schedule": (None, "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+            "timestep_type": ("discrete", "continuous"),
         }
         for name, allowed in choices.items():
             if config[name] not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}.")
-        if not 0 < config.sigma_min < config.sigma_max < math.inf:
-            raise ValueError(f"Need 0 < sigma_min < sigma_max, got {config.sigma_min} and {config.sigma_max}.")
+        if config.prediction_type == "sample" and config.beta_schedule is None and config.trained_betas is None:
+            raise ValueError('prediction_type "sample" needs the beta_schedule of a discrete-time model.')
+        if config.degree is not None and config.degree not in range(MAX_DEGREE + 1):
+            raise ValueError(
+                f"degree must be an integer from 0 to {MAX_DEGREE}, the longest history, or None; got {config.degree}."
+            )
         for name in ("sigma_data", "rho", "num_train_timesteps", "variable_scale", "atan_width", "sigma_end"):
             if config[name] is not None and not 0 < config[name] < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {config[name]}.")
         if config.atan_center is not None and not math.isfinite(config.atan_center):
             raise ValueError(f"atan_center must be finite, got {config.atan_center}.")
-        if config.degree is not None and config.degree not in range(9):
-            raise ValueError(f"degree must be an integer from 0 to 8, or None, got {config.degree}.")
-        if config.sigma_end is not None and not config.sigma_end < config.sigma_max:
-            raise ValueError(f"sigma_end must be below sigma_max = {config.sigma_max}, got {config.sigma_end}.")
+
+    def _check_range(self) -> None:
+        """Puts numbers for `sigma_min` and `sigma_max` into the configuration, which other schedulers may read."""
+        low, high = self.config.sigma_min, self.config.sigma_max
+        if self._log_sigmas is None:
+            low, high = SIGMA_MIN if low is None else low, SIGMA_MAX if high is None else high
+        else:
+            lowest, highest = np.exp(self._log_sigmas[[0, -1]]).tolist()
+            low, high = lowest if low is None else max(low, lowest), highest if high is None else min(high, highest)
+        if not 0 < low < high < math.inf:
+            raise ValueError(f"Need 0 < sigma_min < sigma_max, got {low} and {high}.")
+        if self.config.sigma_end is not None and not self.config.sigma_end < high:
+            raise ValueError(f"sigma_end must be below sigma_max = {high}, got {self.config.sigma_end}.")
+        self.register_to_config(sigma_min=low, sigma_max=high)
+
+    def _read_betas(self) -> np.ndarray:
+        """ln(sigma) of every timestep of a discrete-time model, increasing."""
+        settings = {name: self.config[name] for name in MODEL_SETTINGS if self.config[name] is not None}
+        alphas_cumprod = DDPMScheduler(**settings).alphas_cumprod.double()
+        # Zero terminal signal-to-noise ratio would be an infinite sigma: diffusers' limit.
+        alphas_cumprod = alphas_cumprod.clamp(min=2.0**-24)
+        return (((1 - alphas_cumprod) / alphas_cumprod).log() / 2).numpy()
+
+    @classmethod
+    def from_config(
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> "EDMDEISScheduler | tuple[EDMDEISScheduler, dict[str, Any]]":
+        """A scheduler with the settings of another one's `config`, changed by `kwargs`; see `ConfigMixin`.
+
+        What describes a discrete-time model counts even where it is the default of the scheduler it comes from, which
+        diffusers would pass over.
+        """
+        if config is not None and "beta_schedule" in config:
+            kwargs = {name: config[name] for name in MODEL_SETTINGS if name in config} | kwargs
+        return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str = "multistep", **changes: Any) -> "EDMDEISScheduler":
         """A scheduler with named settings.
 
         Args:
-            name: "multistep" (this project's default), "paper_base" (meant for 25 steps, 76 evaluations) or "paper_sr"
-                (meant for 10 steps, 31 evaluations), the paper's samplers as its Table 7 is most plausibly read.
+            name: "multistep" (this project's default); "rho_ab" and "log_rho_ab", Adams-Bashforth of the DEIS paper;
+                "paper_base" (meant for 25 steps, 76 evaluations) and "paper_sr" (meant for 10 steps, 31 evaluations),
+                eDiff-I's samplers as its Table 7 is most plausibly read.
             **changes: configuration values that replace the preset's.
 
         Raises:
@@ -172,7 +282,10 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def _get_compatibles(cls) -> list[type]:
-        return [cls, EDMEulerScheduler, EDMDPMSolverMultistepScheduler]  # the base class looks inside diffusers alone
+        """EDM's schedulers and, for discrete-time models, those of Stable Diffusion; the base class looks for names
+        inside of diffusers alone."""
+        discrete = [getattr(diffusers, each.name) for each in KarrasDiffusionSchedulers]
+        return [cls, EDMDPMSolverMultistepScheduler, *discrete]
 
     @property
     def init_noise_sigma(self) -> float:
@@ -208,7 +321,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
-        sigmas: list[float] | torch.Tensor | None = None,
+        sigmas: Sequence[float] | np.ndarray | torch.Tensor | None = None,
     ) -> None:
         """Chooses the noise levels, computes the weights and forgets earlier steps.
 
@@ -246,8 +359,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = num_inference_steps
         self._set_levels(levels, device)
 
-    @staticmethod
-    def _check_sigmas(sigmas: list[float] | torch.Tensor, at_least: int) -> torch.Tensor:
+    def _check_sigmas(self, sigmas: Sequence[float] | np.ndarray | torch.Tensor, at_least: int) -> torch.Tensor:
         levels = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
         if levels.ndim == 1 and len(levels) > 1 and levels[-1] == 0:
             levels = levels[:-1]
@@ -255,15 +367,19 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"sigmas must be a list of at least {at_least} noise levels, got {sigmas}.")
         if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
             raise ValueError(f"sigmas must be positive, finite and strictly decreasing, got {levels.tolist()}.")
+        if self._log_sigmas is not None:
+            lowest, highest = np.exp(self._log_sigmas[[0, -1]]).tolist()
+            if levels[0] > highest * (1 + 1e-6) or levels[-1] < lowest * (1 - 1e-6):
+                raise ValueError(f"sigmas must lie within the model's {lowest} to {highest}, got {levels.tolist()}.")
         return levels
 
     def _sigma_grid(self, count: int) -> torch.Tensor:
         """`count` float64 levels from sigma_max down, without a final 0."""
         config = self.config
         if config.use_atan_sigmas:
-            of_denoised = config.extrapolate == "denoised"
-            center = config.atan_center if config.atan_center is not None else (0.0 if of_denoised else -1.0)
-            width = config.atan_width if config.atan_width is not None else (4.0 if of_denoised else 3.0)
+            of_output = config.extrapolate == "model_output"
+            center = config.atan_center if config.atan_center is not None else (-1.0 if of_output else -0.25)
+            width = config.atan_width if config.atan_width is not None else (3.0 if of_output else 3.25)
             return atan_sigmas(count, self._lowest_sigma(count), config.sigma_max, center, width)
         if config.sigma_schedule == "karras":
             return karras_sigmas(count, config.sigma_min, config.sigma_max, config.rho)
@@ -294,11 +410,12 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             self.routing_sigmas = list(entries)
         self._entry_sigmas: list[float] = entries
         self.sigmas = torch.tensor([*entries, 0.0 if ends_at_zero else levels_list[-1]], dtype=torch.float64)
-        self.timesteps = c_noise(self.sigmas[:-1]).to(dtype=torch.float32, device=device)
+        self.timesteps = self.precondition_noise(self.sigmas[:-1]).to(dtype=torch.float32, device=device)
         self._step_index: int | None = None
         self._begin_index = None
         self._weights = self._multistep_weights(0) if self.order == 1 and self.num_inference_steps else []
         self._history: list[torch.Tensor] = []  # multistep: D or F, the latest first; rho_rk: the slopes of this step
+        self._rounding: torch.Tensor | None = None  # of the last sample in half precision
         self._step_start = torch.empty(0)  # rho_rk: the sample at which the running step started
 
     def index_for_timestep(
@@ -310,7 +427,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             timestep = timestep.to(candidates)
         indices = (candidates == timestep).nonzero().flatten().tolist()
         if not indices:
-            raise ValueError(f"{timestep} is not one of the scheduler's timesteps, which are ln(sigma) / 4.")
+            unit = "" if self._log_sigmas is not None else ", which are ln(sigma) / 4"
+            raise ValueError(f"{timestep} is not one of the scheduler's timesteps{unit}.")
         return indices[-1]
 
     def _first_index(self, timestep: float | torch.Tensor) -> int:
@@ -334,26 +452,34 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
 
     def precondition_inputs(self, sample: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """c_in * x."""
-        return sample * c_in(expand_as(sigma, sample), self.config.sigma_data)
+        return sample * c_in(expand_as(sigma, sample), self._sigma_data)
 
     def precondition_noise(self, sigma: float | torch.Tensor) -> torch.Tensor:
-        """c_noise = ln(sigma) / 4, the network's timestep."""
-        return c_noise(torch.as_tensor(sigma))
+        """The network's timestep: c_noise = ln(sigma) / 4, or a discrete-time model's, interpolated in ln(sigma)."""
+        sigma = torch.as_tensor(sigma)
+        if self._log_sigmas is None:
+            return c_noise(sigma)
+        indices = np.arange(len(self._log_sigmas))
+        timesteps = np.interp(sigma.double().log().cpu().numpy(), self._log_sigmas, indices)
+        return torch.as_tensor(timesteps).to(sigma)
 
     def precondition_outputs(
         self, sample: torch.Tensor, model_output: torch.Tensor, sigma: float | torch.Tensor
     ) -> torch.Tensor:
-        """The denoised image D = c_skip * x + c_out * F."""
-        return denoised_from_model_output(self._raw_prediction(model_output), sample, sigma, self.config.sigma_data)
+        """The denoised image D: c_skip * x + c_out * F, or what a discrete-time model's output says about it."""
+        prediction_type = self.config.prediction_type
+        if prediction_type == "v_prediction":  # sigma_data = 1 makes -F a discrete-time model's v
+            return denoised_from_model_output(-model_output, sample, sigma, self._sigma_data)
+        if prediction_type == "sample":
+            return model_output
+        if self._log_sigmas is not None:
+            return sample - expand_as(sigma, sample) * model_output
+        return denoised_from_model_output(model_output, sample, sigma, self._sigma_data)
 
     def _current_sigma(self, index: int) -> float:
         if index >= len(self._entry_sigmas):
             raise ValueError(f"All {index} timesteps are used up: call set_timesteps before sampling again.")
         return self._entry_sigmas[index]
-
-    def _raw_prediction(self, model_output: torch.Tensor) -> torch.Tensor:
-        """F, of which diffusers' "v_prediction" is the negative."""
-        return -model_output if self.config.prediction_type == "v_prediction" else model_output
 
     # -- the solvers -------------------------------------------------------------------------------------------------
 
@@ -386,17 +512,18 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             self._step_index = self._first_index(timestep)
         sigma = self._current_sigma(self._step_index)
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        model_output = model_output.to(x.dtype)
-        denoised = self.precondition_outputs(x, model_output, sigma)
+        if self._rounding is not None:
+            x = x + self._rounding
+        denoised = self.precondition_outputs(x, model_output.to(x.dtype), sigma)
         if self.order == 3:
             prev_sample = self._runge_kutta_stage(x, denoised, sigma, self._step_index)
         else:
-            of_denoised = self.config.extrapolate == "denoised"
-            prediction = denoised if of_denoised else self._raw_prediction(model_output)
-            prev_sample = self._multistep(x, prediction, self._step_index)
+            prev_sample = self._multistep(x, self._prediction(x, denoised, sigma), self._step_index)
         self._step_index += 1
 
-        prev_sample, denoised = prev_sample.to(sample.dtype), denoised.to(sample.dtype)
+        # What half precision loses of the sample is given back in the next step, so that errors do not add up.
+        exact, prev_sample, denoised = prev_sample, prev_sample.to(sample.dtype), denoised.to(sample.dtype)
+        self._rounding = exact - prev_sample if sample.dtype != exact.dtype else None
         if not return_dict:
             return prev_sample, denoised
         return EDMDEISSchedulerOutput(prev_sample=prev_sample, pred_original_sample=denoised)
@@ -414,6 +541,14 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         for weight, slope in zip(KUTTA3[stage], self._history, strict=True):
             result = result + step_size * weight * slope
         return result
+
+    def _prediction(self, x: torch.Tensor, denoised: torch.Tensor, sigma: float) -> torch.Tensor:
+        """What the polynomial goes through: D, F or the noise."""
+        if self.config.extrapolate == "denoised":
+            return denoised
+        if self.config.extrapolate == "noise":
+            return (x - denoised) / sigma
+        return (denoised - c_skip(sigma, self._sigma_data) * x) / c_out(sigma, self._sigma_data)
 
     def _multistep(self, x: torch.Tensor, prediction: torch.Tensor, index: int) -> torch.Tensor:
         """x_(i+1) = a x_i + sum_j w_j G_(i-j): predictor and corrector are one linear combination.
@@ -439,6 +574,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         previous: np.ndarray = np.zeros(0)
         for i in range(begin, len(sigmas) - 1):
             oldest = max(begin, i - degree)
+            if sigmas[i + 1] == 0 and self.config.variable == "log":
+                oldest = i  # ln(0) is no place to extrapolate to
             scale, weights = self._step_weights(sigmas[i], sigmas[i + 1], sigmas[oldest : i + 1][::-1])
             row = weights
             if self.config.corrector and i > begin:
@@ -453,29 +590,41 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
 
     def _step_weights(self, start: float, end: float, nodes: list[float]) -> tuple[float, np.ndarray]:
         """s(end) / s(start), and s(end) times the integral of each Lagrange polynomial over dtau, `end` to `start`."""
-        sigma_data, of_denoised = self.config.sigma_data, self.config.extrapolate == "denoised"
-        if end == 0 and of_denoised:
+        sigma_data, extrapolate = self._sigma_data, self.config.extrapolate
+        if end == 0 and extrapolate == "denoised":
             return 0.0, self._lagrange(np.zeros(1), nodes)[:, 0]  # the limit: D at sigma = 0
         points, widths = _quadrature(end, start, 0.1 * sigma_data)
-        if of_denoised:
+        if extrapolate == "denoised":
             scale_end, scale_start, density = end, start, points**-2
+        elif extrapolate == "noise":
+            scale_end, scale_start, density = 1.0, 1.0, -np.ones_like(points)
         else:
             scale_end, scale_start = math.hypot(end, sigma_data), math.hypot(start, sigma_data)
             density = sigma_data / (points**2 + sigma_data**2)
         return scale_end / scale_start, scale_end * (self._lagrange(points, nodes) @ (density * widths))
 
     def _lagrange(self, sigma: np.ndarray, nodes: list[float]) -> np.ndarray:
-        """Lagrange polynomials of `nodes` at `sigma`, `(nodes, points)`, in u = log1p(sigma / variable_scale)."""
-        scale = self.config.variable_scale
-        if scale is None:
-            scale = self.config.sigma_data * (1.0 if self.config.extrapolate == "denoised" else 0.2)
-        u, known = np.log1p(sigma / scale), np.log1p(np.array(nodes) / scale)
+        """Lagrange polynomials of `nodes` at `sigma`, `(nodes, points)`, in the chosen variable."""
+        if len(nodes) == 1:
+            return np.ones((1, len(sigma)))
+        u, known = self._variable(sigma), self._variable(np.array(nodes))
         return np.stack(
             [
-                np.prod([(u - other) / (node - other) for k, other in enumerate(known) if k != j], axis=0) + 0 * u
+                np.prod([(u - other) / (node - other) for k, other in enumerate(known) if k != j], axis=0)
                 for j, node in enumerate(known)
             ]
         )
+
+    def _variable(self, sigma: np.ndarray) -> np.ndarray:
+        """u(sigma), which the polynomial is one of."""
+        if self.config.variable == "sigma":
+            return sigma
+        if self.config.variable == "log":
+            return np.log(sigma)
+        scale = self.config.variable_scale
+        if scale is None:
+            scale = self._sigma_data * (0.2 if self.config.extrapolate == "model_output" else 1.0)
+        return np.log1p(sigma / scale)
 
     # -- training and image-to-image ---------------------------------------------------------------------------------
 

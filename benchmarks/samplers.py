@@ -1,0 +1,438 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Error of every sampler against network evaluations: EDMDEISScheduler and diffusers' schedulers, on the same grids.
+
+    python benchmarks/samplers.py --output docs/samplers
+    python benchmarks/samplers.py --problems analytic    # a minute
+
+The analytic problems are Gaussian mixtures, whose best denoiser is a formula and whose trajectories are solved by
+DOP853 at a tolerance of 1e-10. The problem "demo" is the base stage of the packaged model with its guidance and
+experts; its trajectory is solved by Kutta's third-order method in 100 steps that break at the experts' boundaries.
+
+The error is the root mean square over all values at sigma = 0. Every sampler ends there as it does in diffusers; where
+it cannot (DEISMultistep, UniPC of the noise), one evaluation is spent on denoising the end. Writes OUTPUT.json and,
+where matplotlib is installed, OUTPUT.png.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+
+from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, demo_checkpoint
+from diffusers_ediffi.edm import SIGMA_MAX, SIGMA_MIN, c_in, c_noise, c_out, c_skip, karras_sigmas
+from diffusers_ediffi.scheduling_edm_deis import atan_sigmas
+
+# (x, sigma, sigma that routes to an expert) -> D
+Denoiser = Callable[[torch.Tensor, float, float], torch.Tensor]
+
+PROMPTS = (
+    "a red car on a yellow background",
+    "a rocket above a red apple on a dark blue background",
+    "a cat in front of mountains",
+    "a pixel art sunflower on a white background",
+    "a sailboat on a beach",
+    "a water colour butterfly on a green background",
+    "a snowman next to a tree on a grey background",
+    "a yellow star on a black background",
+)
+DEFAULT = "multistep (default)"
+DEMO = "multistep, demo's settings"
+OURS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "multistep of F": {"extrapolate": "model_output"},
+    "rho_ab": {"preset": "rho_ab"},
+    "log_rho_ab": {"preset": "log_rho_ab"},
+    "paper_base": {"preset": "paper_base"},
+    "paper_sr": {"preset": "paper_sr"},
+}
+# Class, settings and what its step takes: "F" in EDM's preconditioning, "D" or "noise" in x / sqrt(1 + sigma^2), or
+# the "slope" in x itself.
+DIFFUSERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "EDMEuler": ("EDMEulerScheduler", {}, "F"),
+    "EDMDPM++ 2M": ("EDMDPMSolverMultistepScheduler", {}, "F"),
+    "EDMDPM++ 2M heun": ("EDMDPMSolverMultistepScheduler", {"solver_type": "heun"}, "F"),
+    "EDMDPM++ 3M": ("EDMDPMSolverMultistepScheduler", {"solver_order": 3}, "F"),
+    "UniPC-2": ("UniPCMultistepScheduler", {"solver_order": 2}, "D"),
+    "UniPC-3": ("UniPCMultistepScheduler", {"solver_order": 3}, "D"),
+    "UniPC-3 noise": ("UniPCMultistepScheduler", {"solver_order": 3, "predict_x0": False}, "noise"),
+    "DEIS-2": ("DEISMultistepScheduler", {"solver_order": 2}, "D"),
+    "DEIS-3": ("DEISMultistepScheduler", {"solver_order": 3}, "D"),
+    "LMS-4": ("LMSDiscreteScheduler", {}, "slope"),
+    "Heun": ("HeunDiscreteScheduler", {}, "slope"),
+}
+
+
+# -- grids: levels above zero ----------------------------------------------------------------------------------------
+
+
+def own_grid(**settings: float) -> Callable[[int], torch.Tensor]:
+    """The levels that EDMDEISScheduler chooses with these settings."""
+
+    def levels(count: int) -> torch.Tensor:
+        scheduler = EDMDEISScheduler(**settings)
+        scheduler.set_timesteps(count)
+        return scheduler.sigmas[:-1]
+
+    return levels
+
+
+GRIDS: dict[str, Callable[[int], torch.Tensor]] = {
+    "karras": karras_sigmas,
+    "exponential": lambda n: torch.linspace(math.log(SIGMA_MAX), math.log(SIGMA_MIN), n, dtype=torch.float64).exp(),
+    "default": own_grid(),
+    "atan(0, 4)": own_grid(atan_center=0.0, atan_width=4.0),
+    "atan(-1, 3)": lambda n: atan_sigmas(n, SIGMA_MIN, SIGMA_MAX, -1.0, 3.0),
+}
+
+
+# -- samplers --------------------------------------------------------------------------------------------------------
+
+
+def sample_ours(denoise: Denoiser, x: torch.Tensor, nfe: int, preset: str = "multistep", **changes: Any) -> Any:
+    """EDMDEISScheduler with at most `nfe` evaluations."""
+    scheduler = EDMDEISScheduler.from_preset(preset, **changes)
+    steps = nfe if scheduler.order == 1 else (nfe - 1) // 3
+    scheduler.set_timesteps(steps)
+    sigmas = zip(scheduler.timesteps, scheduler.sigmas.tolist(), scheduler.routing_sigmas, strict=False)
+    for timestep, sigma, routing_sigma in sigmas:
+        output = (denoise(x, sigma, routing_sigma) - c_skip(sigma) * x) / c_out(sigma)
+        x = scheduler.step(output, timestep, x).prev_sample
+    return x
+
+
+def sample_diffusers(
+    name: str, denoise: Denoiser, x: torch.Tensor, grid: Callable[[int], torch.Tensor], nfe: int
+) -> Any:
+    """A scheduler of diffusers, its noise levels replaced by those of `grid`, with at most `nfe` evaluations."""
+    class_name, settings, takes = DIFFUSERS[name]
+    if takes == "D":
+        settings = {**settings, "prediction_type": "sample"}
+    scheduler = getattr(diffusers, class_name)(**settings)
+    if class_name == "HeunDiscreteScheduler":
+        levels = grid((nfe + 1) // 2)
+        evaluated = torch.cat([levels[:1], levels[1:].repeat_interleave(2)])
+    else:
+        evaluated = grid(nfe)
+    ends_at_zero = class_name != "DEISMultistepScheduler" and takes != "noise"
+    sigmas = torch.cat([evaluated, torch.zeros(1, dtype=torch.float64)]) if ends_at_zero else evaluated
+    scheduler.set_timesteps(len(sigmas) - 1)
+    scheduler.sigmas, scheduler.timesteps = sigmas, torch.arange(len(sigmas) - 1.0)
+    scheduler.set_begin_index(0)
+    for timestep, sigma in zip(scheduler.timesteps, sigmas.tolist(), strict=False):
+        alpha = 1 / math.hypot(1, sigma) if takes in ("D", "noise") else 1.0
+        denoised = denoise(x, sigma, sigma)
+        output = denoised if takes == "D" else (x - denoised) / sigma
+        if takes == "F":
+            output = (denoised - c_skip(sigma) * x) / c_out(sigma)
+        following = float(sigmas[scheduler.step_index + 1 if scheduler.step_index is not None else 1])
+        scheduler.is_scale_input_called = True
+        x = scheduler.step(output, timestep, alpha * x, return_dict=False)[0].to(x.dtype)
+        x = x * math.hypot(1, following) if takes in ("D", "noise") else x
+    return x if ends_at_zero else denoise(x, float(sigmas[-1]), float(sigmas[-1]))
+
+
+def sample_with_exact_switch(
+    denoise: Denoiser, x: torch.Tensor, nfe: int, boundaries: list[float], settings: dict[str, Any]
+) -> torch.Tensor:
+    """The multistep method with a node at each boundary, where both experts are asked: all earlier evaluations are
+    shifted by the difference of their answers, and no correction mixes experts."""
+    scheduler = EDMDEISScheduler(**settings)
+    scheduler.set_timesteps(nfe - len(boundaries))
+    sigmas = scheduler.sigmas.tolist()
+    for boundary in boundaries:
+        nearest = min(range(1, len(sigmas) - 1), key=lambda i: abs(math.log(sigmas[i] / boundary)))
+        sigmas[nearest] = boundary
+    degree, last = 3 if nfe > 8 else 2, np.zeros(0)
+    history: list[torch.Tensor] = []
+    for i, (start, end) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+        nodes = sigmas[max(0, i - degree - 1) : i + 1][::-1]
+        history = [denoise(x, start, start), *history][: degree + 2]
+        if i > 0:
+            _, correction = scheduler._step_weights(sigmas[i - 1], start, nodes)
+            correction[1 : 1 + len(last)] -= last
+            for weight, past in zip(correction, history, strict=True):
+                x = x + weight * past
+        if start in boundaries:
+            jump = denoise(x, start, math.nextafter(start, 0)) - history[0]
+            history = [past + jump for past in history]
+        scale, last = scheduler._step_weights(start, end, nodes[: degree + 1])
+        x = scale * x
+        for weight, past in zip(last, history, strict=False):
+            x = x + weight * past
+    return x
+
+
+def samplers(grids: Iterable[str]) -> dict[tuple[str, str], Callable[[Denoiser, torch.Tensor, int], torch.Tensor]]:
+    """Everything that is compared, by solver and grid; ours have the grid that belongs to them."""
+    found: dict[tuple[str, str], Any] = {}
+    for name, settings in OURS.items():
+        found[name, "own"] = lambda d, x, n, settings=settings: sample_ours(d, x, n, **settings)
+    for name in DIFFUSERS:
+        for grid in grids:
+            found[name, grid] = lambda d, x, n, s=name, g=GRIDS[grid]: sample_diffusers(s, d, x, g, n)
+    return found
+
+
+# -- problems --------------------------------------------------------------------------------------------------------
+
+
+class Mixture:
+    """Gaussians with diagonal covariances: centers and variances (components, dimensions), equally likely."""
+
+    def __init__(self, centers: np.ndarray, variances: np.ndarray, seed: int, samples: int = 64):
+        self.centers, self.variances = centers, np.broadcast_to(variances, centers.shape)
+        x = SIGMA_MAX * np.random.default_rng(seed).standard_normal((samples, centers.shape[1]))
+        self.start, self.exact = torch.from_numpy(x), torch.from_numpy(self.solve(x))
+
+    def slope(self, sigma: float, x: np.ndarray) -> np.ndarray:
+        """dx/dsigma = (x - D) / sigma, which has no singularity at 0."""
+        x = x.reshape(-1, self.centers.shape[1])
+        precisions = 1 / (self.variances + sigma**2)
+        weighted = self.centers * precisions
+        logits = x @ weighted.T - 0.5 * (x**2 @ precisions.T + (self.centers * weighted - np.log(precisions)).sum(1))
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        return sigma * (x * (weights @ precisions) - weights @ weighted).ravel()
+
+    def solve(self, x: np.ndarray) -> np.ndarray:
+        result = solve_ivp(self.slope, (SIGMA_MAX, 0.0), x.ravel(), method="DOP853", rtol=1e-10, atol=1e-10)
+        return result.y[:, -1].reshape(x.shape)
+
+    def denoise(self, x: torch.Tensor, sigma: float, routing_sigma: float) -> torch.Tensor:
+        slope = self.slope(sigma, x.double().numpy().ravel()).reshape(tuple(x.shape))
+        return x - sigma * torch.from_numpy(slope)
+
+
+def mixtures() -> dict[str, Mixture]:
+    """From 2 to 192 dimensions, broad and narrow, hierarchical and with different widths."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*2 * [np.linspace(-0.7, 0.7, 5)]), -1).reshape(-1, 2)
+    families = 0.45 * rng.standard_normal((6, 1, 16)) + 0.12 * rng.standard_normal((6, 6, 16))
+    return {
+        "2-D, 8 modes": Mixture(0.5 * rng.standard_normal((8, 2)), np.array(0.1**2), 1),
+        "2-D, 25 narrow modes": Mixture(grid, np.array(0.03**2), 2),
+        "16-D, hierarchical": Mixture(families.reshape(-1, 16), np.array(0.04**2), 3),
+        "48-D, uneven widths": Mixture(
+            0.45 * rng.standard_normal((24, 48)), np.exp(rng.uniform(*np.log([0.01, 0.4]), (24, 48))) ** 2, 4
+        ),
+        "192-D, 32 modes": Mixture(0.4 * rng.standard_normal((32, 192)), np.array(0.3**2), 5),
+        "192-D, isolated points": Mixture(0.5 * rng.standard_normal((32, 192)), np.array(0.005**2), 6),
+    }
+
+
+class Demo:
+    """The packaged model's base stage: (prompts, 3, 64, 64), its own guidance, one expert for each noise level."""
+
+    @torch.no_grad()
+    def __init__(self, images: int, steps: int = 100):
+        self.pipe = EDiffIPipeline.from_pretrained(demo_checkpoint(), dtype=torch.float32)
+        self.unet, self.guidance = self.pipe.unet, self.pipe.config.default_guidance_scale[0]
+        tokens, pooled, tokens_2, mask_2 = self.pipe.encode_prompt(list(PROMPTS[:images]), None, False)[:4]
+
+        def with_unconditional(x: torch.Tensor, dropped: float = 0.0) -> torch.Tensor:
+            return torch.cat([torch.full_like(x, dropped), x])
+
+        self.conditioning = {
+            "encoder_hidden_states": with_unconditional(tokens),
+            "encoder_hidden_states_2": with_unconditional(tokens_2),
+            "encoder_attention_mask_2": with_unconditional(mask_2, 1),
+            "added_cond_kwargs": {"text_embeds": with_unconditional(pooled), "image_embeds": None},
+        }
+        shape = (images, 3, self.unet.config.sample_size, self.unet.config.sample_size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        self.start = SIGMA_MAX * noise.double()
+        self.exact = self.solve(steps)
+
+    def samplers(self) -> dict[tuple[str, str], Any]:
+        """With the settings of the packaged scheduler, keeping the history across boundaries and switching exactly."""
+        names = ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
+        settings = {name: self.pipe.scheduler.config[name] for name in names}
+        boundaries = list(self.unet.boundaries)
+        return {
+            (DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **settings),
+            ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, settings),
+        }
+
+    @torch.no_grad()
+    def denoise(self, x: torch.Tensor, sigma: float, routing_sigma: float) -> torch.Tensor:
+        self.unet.select_expert(routing_sigma)
+        model_input = (c_in(sigma) * torch.cat([x, x])).float()
+        output = self.unet(model_input, torch.tensor(c_noise(sigma)), **self.conditioning, return_dict=False)[0]
+        unconditional, conditional = output.double().chunk(2)
+        output = unconditional + self.guidance * (conditional - unconditional)
+        return c_skip(sigma) * x + c_out(sigma) * output
+
+    def solve(self, steps: int) -> torch.Tensor:
+        """Kutta's third-order method on a grid that breaks at the boundaries, where D jumps."""
+        levels = {*atan_sigmas(steps, SIGMA_MIN, SIGMA_MAX, 0.0, 4.0).tolist(), *self.unet.boundaries}
+        x = self.start
+        levels_down = sorted(levels, reverse=True)
+        for start, end in zip(levels_down, levels_down[1:], strict=False):
+            middle, h = (start + end) / 2, end - start
+            d_1 = (x - self.denoise(x, start, middle)) / start
+            x_2 = x + h / 2 * d_1
+            d_2 = (x_2 - self.denoise(x_2, middle, middle)) / middle
+            x_3 = x - h * d_1 + 2 * h * d_2
+            d_3 = (x_3 - self.denoise(x_3, end, middle)) / end
+            x = x + h / 6 * (d_1 + 4 * d_2 + d_3)
+        return self.denoise(x, SIGMA_MIN, SIGMA_MIN)
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, problem: Mixture | Demo, solvers: dict[tuple[str, str], Any], counts: list[int]) -> list[dict]:
+    """One row for each sampler and number of evaluations."""
+    rows = []
+    for (solver, grid), sample in solvers.items():
+        for nfe in counts:
+            result = sample(problem.denoise, problem.start, nfe)
+            error = (result - problem.exact).pow(2).mean().sqrt().item()
+            rows.append({"problem": name, "solver": solver, "grid": grid, "nfe": nfe, "error": float(f"{error:.4g}")})
+    return rows
+
+
+def mean_errors(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]:
+    """Geometric mean over the problems by solver, grid and number of evaluations."""
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for row in rows:
+        found.setdefault((row["solver"], row["grid"], row["nfe"]), []).append(row["error"])
+    return {key: statistics.geometric_mean(errors) for key, errors in found.items()}
+
+
+def compare(rows: list[dict[str, Any]], title: str, ours: str = DEFAULT) -> dict[str, Any]:
+    """One of ours against the best of diffusers at each number of evaluations and against its best in all."""
+    means = mean_errors(rows)
+    counts = sorted({nfe for _, _, nfe in means})
+    theirs = {(solver, grid) for solver, grid, _ in means if grid != "own"}
+    own_errors = [means[ours, "own", nfe] for nfe in counts]
+    result: dict[str, Any] = {"ours": ours, "nfe": counts, "error": own_errors}
+    print(f"\n{title}\n{'NFE':44}" + "".join(f"{nfe:>10}" for nfe in counts))
+    print(f"{ours:44}" + "".join(f"{error:10.2g}" for error in own_errors))
+    for label, allowed in (("karras", {"karras"}), ("any grid", {grid for _, grid in theirs})):
+        choices = sorted(key for key in theirs if key[1] in allowed)
+        best = [min((means[*key, nfe], key) for key in choices) for nfe in counts]
+        single = min(choices, key=lambda key: math.prod(means[*key, nfe] for nfe in counts if nfe >= 10))
+        over = [means[ours, "own", nfe] / means[*single, nfe] for nfe in counts if nfe >= 10]
+        result[label] = {
+            "best": [error for error, _ in best],
+            "best_is": [" ".join(key) for _, key in best],
+            "ratio": [own / error for own, (error, _) in zip(own_errors, best, strict=True)],
+            "best_single": " ".join(single),
+            "ratio_to_best_single": statistics.geometric_mean(over),
+        }
+        print(f"{'best of diffusers, ' + label:44}" + "".join(f"{error:10.2g}" for error, _ in best))
+        print(f"{'  ratio':44}" + "".join(f"{ratio:10.2f}" for ratio in result[label]["ratio"]))
+        print(f"  from 10 evaluations on {result[label]['ratio_to_best_single']:.2f} x {result[label]['best_single']}")
+    return result
+
+
+@torch.no_grad()
+def step_cost(demo: Demo, turns: int = 40) -> float:
+    """Time of scale_model_input and step over that of a guided network call for one image: the median of the turns."""
+    conditioning = {
+        name: value[[0, len(value) // 2]] if isinstance(value, torch.Tensor) else value
+        for name, value in demo.conditioning.items()
+    }
+    pooled = demo.conditioning["added_cond_kwargs"]["text_embeds"]
+    conditioning["added_cond_kwargs"] = {"text_embeds": pooled[[0, len(pooled) // 2]], "image_embeds": None}
+    scheduler, x, ratios = EDMDEISScheduler(), demo.start[:1].float(), []
+    scheduler.set_timesteps(turns)
+    demo.unet.select_expert(SIGMA_MAX)
+    for timestep in scheduler.timesteps:
+        start = time.perf_counter()
+        model_input = scheduler.scale_model_input(x, timestep)
+        scaled = time.perf_counter()
+        output = demo.unet(torch.cat([model_input] * 2), timestep, **conditioning, return_dict=False)[0]
+        called = time.perf_counter()
+        x = scheduler.step(output[1:], timestep, x).prev_sample
+        end = time.perf_counter()
+        ratios.append((scaled - start + end - called) / (called - scaled))
+    return statistics.median(ratios[5:])
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Error against evaluations: ours, and of diffusers each solver on its best grid."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    parts = {
+        "analytic mixtures (geometric mean)": [row for row in rows if row["problem"] != "demo"],
+        "demo model, guided": [row for row in rows if row["problem"] == "demo"],
+    }
+    parts = {title: part for title, part in parts.items() if part}
+    figure = Figure(figsize=(6 * len(parts), 8), layout="constrained")
+    for axes, (title, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
+        means = mean_errors(part)
+        counts = sorted({nfe for _, _, nfe in means})
+        lines = dict.fromkeys((solver, grid) for solver, grid, _ in means)
+        best: dict[str, tuple[float, str]] = {}
+        for solver, grid in lines:
+            total = math.prod(means[solver, grid, nfe] for nfe in counts)
+            best[solver] = min(best.get(solver, (math.inf, grid)), (total, grid))
+        for i, (solver, (_, grid)) in enumerate(best.items()):
+            ours = grid == "own"
+            style = {"linewidth": 2.5 if i == 0 else 1.6} if ours else {"linewidth": 1, "linestyle": "--"}
+            color = f"C{i}" if ours else colormaps["Dark2"](i % 8)
+            errors = [means[solver, grid, nfe] for nfe in counts]
+            label = f"EDMDEIS {solver}" if ours else f"{solver}, {grid}"
+            axes.plot(counts, errors, marker="o" if ours else "x", color=color, label=label, markersize=4, **style)
+        axes.set(xscale="log", yscale="log", title=title, xlabel="network evaluations", ylabel="error at sigma = 0")
+        axes.set_xticks(counts, counts)
+        axes.minorticks_off()
+        axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", choices=("analytic", "demo"), default=["analytic", "demo"])
+    parser.add_argument("--nfe", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50])
+    parser.add_argument("--demo-nfe", type=int, nargs="+", default=[12, 20, 25], help="the demo model's")
+    parser.add_argument("--grids", nargs="+", choices=list(GRIDS), default=list(GRIDS), help="of diffusers' solvers")
+    parser.add_argument(
+        "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "atan(0, 4)"], help="the same on the demo"
+    )
+    parser.add_argument("--images", type=int, default=4, help="pictures of the demo model, at most 8")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="name of the files, without an ending")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    rows: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    if "analytic" in args.problems:
+        for name, problem in mixtures().items():
+            part = measure(name, problem, samplers(args.grids), args.nfe)
+            rows += part
+            summary[name] = compare(part, name)
+        summary["analytic"] = compare(rows, "analytic, geometric mean over the problems")
+    if "demo" in args.problems:
+        demo = Demo(args.images)
+        summary["step_cost"] = step_cost(demo)
+        print(f"\nscheduler's time over the network's in a guided step of the demo model: {summary['step_cost']:.2%}")
+        part = measure("demo", demo, demo.samplers() | samplers(args.demo_grids), args.demo_nfe)
+        rows += part
+        summary["demo"] = compare(part, "demo model", DEMO)
+    if args.output is None:
+        return
+    settings = {key: value for key, value in vars(args).items() if key != "output"}
+    report = {"settings": settings, "summary": summary, "rows": rows}
+    args.output.with_suffix(".json").write_text(json.dumps(report) + "\n")
+    try:
+        plot(rows, args.output.with_suffix(".png"))
+    except ImportError:
+        print("No plot: it needs matplotlib (pip install matplotlib).")
+
+
+if __name__ == "__main__":
+    main()
