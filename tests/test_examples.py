@@ -14,10 +14,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from diffusers import StableDiffusionPipeline
 from PIL import Image
+from test_router import tiny_unet
+from test_router_in_pipelines import build
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, NoiseInterval, demo_checkpoint
 
@@ -290,3 +294,55 @@ def test_layout_of_painted_scenes(objects, tmp_path, monkeypatch):
     assert report["strengths"]["0"]["frechet"] != report["strengths"]["0.4"]["frechet"]
     assert output.with_suffix(".json").read_text() == json.dumps(report, indent=2) + "\n"
     assert Image.open(tmp_path / "new" / "layout_grid.png").size == (4 * 64, 3 * 64)
+
+
+def test_paint_with_words_on_the_demo_model(tmp_path):
+    script = runpy.run_path(str(EXAMPLES[0].parent / "paint_with_words.py"))
+    script["main"](["--output", str(tmp_path / "out.png"), "--size", "64", "--seeds", "3", "--strengths", "0", "1"])
+    with Image.open(tmp_path / "out.png") as grid:
+        assert grid.size == (128, 128)
+        pixels = torch.from_numpy(np.array(grid)).float()
+    plain, painted = pixels[:64], pixels[64:]
+    # without paint both halves differ in the outlines alone, which have the other's colour
+    inside = slice(16, 48)
+    assert torch.equal(plain[inside, 4:28], plain[inside, 68:92])
+    assert (painted[inside, 4:28] - painted[inside, 68:92]).abs().max() > 30
+
+
+def test_paint_with_words_sd(tmp_path):
+    """On a tiny Stable Diffusion: a box, a mask and a canvas that say the same."""
+    pipe = build(StableDiffusionPipeline, tiny_unet())
+    pipe.save_pretrained(tmp_path / "model")
+    mask = Image.new("L", (8, 8), 0)
+    mask.paste(255, (0, 0, 4, 8))
+    mask.save(tmp_path / "mask.png")
+    canvas = Image.new("RGB", (8, 8), "white")
+    canvas.paste("red", (0, 0, 4, 8))
+    canvas.save(tmp_path / "canvas.png")
+    script = runpy.run_path(str(EXAMPLES[0].parent / "paint_with_words_sd.py"))
+
+    def run(*options):
+        fixed = [
+            "--model",
+            tmp_path / "model",
+            "--prompt",
+            "a cat",
+            "--output",
+            tmp_path / "out.png",
+            "--device",
+            "cpu",
+        ]
+        size = ["--height", "8", "--width", "8", "--steps", "2", "--strength", "3"]
+        script["main"](list(map(str, (*fixed, *size, *options))))
+        with Image.open(tmp_path / "out.png") as image:
+            return np.array(image)
+
+    plain = run()
+    drawn = [
+        run("--region", f"cat={tmp_path / 'mask.png'}"),
+        run("--canvas", tmp_path / "canvas.png", "--color", "red=cat"),
+    ]
+    assert (drawn[0] == drawn[1]).all() and (drawn[0] != plain).any()
+    assert (run("--region", "cat=0,0,0.5,1") != plain).any()
+    with pytest.raises(SystemExit):
+        run("--region", "cat=0,0,3,1")

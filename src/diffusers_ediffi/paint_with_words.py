@@ -80,11 +80,14 @@ class PaintedPipeline:
         self.pipe, self.prompts, self.painting = pipe, prompts, painting
         self._table: tuple[Any, torch.Tensor] | None = None
         self._stack: ExitStack | None = None
+        self._is_aspect_checked = False
 
     def __enter__(self) -> Any:
         if self._stack is not None:
             raise ValueError("this block was entered before; call paint_with_words again for another.")
         with ExitStack() as stack:
+            handle = self.pipe.unet.register_forward_pre_hook(self._check_aspect, with_kwargs=True)
+            stack.callback(handle.remove)
             stack.enter_context(painted(self.pipe.unet, self.painting, self._sigma))
             if any(self.painting.regions) and hasattr(self.pipe, "encode_prompt"):
                 stack.enter_context(_replaced(self.pipe, "encode_prompt", self._encode_prompt))
@@ -96,6 +99,15 @@ class PaintedPipeline:
     def __exit__(self, *error: Any) -> None:
         if self._stack is not None:
             self._stack.close()
+
+    def _check_aspect(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Warns of masks of another shape than the image, once."""
+        if self._is_aspect_checked:
+            return
+        self._is_aspect_checked = True
+        sample, scale = args[0] if args else kwargs["sample"], getattr(self.pipe, "vae_scale_factor", 1)
+        for region in {region for own in self.painting.regions for region in own}:
+            region.check_aspect(*(scale * size for size in sample.shape[-2:]))
 
     def _sigma(self, timestep: torch.Tensor) -> torch.Tensor:
         """The noise level of what the U-Net receives, from its timestep and without waiting for the device."""

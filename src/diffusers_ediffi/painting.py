@@ -69,7 +69,7 @@ class Painting:
         self.select(range(len(self.regions)))
         self.start = 0  # the first painted row
         self.coefficient = torch.zeros(1, 1, 1, 1)  # w' log(1 + sigma), for all painted rows or for each
-        self._size: tuple[int, int] | None = None
+        self._size: tuple[int, ...] = (1, 1)
         self._state: Any = None
         self._matrices: dict[int, torch.Tensor] = {}
 
@@ -106,11 +106,7 @@ class Painting:
         sigma = sigma.reshape(-1).float()
         sigma = sigma[self.start :] if len(sigma) == len(sample) else sigma
         self.coefficient = (self.strength * sigma.log1p()).reshape(-1, 1, 1, 1)
-        height, width = (size // patch_size for size in sample.shape[-2:])
-        if (height, width) != self._size:
-            self._size = height, width
-            for region in {region for own in self.regions for region in own}:
-                region.check_aspect(height, width)
+        height, width = self._size = tuple(size // patch_size for size in sample.shape[-2:])
         state = (height, width, tuple(self.images), sample.device)
         if state != self._state:
             self._state = state
@@ -134,7 +130,7 @@ class Painting:
 
     def _grids(self) -> Iterator[tuple[int, int]]:
         """The resolutions of the U-Net; a strided convolution rounds up."""
-        height, width = self._size or (1, 1)
+        height, width = self._size
         while height * width > 1:
             yield height, width
             height, width = -(-height // 2), -(-width // 2)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-import torch.nn.functional as nnf
 from diffusers.utils import logging
 from PIL import ImageColor
 
@@ -84,8 +83,9 @@ class PaintRegion:
             return _overlap(top, bottom, height)[:, None] * _overlap(left, right, width)
         if self.mask.shape == (height, width):
             return self.mask
-        resized = nnf.interpolate(self.mask[None, None], (height, width), mode="bilinear", antialias=True)
-        return resized[0, 0].clamp(0, 1)
+        # Pillow antialiases; PyTorch 2.13's `interpolate(antialias=True)` loses pixels where a grid is one cell wide.
+        image = PIL.Image.fromarray(self.mask.numpy()).resize((width, height), PIL.Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image)).clamp(0, 1)
 
     def check_aspect(self, height: int, width: int) -> None:
         """Warns if the mask must be stretched to cover an image of this size in pixels."""
