@@ -7,6 +7,7 @@
 The analytic problems are Gaussian mixtures, whose best denoiser is a formula and whose trajectories are solved by
 DOP853 at a tolerance of 1e-10. The problem "demo" is the base stage of the packaged model with its guidance and
 experts; its trajectory is solved by Kutta's third-order method in 100 steps that break at the experts' boundaries.
+"demo, one expert" is the same with its middle expert at every noise level: a trained network that does not jump.
 
 The error is the root mean square over all values at sigma = 0. Every sampler ends there as it does in diffusers; where
 it cannot (DEISMultistep, UniPC of the noise), one evaluation is spent on denoising the end. Writes OUTPUT.json and,
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 
-from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, demo_checkpoint
+from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, ExpertRouterUNet, demo_checkpoint
 from diffusers_ediffi.edm import SIGMA_MAX, SIGMA_MIN, c_in, c_noise, c_out, c_skip, karras_sigmas
 from diffusers_ediffi.scheduling_edm_deis import atan_sigmas
 
@@ -230,12 +231,17 @@ def mixtures() -> dict[str, Mixture]:
 
 
 class Demo:
-    """The packaged model's base stage: (prompts, 3, 64, 64), its own guidance, one expert for each noise level."""
+    """The packaged model's base stage: (prompts, 3, 64, 64), its own guidance, one expert for each noise level, or
+    number `expert` for all of them."""
 
     @torch.no_grad()
-    def __init__(self, images: int, steps: int = 100):
+    def __init__(self, images: int, expert: int | None = None, steps: int = 100):
         self.pipe = EDiffIPipeline.from_pretrained(demo_checkpoint(), dtype=torch.float32)
-        self.unet, self.guidance = self.pipe.unet, self.pipe.config.default_guidance_scale[0]
+        router = self.pipe.unet
+        self.unet = router if expert is None else ExpertRouterUNet([router.experts[expert]])
+        if expert is not None:
+            self.unet.experts[0].register_to_config(trained_on=None)
+        self.guidance = self.pipe.config.default_guidance_scale[0]
         tokens, pooled, tokens_2, mask_2 = self.pipe.encode_prompt(list(PROMPTS[:images]), None, False)[:4]
 
         def with_unconditional(x: torch.Tensor, dropped: float = 0.0) -> torch.Tensor:
@@ -257,10 +263,10 @@ class Demo:
         names = ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
         settings = {name: self.pipe.scheduler.config[name] for name in names}
         boundaries = list(self.unet.boundaries)
-        return {
-            (DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **settings),
-            ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, settings),
-        }
+        found: dict[tuple[str, str], Any] = {(DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **settings)}
+        if boundaries:
+            found["exact switch", "own"] = lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, settings)
+        return found
 
     @torch.no_grad()
     def denoise(self, x: torch.Tensor, sigma: float, routing_sigma: float) -> torch.Tensor:
@@ -366,7 +372,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     parts = {
-        "analytic mixtures (geometric mean)": [row for row in rows if row["problem"] != "demo"],
+        "analytic mixtures (geometric mean)": [row for row in rows if not row["problem"].startswith("demo")],
         "demo model, guided": [row for row in rows if row["problem"] == "demo"],
     }
     parts = {title: part for title, part in parts.items() if part}
@@ -420,9 +426,10 @@ def main() -> None:
         demo = Demo(args.images)
         summary["step_cost"] = step_cost(demo)
         print(f"\nscheduler's time over the network's in a guided step of the demo model: {summary['step_cost']:.2%}")
-        part = measure("demo", demo, demo.samplers() | samplers(args.demo_grids), args.demo_nfe)
-        rows += part
-        summary["demo"] = compare(part, "demo model", DEMO)
+        for name, problem in (("demo", demo), ("demo, one expert", Demo(args.images, expert=1))):
+            part = measure(name, problem, problem.samplers() | samplers(args.demo_grids), args.demo_nfe)
+            rows += part
+            summary[name] = compare(part, name, DEMO)
     if args.output is None:
         return
     settings = {key: value for key, value in vars(args).items() if key != "output"}
