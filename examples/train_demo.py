@@ -92,7 +92,7 @@ STEPS = {
     "base-high": 1700,
     "base-middle": 680,
     "base-low": 480,
-    "sr256": 850,
+    "sr256": 1200,
     "sr256-low": 1400,
     "sr1024": 1950,
 }
@@ -103,7 +103,7 @@ MINUTES = {
     "base-high": 90,
     "base-middle": 35,
     "base-low": 20,
-    "sr256": 20,
+    "sr256": 25,
     "sr256-low": 40,
     "sr1024": 55,
     "scorer": 75,
@@ -122,7 +122,7 @@ def commands(objects: Path, output: Path, minutes: dict[str, float], steps: dict
         "base-high": [*base, *HIGH, *parent],
         "base-middle": [*base, *MIDDLE, *parent],
         "base-low": [*base, "--preset", "demo-base-low", *LOW],
-        "sr256": [*sr, "sr256", *high, *SR_WHOLE],
+        "sr256": [*sr, "sr256", *high, "--degradation", "0.1", *SR_WHOLE],
         "sr256-low": [*sr, "sr256", "--preset", "demo-sr256-low", *low, *SR_PATCHES],
         "sr1024": [*sr, "sr1024", "--p-mean", "-1.8", "--p-std", "1.7", "--degradation", "0.1", *SR_WHOLE],
     }
