@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     report = {"settings": settings, "strengths": rows, "real": figures(scorer, real, batch, reference)}
     args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
     save_grid(
-        args.output.with_name(args.output.name + "_grid.png"), torch.cat([*shown, real[:GRID_PROMPTS]]), GRID_PROMPTS
+        args.output.with_name(args.output.name + "_grid.png"), torch.cat([*shown, real[:GRID_PROMPTS]]), len(shown[0])
     )
     try:
         plot(rows, args.output.with_suffix(".png"))

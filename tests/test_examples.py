@@ -293,7 +293,8 @@ def test_layout_of_painted_scenes(objects, tmp_path, monkeypatch):
     assert list(report["strengths"]) == ["0", "0.4"] and report["real"].keys() == report["strengths"]["0"].keys()
     assert report["strengths"]["0"]["frechet"] != report["strengths"]["0.4"]["frechet"]
     assert output.with_suffix(".json").read_text() == json.dumps(report, indent=2) + "\n"
-    assert Image.open(tmp_path / "new" / "layout_grid.png").size == (4 * 64, 3 * 64)
+    with Image.open(tmp_path / "new" / "layout_grid.png") as grid:
+        assert grid.size == (4 * 64, 3 * 64)
 
 
 def test_paint_with_words_on_the_demo_model(tmp_path):
