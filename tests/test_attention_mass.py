@@ -101,7 +101,9 @@ def reference(unet, strength):
         width = q.shape[-1] // layer.heads
         side = math.isqrt(q.shape[1])
         for i, regions in enumerate(paint.regions):
-            products = torch.stack([a @ b.T for a, b in zip(q[i].split(width, -1), k[i].split(width, -1), strict=True)])
+            products = torch.stack(
+                [a @ b.T for a, b in zip(q[i].split(width, -1), k[i].split(width, -1), strict=True)]
+            )
             a = torch.zeros(side * side, k.shape[1], dtype=torch.float64)
             for region, own in zip(regions, COLUMNS[i], strict=True):
                 a[:, own] = (region.weight * region.coverage(side, side)).flatten()[:, None].double()
@@ -132,3 +134,48 @@ def test_grows_with_the_strength(network):
     assert all(b > a + 1e-4 for a, b in zip(values, values[1:], strict=False)), values
     strong = masses(unet, 1000)[SIGMA]
     assert values[-1] < strong <= 1
+
+
+def test_the_unconditional_half_does_not_count():
+    unet = stable_diffusion()
+    paint = painting(unet, 0.4)
+    generator = torch.Generator().manual_seed(3)
+    sample, text = torch.randn(2, 4, SIZE, SIZE, generator=generator), torch.randn(2, 77, 16, generator=generator)
+    values = []
+    for unconditional in (0, 2):
+        with torch.no_grad(), measure_attention_mass(paint) as mass, painted(unet, paint):
+            rows = torch.randn(unconditional, 4, SIZE, SIZE), torch.randn(unconditional, 77, 16)
+            unet(torch.cat([rows[0], sample]), c_noise(SIGMA), torch.cat([rows[1], text]))
+        values.append(mass.values[SIGMA])
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+
+
+def test_in_a_pipeline_by_noise_level():
+    """A pipeline's block is measured as well; what it draws is the same."""
+    pipe = build(StableDiffusionPipeline, stable_diffusion())
+    regions = [PaintRegion("cat", (0.0, 0.0, 0.5, 1.0)), PaintRegion("dog", (0.0, 0.0, 1.0, 1.0))]  # a dog everywhere
+    settings = {"height": SIZE, "width": SIZE, "num_inference_steps": 3, "output_type": "latent"}
+
+    def draw(block):
+        with block:
+            return pipe("a cat and a dog", generator=torch.Generator().manual_seed(0), **settings).images
+
+    per_strength = []
+    for strength in (0, 0.4):
+        block = paint_with_words(pipe, "a cat and a dog", regions, strength)
+        with measure_attention_mass(block.painting) as mass:
+            image = draw(block)
+        plain = draw(paint_with_words(pipe, "a cat and a dog", regions, strength))
+        torch.testing.assert_close(image, plain, rtol=0, atol=1e-5)
+        assert len(mass.per_sigma()) == 3 and list(mass.per_sigma()) == sorted(mass.per_sigma(), reverse=True)
+        layers = sum(name.endswith("attn2.processor") for name in pipe.unet.attn_processors)
+        assert all(len(own) == layers for own in mass.values.values())  # what fills the image has no outside
+        per_strength.append(mass.per_sigma())
+    assert all(painted > per_strength[0][sigma] for sigma, painted in per_strength[1].items())
+
+
+def test_is_measured_once_at_a_time():
+    paint = painting(stable_diffusion(), 0)
+    with measure_attention_mass(paint), pytest.raises(ValueError, match="measured already"):
+        measure_attention_mass(paint).__enter__()
+    assert paint.observer is None and paint.is_blank
