@@ -34,6 +34,7 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
 from diffusers_ediffi import PaintRegion, paint_with_words
+from diffusers_ediffi.paint_with_words import check_strength
 from diffusers_ediffi.painting import NORMALIZERS
 from diffusers_ediffi.regions import find_phrase
 
@@ -138,13 +139,12 @@ def named(caption: str, categories: list[str]) -> dict[str, tuple[str, int]]:
 def painted_captions(args: argparse.Namespace) -> Iterator[PaintedCaption]:
     """The first caption of every picture with a region that is neither too small nor all of the picture."""
     instances, captions = (json.loads(path.read_text(encoding="utf-8")) for path in (args.annotations, args.captions))
-    for path, content, key in (
-        (args.annotations, instances, "categories"),
-        (args.annotations, instances, "images"),
-        (args.captions, captions, "annotations"),
-    ):
-        if key not in content:
-            raise ValueError(f"{path} has no {key!r}; give instances_val2017.json and captions_val2017.json of COCO.")
+    is_complete = {"images", "categories", "annotations"} <= set(instances) and "annotations" in captions
+    if not is_complete or any("caption" not in caption for caption in captions["annotations"]):
+        raise ValueError(
+            f"{args.annotations} and {args.captions} are not what they should be; give instances_val2017.json and "
+            "captions_val2017.json of COCO, in this order."
+        )
     names = {category["id"]: category["name"] for category in instances["categories"]}
     per_image: dict[int, list[dict]] = {}
     for annotation in instances["annotations"]:
@@ -297,6 +297,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Draws, segments, writes, prints and returns the figures."""
     args = make_parser().parse_args(arguments)
+    for strength in args.strengths:
+        check_strength("--strengths", strength)
     captions = list(islice(painted_captions(args), args.num_captions))
     if not captions:
         raise ValueError("no caption names an object with a mask; give both files of the same pictures.")

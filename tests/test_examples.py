@@ -401,8 +401,16 @@ def test_layout_on_coco(coco, tmp_path):
     assert np.abs(pictures[0] - pictures[1]).max() > 1
     assert coco("--strengths", "0", "3") == {**card, "settings": {**card["settings"], "save_pictures": False}}
     assert (tmp_path / "out" / "figures.jsonl").read_text() == written
-    with pytest.raises(ValueError, match="steps = 1, but now it is 2"):
-        coco("--steps", "2")
+    for options, message in (
+        (["--steps", "2"], "steps = 1, but now it is 2"),
+        (["--strengths", "-1"], "--strengths=-1.0 must be a number of at least 0"),
+        (["--captions", tmp_path / "instances.json"], "give instances_val2017.json and captions_val2017.json"),
+        (["--min-area", "0.9"], "no caption names an object"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            coco(*options)
+    with pytest.raises(ValueError, match="compressed"):
+        coco.script.decode({"size": [2, 2], "counts": "04"}, 2, 2)
 
 
 def test_paint_with_words_on_the_demo_model(tmp_path):
