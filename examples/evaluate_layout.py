@@ -5,8 +5,10 @@
 
 Draws held-out scenes of two objects with their boxes as regions, at each strength w' (`--strengths`), from the same
 noise; strength 0 is the plain prompt. `OUTPUT.json` receives, for each strength, the intersection over union
-of every object with its box and the share of it inside (both by the scorer), what is right in the picture, and the
-Frechet distance to real scenes; `OUTPUT.png` shows it as a plot, `OUTPUT_grid.png` as pictures.
+of every object with its box and the share of it inside (both by the scorer), what is right in the picture, the
+Frechet distance to real scenes, and how much more attention a phrase receives inside its box than outside, by the
+noise level (`attention_mass`, of the base network on real scenes with noise, without any detector); `OUTPUT.png` shows
+it as a plot, `OUTPUT_grid.png` as pictures.
 """
 
 import json
@@ -18,13 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from evaluate_demo import make_parser, precision, prepare, render, save_grid
 from tqdm import tqdm
 
-from diffusers_ediffi import EDiffIPipeline, PaintRegion
+from diffusers_ediffi import EDiffIPipeline, PaintRegion, measure_attention_mass
+from diffusers_ediffi.conditioning import NULL_COLUMN
 from diffusers_ediffi.demo import Scene
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance
-from diffusers_ediffi.painting import NORMALIZERS
+from diffusers_ediffi.edm import c_in, c_noise
+from diffusers_ediffi.paint_with_words import painted
+from diffusers_ediffi.painting import NORMALIZERS, Painting
 
 GRID_PROMPTS = 8
 
@@ -78,21 +84,63 @@ def figures(
     }
 
 
-def plot(rows: dict[str, dict[str, float]], path: Path) -> None:
-    """Layout, prompt agreement and Frechet distance over the strength."""
+@torch.no_grad()
+def attention_masses(
+    pipe: EDiffIPipeline, real: torch.Tensor, batch: list[Scene], strength: float, args: Any
+) -> dict[str, float]:
+    """The attention mass of the phrases inside their boxes minus outside, by the noise level.
+
+    `real` are pictures (batch, 3, size, size) of the scenes in [-1, 1]; their noise depends on the seed and the noise
+    level alone. Always in float32.
+    """
+    stage, total = pipe.stages[0], {f"{sigma:g}": 0.0 for sigma in args.mass_sigmas}
+    for start in range(0, len(batch), args.batch_size):
+        part = batch[start : start + args.batch_size]
+        captions, regions = [scene.caption for scene in part], [boxes(scene) for scene in part]
+        columns = [pipe.region_columns(*one) for one in zip(captions, regions, strict=True)]
+        painting = Painting(regions, columns, NULL_COLUMN + 1, strength, args.normalizer)
+        tokens, pooled, tokens_2, mask_2 = pipe.encode_prompt(captions, do_classifier_free_guidance=False)[:4]
+        for sigma in args.mass_sigmas:
+            generators = [torch.Generator().manual_seed(args.seed * 1_000_003 + start + i) for i in range(len(part))]
+            images = real[start : start + len(part)].to(pipe.device)
+            noisy = images + sigma * randn_tensor(images.shape, generators, pipe.device, torch.float32)
+            with measure_attention_mass(painting) as mass, painted(stage.unet, painting):
+                stage.unet(
+                    c_in(sigma, stage.scheduler.config.sigma_data) * noisy,
+                    torch.tensor(c_noise(sigma), device=pipe.device),
+                    encoder_hidden_states=tokens,
+                    encoder_hidden_states_2=tokens_2,
+                    encoder_attention_mask_2=mask_2,
+                    added_cond_kwargs={"text_embeds": pooled, "image_embeds": None},
+                    return_dict=False,
+                )
+            (mean,) = mass.per_sigma().values()
+            total[f"{sigma:g}"] += mean * len(part) / len(batch)
+    return total
+
+
+def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Layout, prompt agreement, Frechet distance and attention mass over the strength."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(14, 3.4), layout="constrained")
     panels = (
         ("layout", ("iou", "inside")),
         ("prompt", ("two_objects", "relation_of_found", "ground")),
         ("frechet", ("frechet",)),
     )
-    for axes, (title, keys) in zip(figure.subplots(1, 3), panels, strict=True):
+    *others, last = figure.subplots(1, 4)
+    for axes, (title, keys) in zip(others, panels, strict=True):
         for key in keys:
             axes.plot([float(s) for s in rows], [row[key] for row in rows.values()], "o-", ms=3, label=key)
         axes.set(title=title, xlabel="strength w'", ylim=(0, None))
         axes.legend()
+    for sigma in next(iter(rows.values()))["attention_mass"]:
+        values = [row["attention_mass"][sigma] for row in rows.values()]
+        last.plot([float(s) for s in rows], values, "o-", ms=3, label=f"sigma = {sigma}")
+    last.set(title="attention mass, inside - outside", xlabel="strength w'")
+    last.axhline(0, color="black", lw=0.8)
+    last.legend()
     figure.savefig(path, dpi=110)
 
 
@@ -102,20 +150,29 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.set_defaults(object_weights=(0.0, 1.0))  # a region decides who is where only where there are two
     parser.add_argument("--strengths", type=float, nargs="+", default=[0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0])
     parser.add_argument("--normalizer", choices=NORMALIZERS, default="max", help="see region_normalizer")
+    parser.add_argument(
+        "--mass-sigmas", type=float, nargs="+", default=[10, 3, 1], help="noise levels for the attention mass"
+    )
     args = parser.parse_args(arguments)
+    if min(args.mass_sigmas) <= 0:
+        raise ValueError(f"--mass-sigmas {min(args.mass_sigmas):g}: noise levels must be above 0.")
     pipe, scorer, scenes = prepare(args)
     batch = [scenes.scene(index) for index in range(args.num_prompts)]
     others = [scenes.scene(index) for index in range(args.num_prompts, 2 * args.num_prompts)]
     size = pipe.stages[0].size
     real, reference = render(scenes, batch, size), scorer.features(render(scenes, others, size))
-    rows, shown = {}, []
+    rows: dict[str, dict[str, Any]] = {}
+    shown = []
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    with precision(args):
-        for strength in args.strengths:
+    for strength in args.strengths:
+        with precision(args):
             images = draw(pipe, batch, strength, args)
-            rows[f"{strength:g}"] = figures(scorer, images, batch, reference)
-            shown.append(images[:GRID_PROMPTS])
-            print(f"{strength:4g}  " + "  ".join(f"{key} {value:.3f}" for key, value in rows[f"{strength:g}"].items()))
+            row = figures(scorer, images, batch, reference)
+        masses = attention_masses(pipe, real, batch, strength, args)
+        rows[f"{strength:g}"] = {**row, "attention_mass": masses}
+        shown.append(images[:GRID_PROMPTS])
+        row |= {f"mass({sigma})": mass for sigma, mass in masses.items()}
+        print(f"{strength:4g}  " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     report = {"settings": settings, "strengths": rows, "real": figures(scorer, real, batch, reference)}
     args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")

@@ -22,6 +22,12 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from test_router import tiny_unet
 from test_router_in_pipelines import build
+from transformers import (
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    Mask2FormerImageProcessorPil,
+    SwinConfig,
+)
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, NoiseInterval, demo_checkpoint
 
@@ -290,11 +296,126 @@ def test_layout_of_painted_scenes(objects, tmp_path, monkeypatch):
         "0.4",
     ]
     report = script.main(list(map(str, options)))
-    assert list(report["strengths"]) == ["0", "0.4"] and report["real"].keys() == report["strengths"]["0"].keys()
+    plain, painted = report["strengths"].values()
+    assert list(report["strengths"]) == ["0", "0.4"] and {*report["real"], "attention_mass"} == plain.keys()
+    for sigma, mass in painted["attention_mass"].items():
+        assert mass > plain["attention_mass"][sigma] + 0.01
+    assert list(plain["attention_mass"]) == ["10", "3", "1"]
     assert report["strengths"]["0"]["frechet"] != report["strengths"]["0.4"]["frechet"]
     assert output.with_suffix(".json").read_text() == json.dumps(report, indent=2) + "\n"
     with Image.open(tmp_path / "new" / "layout_grid.png") as grid:
         assert grid.size == (4 * 64, 3 * 64)
+
+
+def tiny_segmenter(folder: Path) -> Path:
+    """A Mask2Former of COCO's kind with random weights, which takes everything for a cat."""
+    torch.manual_seed(0)
+    backbone = SwinConfig(
+        image_size=64,
+        patch_size=4,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1],
+        window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    widths = ("feature_size", "mask_feature_size", "hidden_dim", "encoder_feedforward_dim", "dim_feedforward")
+    model = Mask2FormerForUniversalSegmentation(
+        Mask2FormerConfig(
+            backbone_config=backbone,
+            **{name: 32 for name in widths},
+            encoder_layers=1,
+            decoder_layers=2,
+            num_attention_heads=2,
+            num_queries=4,
+            id2label={0: "cat", 1: "dog", 2: "hot dog"},
+        )
+    ).eval()
+    torch.nn.init.zeros_(model.class_predictor.weight)
+    model.class_predictor.bias.data = torch.tensor([9.0, 0.0, 0.0, 0.0])
+    model.save_pretrained(folder)
+    Mask2FormerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def coco(tmp_path, monkeypatch):
+    """Runs examples/evaluate_layout_coco.py on two pictures' worth of annotations, of a cat and of a crowd of dogs."""
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    script = importlib.import_module("evaluate_layout_coco")
+    unet = tiny_unet()
+    for name, parameter in unet.named_parameters():
+        if "attn2" in name:
+            parameter.data.mul_(4)  # so that the text shows in the picture
+    build(StableDiffusionPipeline, unet).save_pretrained(tmp_path / "model")
+    names = ("cat", "dog", "hot dog")
+    crowd = {"size": [20, 30], "counts": [300, 200, 100]}  # columns 15 to 24 of 30
+    instances = {
+        "images": [{"id": i, "height": 20, "width": 30} for i in (7, 3, 9)],
+        "categories": [{"id": 10 * i, "name": name} for i, name in enumerate(names)],
+        "annotations": [
+            {"image_id": 3, "category_id": 0, "segmentation": [[5, 0, 14.5, 0, 14.5, 20, 5, 20]]},
+            {"image_id": 3, "category_id": 10, "segmentation": [[20, 0, 25, 0, 25, 20, 20, 20]]},
+            {"image_id": 7, "category_id": 10, "segmentation": crowd},
+            {"image_id": 9, "category_id": 10, "segmentation": crowd},
+        ],
+    }
+    texts = ((51, 3, "a hot day"), (52, 3, "a  hot dog and kittens"), (50, 7, "dogs"), (53, 9, "a hotdog"))
+    captions = {"annotations": [{"id": id, "image_id": image, "caption": text} for id, image, text in texts]}
+    for name, content in (("instances", instances), ("captions", captions)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    paths = ["--annotations", tmp_path / "instances.json", "--captions", tmp_path / "captions.json"]
+    paths += ["--model", tmp_path / "model", "--segmenter", tiny_segmenter(tmp_path / "segmenter")]
+    fixed = ["--steps", "1", "--device", "cpu", "--output", tmp_path / "out"]
+
+    def run(*options):
+        return script.main(list(map(str, (*paths, *fixed, *options))))
+
+    run.script = script
+    return run
+
+
+def test_layout_on_coco(coco, tmp_path):
+    """The names in captions become regions; a rerun draws what is missing, and ends at the same figures."""
+    args = coco.script.make_parser().parse_args(
+        ["--model=x", f"--annotations={tmp_path / 'instances.json'}", f"--captions={tmp_path / 'captions.json'}"]
+        + ["--output=x"]
+    )
+    first, second = coco.script.painted_captions(args)
+    assert (first.id, first.text) == (52, "a hot dog and kittens") and (second.id, second.text) == (50, "dogs")
+    assert {name: region.phrase for name, region in first.regions.items()} == {"cat": "kittens"}
+    cat, dog = first.regions["cat"].mask, second.regions["dog"].mask
+    assert cat.shape == dog.shape == (20, 20)  # the middle of 30 columns
+    assert cat[:, :10].all() and not cat[:, 10:].any() and dog[:, 10:].all() and not dog[:, :10].any()
+
+    coco("--strengths", "0", "--num-captions", "1", "--save-pictures")
+    lines = (tmp_path / "out" / "figures.jsonl").read_text()
+    with (tmp_path / "out" / "figures.jsonl").open("a") as file:
+        file.write('{"strength": 0.4, "capt')  # a run that was cut off
+    card = coco("--strengths", "0", "3", "--save-pictures")
+    assert (tmp_path / "out" / "card.json").read_text() == json.dumps(card, indent=2) + "\n"
+    written = (tmp_path / "out" / "figures.jsonl").read_text()
+    assert written.startswith(lines) and len(written.splitlines()) == 4
+    rows = [json.loads(line) for line in written.splitlines()]
+    for strength, figures in card["strengths"].items():
+        own = {row["caption"]: row for row in rows if f"{row['strength']:g}" == strength}
+        assert figures["captions"] == figures["regions"] == 2 and figures["found"] == 0.5
+        ious = [own["a hot dog and kittens"]["iou"]["cat"], own["dogs"]["iou"]["dog"]]
+        assert 0 < ious[0] < 1 and ious[1] == 0 and figures["miou"] == sum(ious) / 2
+    pictures = [np.array(Image.open(tmp_path / "out" / s / "52.png")).astype(int) for s in ("0", "3")]
+    assert 1 < np.abs(pictures[0] - pictures[1]).max() < 128  # painted, from the same noise
+    assert coco("--strengths", "0", "3") == {**card, "settings": {**card["settings"], "save_pictures": False}}
+    assert (tmp_path / "out" / "figures.jsonl").read_text() == written
+    for options, message in (
+        (["--steps", "2"], "steps = 1, but now it is 2"),
+        (["--strengths", "-1"], "--strengths=-1.0 must be a number of at least 0"),
+        (["--captions", tmp_path / "instances.json"], "give instances_val2017.json and captions_val2017.json"),
+        (["--min-area", "0.9"], "no caption names an object"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            coco(*options)
+    with pytest.raises(ValueError, match="compressed"):
+        coco.script.decode({"size": [2, 2], "counts": "04"}, 2, 2)
 
 
 def test_paint_with_words_on_the_demo_model(tmp_path):

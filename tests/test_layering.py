@@ -23,6 +23,7 @@ MAY_IMPORT = {
     r"regions": r"(?!)",
     r"painting": r"attention|regions",
     r"paint_with_words": r"painting|regions",
+    r"attention_mass": r"painting",
     r"pipeline_ediffi": r"conditioning|paint_with_words|painting|regions|router|unet|scheduling_edm_deis|low_res",
     r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|lora_experts|low_res|unet|router",
     r"demo(\..+)?": r"demo\..+|edm|low_res",

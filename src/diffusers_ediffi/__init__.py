@@ -7,6 +7,7 @@ import diffusers
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, pipelines
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
+from .attention_mass import measure_attention_mass
 from .demo.checkpoint import demo_checkpoint
 from .expert_adapter import ExpertAdapter
 from .expert_tree import ENSEMBLES, NoiseInterval
@@ -39,6 +40,7 @@ __all__ = [
     "SchedulerMixin",
     "demo_checkpoint",
     "factorize_expert",
+    "measure_attention_mass",
     "paint_with_words",
     "regions_from_color_map",
 ]

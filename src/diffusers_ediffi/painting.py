@@ -5,7 +5,7 @@ softmax((Q K^T + w A) / sqrt(d_k)) V with w = w' log(1 + sigma) max(Q K^T), comp
 max(S) A) V with S = Q K^T / sqrt(d_k), which is the same and does not overflow in half precision.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,16 +66,21 @@ class Painting:
         self.num_columns = num_columns
         self.strength = strength
         self.normalizer = normalizer
+        # Called with the probabilities (painted rows, heads, pixels, columns) of every painted layer.
+        self.observer: Callable[[torch.Tensor], None] | None = None
         self.select(range(len(self.regions)))
         self.start = 0  # the first painted row
-        self.coefficient = torch.zeros(1, 1, 1, 1)  # w' log(1 + sigma), for all painted rows or for each
+        self.sigma = torch.zeros(1)  # of all painted rows or of each
+        self.coefficient = torch.zeros(1, 1, 1, 1)  # w' log(1 + sigma), likewise
         self._size: tuple[int, ...] = (1, 1)
         self._state: Any = None
         self._matrices: dict[int, torch.Tensor] = {}
 
     @property
     def is_blank(self) -> bool:
-        """Whether the formula changes nothing."""
+        """Whether the formula changes nothing and nobody looks."""
+        if self.observer is not None:
+            return False
         weights = [region.weight for own in self.regions for region in own]
         return self.strength == 0 or not any(weights)
 
@@ -104,8 +109,8 @@ class Painting:
                 "expected are the images, or with guidance the unconditional ones and the images."
             )
         sigma = sigma.reshape(-1).float()
-        sigma = sigma[self.start :] if len(sigma) == len(sample) else sigma
-        self.coefficient = (self.strength * sigma.log1p()).reshape(-1, 1, 1, 1)
+        self.sigma = sigma[self.start :] if len(sigma) == len(sample) else sigma
+        self.coefficient = (self.strength * self.sigma.log1p()).reshape(-1, 1, 1, 1)
         height, width = self._size = tuple(size // patch_size for size in sample.shape[-2:])
         state = (height, width, tuple(self.images), sample.device)
         if state != self._state:
@@ -119,14 +124,18 @@ class Painting:
     def matrix(self, tokens: int) -> torch.Tensor:
         """A for a layer of so many pixels, float32 (painted rows, or 1 for all, tokens, columns)."""
         if tokens not in self._matrices:
-            grids = {rows * columns: (rows, columns) for rows, columns in self._grids()}
-            if tokens not in grids:
-                raise ValueError(
-                    f"a cross-attention of {tokens} pixels is none of the U-Net's resolutions "
-                    f"({', '.join(f'{rows} x {columns}' for rows, columns in grids.values())}): it cannot be painted."
-                )
-            self._matrices[tokens] = self._make(*grids[tokens])
+            self._matrices[tokens] = self._make(*self.grid(tokens))
         return self._matrices[tokens]
+
+    def grid(self, tokens: int) -> tuple[int, int]:
+        """Height and width of a layer of so many pixels."""
+        grids = {rows * columns: (rows, columns) for rows, columns in self._grids()}
+        if tokens not in grids:
+            raise ValueError(
+                f"a cross-attention of {tokens} pixels is none of the U-Net's resolutions "
+                f"({', '.join(f'{rows} x {columns}' for rows, columns in grids.values())}): it cannot be painted."
+            )
+        return grids[tokens]
 
     def _grids(self) -> Iterator[tuple[int, int]]:
         """The resolutions of the U-Net; a strided convolution rounds up."""
@@ -174,7 +183,11 @@ class Painting:
         Query and key are (rows, heads, tokens, head_dim), the mask is a bias or `None`.
         """
         scores = _scores(query, key, attention_mask, scale)
-        return self.factor(scores, attention_mask) * self.matrix(query.shape[2])[:, None]
+        bias = self.factor(scores, attention_mask) * self.matrix(query.shape[2])[:, None]
+        if self.observer is not None:
+            added = scores.shape[-1] - bias.shape[-1]  # keys that are no text
+            self.observer((scores + nnf.pad(bias, (0, added))).softmax(-1))
+        return bias
 
     def attention(
         self,
@@ -190,6 +203,8 @@ class Painting:
         scores.addcmul_(self.matrix(query.shape[2])[:, None].to(scores.dtype), factor)
         # Where nothing is differentiated the scores' own memory is reused.
         probabilities = torch.softmax(scores, -1, out=None if scores.requires_grad else scores)
+        if self.observer is not None:
+            self.observer(probabilities)
         return probabilities @ value
 
 

@@ -45,7 +45,7 @@ from .conditioning import (
 from .low_res import upsample_low_res
 from .paint_with_words import check_regions, check_strength, painted
 from .painting import Painting
-from .regions import PromptTokens, region_columns
+from .regions import PaintRegion, PromptTokens, region_columns
 from .router import ExpertRouterUNet
 from .unet import EDiffIUNet, align_weights
 
@@ -505,7 +505,7 @@ class EDiffIPipeline(DiffusionPipeline):
             raise ValueError("regions need the prompt that their phrases stand in; pass it instead of embeddings.")
         prompts = [prompt] if isinstance(prompt, str) else prompt
         per_prompt = check_regions(regions, len(prompts))
-        columns = [self._region_columns(one, own) for one, own in zip(prompts, per_prompt, strict=True)]
+        columns = [self.region_columns(one, own) for one, own in zip(prompts, per_prompt, strict=True)]
         for region in {region for own in per_prompt for region in own}:
             region.check_aspect(stages[-1].size, stages[-1].size)
         return [
@@ -513,7 +513,12 @@ class EDiffIPipeline(DiffusionPipeline):
             for one in [*strengths, 0, 0][: len(stages)]
         ]
 
-    def _region_columns(self, prompt: str, regions: list) -> list[list[int]]:
+    def region_columns(self, prompt: str, regions: Sequence[PaintRegion]) -> list[list[int]]:
+        """For each region the columns of its phrase in the text that the U-Nets attend to.
+
+        Raises:
+            ValueError: The prompt has no such phrase.
+        """
         encoders = []
         for name, suffix, length, columns in (
             ("CLIP", "", CLIP_TEXT_TOKENS, CLIP_TEXT_COLUMNS),
