@@ -362,6 +362,7 @@ def coco(tmp_path, monkeypatch):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     paths = ["--annotations", tmp_path / "instances.json", "--captions", tmp_path / "captions.json"]
     paths += ["--model", tmp_path / "model", "--segmenter", tiny_segmenter(tmp_path / "segmenter")]
+    # guided so much that the few bytes of a tiny picture show the paint
     fixed = ["--steps", "1", "--guidance-scale", "100", "--device", "cpu", "--output", tmp_path / "out"]
 
     def run(*options):
@@ -401,8 +402,8 @@ def test_layout_on_coco(coco, tmp_path):
     pictures = []
     for strength in ("0", "3"):
         with Image.open(tmp_path / "out" / strength / "52.png") as image:
-            pictures.append(np.array(image).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() > 1
+            pictures.append(np.array(image))
+    assert not np.array_equal(*pictures)
     assert coco("--strengths", "0", "3") == {**card, "settings": {**card["settings"], "save_pictures": False}}
     assert (tmp_path / "out" / "figures.jsonl").read_text() == written
     for options, message in (
