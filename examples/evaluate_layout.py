@@ -176,9 +176,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     report = {"settings": settings, "strengths": rows, "real": figures(scorer, real, batch, reference)}
     args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    save_grid(
-        args.output.with_name(args.output.name + "_grid.png"), torch.cat([*shown, real[:GRID_PROMPTS]]), len(shown[0])
-    )
+    pictures = torch.cat([*shown, real[:GRID_PROMPTS]])
+    save_grid(args.output.with_name(args.output.name + "_grid.png"), pictures, columns=len(shown[0]))
     try:
         plot(rows, args.output.with_suffix(".png"))
     except ImportError:

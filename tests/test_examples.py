@@ -343,11 +343,7 @@ def coco(tmp_path, monkeypatch):
     """Runs examples/evaluate_layout_coco.py on two pictures' worth of annotations, of a cat and of a crowd of dogs."""
     monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
     script = importlib.import_module("evaluate_layout_coco")
-    unet = tiny_unet()
-    for name, parameter in unet.named_parameters():
-        if "attn2" in name:
-            parameter.data.mul_(4)  # so that the text shows in the picture
-    build(StableDiffusionPipeline, unet).save_pretrained(tmp_path / "model")
+    build(StableDiffusionPipeline, tiny_unet()).save_pretrained(tmp_path / "model")
     names = ("cat", "dog", "hot dog")
     crowd = {"size": [20, 30], "counts": [300, 200, 100]}  # columns 15 to 24 of 30
     instances = {
@@ -366,7 +362,8 @@ def coco(tmp_path, monkeypatch):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     paths = ["--annotations", tmp_path / "instances.json", "--captions", tmp_path / "captions.json"]
     paths += ["--model", tmp_path / "model", "--segmenter", tiny_segmenter(tmp_path / "segmenter")]
-    fixed = ["--steps", "1", "--device", "cpu", "--output", tmp_path / "out"]
+    # guided so much that the few bytes of a tiny picture show the paint
+    fixed = ["--steps", "1", "--guidance-scale", "100", "--device", "cpu", "--output", tmp_path / "out"]
 
     def run(*options):
         return script.main(list(map(str, (*paths, *fixed, *options))))
@@ -402,8 +399,11 @@ def test_layout_on_coco(coco, tmp_path):
         assert figures["captions"] == figures["regions"] == 2 and figures["found"] == 0.5
         ious = [own["a hot dog and kittens"]["iou"]["cat"], own["dogs"]["iou"]["dog"]]
         assert 0 < ious[0] < 1 and ious[1] == 0 and figures["miou"] == sum(ious) / 2
-    pictures = [np.array(Image.open(tmp_path / "out" / s / "52.png")).astype(int) for s in ("0", "3")]
-    assert 1 < np.abs(pictures[0] - pictures[1]).max() < 128  # painted, from the same noise
+    pictures = []
+    for strength in ("0", "3"):
+        with Image.open(tmp_path / "out" / strength / "52.png") as image:
+            pictures.append(np.array(image))
+    assert not np.array_equal(*pictures)
     assert coco("--strengths", "0", "3") == {**card, "settings": {**card["settings"], "save_pictures": False}}
     assert (tmp_path / "out" / "figures.jsonl").read_text() == written
     for options, message in (
