@@ -42,6 +42,7 @@ from .conditioning import (
     encode_clip_text,
     encode_t5,
 )
+from .discrete_time import has_betas
 from .low_res import upsample_low_res
 from .paint_with_words import check_regions, check_strength, painted
 from .painting import Painting
@@ -838,7 +839,7 @@ def _check_scheduler(stage: Stage) -> None:
             f"the scheduler of {stage.label} is {type(scheduler).__name__}, which does not read EDM's model output; "
             "use EDMDEISScheduler, EDMEulerScheduler or EDMDPMSolverMultistepScheduler."
         )
-    if any(scheduler.config.get(name) is not None for name in ("beta_schedule", "trained_betas")):
+    if has_betas(scheduler.config):
         raise ValueError(
             f"the scheduler of {stage.label} has the betas of a discrete-time model; build it without beta_schedule "
             "and trained_betas."

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, ModelMixin
+from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_card
 from huggingface_hub import create_repo
 from torch import nn
 
+from .discrete_time import BETA_SETTINGS, has_betas, log_sigmas
 from .expert_adapter import ExpertAdapter
 from .expert_files import check_weights, download
 from .lora_experts import BASE_FOLDER, LoraExpert, LoraExperts, load_lora_experts, shared_by
@@ -40,14 +41,6 @@ from .unet_interface import UNetInterfaceMixin
 UNITS = ("sigma", "timestep")
 # The libraries whose classes a config.json may name. It may come from a stranger, so nothing else is imported.
 LIBRARIES = ("diffusers", "diffusers_ediffi")
-BETA_SETTINGS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-)
 SETTINGS = ("boundaries", "unit", "betas", "adapters", "guidance_scales")
 # Boundaries are quoted to three digits (9.61 for 9.609...): a route may leave `trained_on` by this much, relatively.
 TRAINED_ON_TOLERANCE = 2e-3
@@ -123,7 +116,10 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         self._keep_in_fp32_modules = _union(experts, "_keep_in_fp32_modules")
         self._repeated_blocks = _union(experts, "_repeated_blocks")
 
-        self._log_sigmas = None if betas is None else _log_sigmas(betas)
+        unknown = sorted(set(betas or ()) - set(BETA_SETTINGS))
+        if unknown:
+            raise ValueError(f"betas has the unknown entries {unknown}; there are {BETA_SETTINGS}.")
+        self._log_sigmas = None if betas is None else log_sigmas(betas)
         self._reads_c_noise = unit == "sigma" and betas is None
         self._first_timesteps = [self._first_timestep(boundary) for boundary in self.boundaries]
         self._selected: int | None = None
@@ -151,7 +147,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             adapters, guidance_scales (`list`, *optional*): See the class.
         """
         betas = None
-        if scheduler is not None and _has_betas(scheduler):
+        if scheduler is not None and has_betas(scheduler.config):
             betas = {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
         elif scheduler is not None and "sigma_data" not in scheduler.config:
             raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
@@ -643,21 +639,6 @@ def _build(index: int, description: dict[str, Any]) -> Any:
 
 def _union(experts: list[Any], name: str) -> list[str] | None:
     return sorted({value for expert in experts for value in getattr(expert, name, None) or ()}) or None
-
-
-def _has_betas(scheduler: Any) -> bool:
-    """Whether it belongs to a discrete-time model. `EDMDEISScheduler` knows betas, too, and may have none."""
-    return any(scheduler.config.get(name) is not None for name in ("beta_schedule", "trained_betas"))
-
-
-def _log_sigmas(betas: dict[str, Any]) -> np.ndarray:
-    """ln(sigma) of every timestep of a discrete-time model, sigma = sqrt((1 - alpha_bar) / alpha_bar)."""
-    unknown = sorted(set(betas) - set(BETA_SETTINGS))
-    if unknown:
-        raise ValueError(f"betas has the unknown entries {unknown}; there are {BETA_SETTINGS}.")
-    # An alpha_bar of 0 (zero terminal signal-to-noise ratio) would be an infinite sigma.
-    alphas_cumprod = DDPMScheduler(**betas).alphas_cumprod.double().clamp(min=1e-10)
-    return (((1 - alphas_cumprod) / alphas_cumprod).log() / 2).numpy()
 
 
 def _take_rows(value: Any, rows: list[int], batch_size: int) -> Any:

@@ -22,11 +22,12 @@ from typing import Any, Literal
 import diffusers
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, EDMDPMSolverMultistepScheduler
+from diffusers import EDMDPMSolverMultistepScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 
+from .discrete_time import BETA_SETTINGS, has_betas, log_sigmas
 from .edm import (
     SIGMA_DATA,
     SIGMA_MAX,
@@ -47,15 +48,7 @@ KUTTA3_NODES = (0.0, 1 / 2, 1.0)
 MAX_DEGREE = 8
 
 # Entries of a discrete-time model's scheduler: what its timesteps mean in sigma, and what the network returns.
-MODEL_SETTINGS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-    "prediction_type",
-)
+MODEL_SETTINGS = (*BETA_SETTINGS, "prediction_type")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "multistep": {},
@@ -188,10 +181,11 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         timestep_type: Literal["discrete", "continuous"] = "discrete",
     ) -> None:
         self._check_choices()
-        from_betas = beta_schedule is not None or trained_betas is not None
+        from_betas = has_betas(self.config)
+        betas = {name: self.config[name] for name in BETA_SETTINGS if self.config[name] is not None}
         continuous = timestep_type == "continuous" and prediction_type == "v_prediction"
         # ln(sigma) of a discrete-time model's timesteps; None: the network is called with c_noise.
-        self._log_sigmas = self._read_betas() if from_betas and not continuous else None
+        self._log_sigmas = log_sigmas(betas) if from_betas and not continuous else None
         self._sigma_data = 1.0 if from_betas else sigma_data
         self._check_range()
         self.order = 3 if method == "rho_rk" else 1  # network calls per step, as diffusers' pipelines count them
@@ -216,7 +210,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         for name, allowed in choices.items():
             if config[name] not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}.")
-        if config.prediction_type == "sample" and config.beta_schedule is None and config.trained_betas is None:
+        if config.prediction_type == "sample" and not has_betas(config):
             raise ValueError('prediction_type "sample" needs the beta_schedule of a discrete-time model.')
         if config.degree is not None and config.degree not in range(MAX_DEGREE + 1):
             raise ValueError(
@@ -241,14 +235,6 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         if self.config.sigma_end is not None and not self.config.sigma_end < high:
             raise ValueError(f"sigma_end must be below sigma_max = {high}, got {self.config.sigma_end}.")
         self.register_to_config(sigma_min=low, sigma_max=high)
-
-    def _read_betas(self) -> np.ndarray:
-        """ln(sigma) of every timestep of a discrete-time model, increasing."""
-        settings = {name: self.config[name] for name in MODEL_SETTINGS if self.config[name] is not None}
-        alphas_cumprod = DDPMScheduler(**settings).alphas_cumprod.double()
-        # Zero terminal signal-to-noise ratio would be an infinite sigma: diffusers' limit.
-        alphas_cumprod = alphas_cumprod.clamp(min=2.0**-24)
-        return (((1 - alphas_cumprod) / alphas_cumprod).log() / 2).numpy()
 
     @classmethod
     def from_config(
