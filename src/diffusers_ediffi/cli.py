@@ -1,6 +1,6 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi info` says
-what a model consists of.
+"""The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi edit`
+changes an image or a part of it, `ediffi info` says what a model consists of.
 
 torch and diffusers take seconds to import, so functions import them after the arguments are checked.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from . import __version__
 from .demo.checkpoint import demo_checkpoint
@@ -71,17 +71,29 @@ def _parser() -> argparse.ArgumentParser:
         "bottom) or pictures beside the file, white inside; or a painted canvas with --prompt and --legend.",
     )
     paint.set_defaults(run=_paint)
-    paint.add_argument("scene", type=_scene, help="a JSON file, or a canvas whose colours --legend explains")
+    paint.add_argument("scene", type=_file, help="a JSON file, or a canvas whose colours --legend explains")
     paint.add_argument("--prompt", type=_prompt, help="what to draw (default: the scene's)")
     paint.add_argument(
         "--legend", nargs="+", type=_legend, metavar="COLOR=PHRASE", help="the canvas's colours: red='red apple'"
     )
     paint.add_argument("--strength", type=_per_stage(_finite), help="how strongly (default: the scene's, or 0.4)")
+    edit = commands.add_parser(
+        "edit",
+        help="change an image, or a part of it",
+        description="Draws from an image on, or what a mask paints white anew. Both are squeezed to a square.",
+    )
+    edit.set_defaults(run=_edit)
+    edit.add_argument("image", type=_file, metavar="IMAGE", help="the image to change")
+    edit.add_argument("prompt", type=_prompt, help="what to draw")
+    edit.add_argument("--mask", type=_file, metavar="FILE", help="white where to repaint; black keeps the pixels")
+    edit.add_argument(
+        "--strength", type=_per_stage(_share), help="from 0, the image, to 1 (default: 0.7, and 1 with --mask)"
+    )
     info = commands.add_parser("info", help="describe a model", description="Lists a model's stages and experts.")
     info.set_defaults(run=_info)
-    for command in (generate, paint):
+    for command in (generate, paint, edit):
         _add_drawing_options(command)
-    for command in (generate, paint, info):
+    for command in (generate, paint, edit, info):
         command.add_argument("--model", type=_model, help="folder or Hub id (default: the demo model)")
     return parser
 
@@ -128,7 +140,7 @@ def _style_image(text: str) -> Image.Image:
         raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
 
 
-def _scene(text: str) -> Path:
+def _file(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text!r}")
@@ -175,6 +187,13 @@ def _finite(text: str) -> float:
     return number
 
 
+def _share(text: str) -> float:
+    number = _finite(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} does not lie in 0 to 1")
+    return number
+
+
 def _per_stage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """A parser of one number for all stages, or of a list with commas for each."""
 
@@ -207,6 +226,16 @@ def _paint(args: argparse.Namespace) -> None:
         raise ValueError("there is no prompt; give --prompt, or one in the scene.")
     args.strength = scene.get("strength", 0.4) if args.strength is None else args.strength
     _draw(args, {"regions": scene["regions"], "region_strength": args.strength})
+
+
+def _edit(args: argparse.Namespace) -> None:
+    # cameras store which way is up beside the pixels
+    changed: dict[str, Any] = {"image": ImageOps.exif_transpose(_open_image(args.image))}
+    if args.mask is not None:
+        changed["mask_image"] = ImageOps.exif_transpose(_open_image(args.mask))
+    if args.strength is not None:
+        changed["strength"] = args.strength
+    _draw(args, changed, "EDiffIImg2ImgPipeline" if args.mask is None else "EDiffIInpaintPipeline")
 
 
 def _read_scene(path: Path) -> dict[str, Any]:
@@ -247,8 +276,8 @@ def _open_image(path: Path) -> Image.Image:
             raise ValueError(f"cannot read {str(path)!r}: {error}") from None
 
 
-def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
-    """Draws what the arguments say; `painting` are further arguments of the pipeline."""
+def _draw(args: argparse.Namespace, painting: dict[str, Any], pipeline: str = "EDiffIPipeline") -> None:
+    """Draws what the arguments say; `painting` are further arguments of the pipeline, `pipeline` is its name."""
     model = args.model or demo_checkpoint()
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
@@ -258,7 +287,8 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
 
     dtype = getattr(torch, args.dtype or ("float32" if device == "cpu" else "float16"))
     # T5 overflows in float16.
-    pipe = _load(model, {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype})
+    dtypes = {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype}
+    pipe = _load(model, dtypes, pipeline)
     try:
         pipe.to(device)
         images = pipe(
@@ -298,13 +328,13 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _load(model: str, dtype: Any = None) -> Any:
+def _load(model: str, dtype: Any = None, pipeline: str = "EDiffIPipeline") -> Any:
     """Loads a pipeline; every way in which its files can be wrong becomes a `ValueError`."""
-    from .pipeline_ediffi import EDiffIPipeline
+    import diffusers_ediffi
 
     _quiet()
     try:
-        pipe = EDiffIPipeline.from_pretrained(model, dtype=dtype)
+        pipe = getattr(diffusers_ediffi, pipeline).from_pretrained(model, dtype=dtype)
     except Exception as error:  # there is no end to the errors that damaged or foreign files raise
         what = f"cannot load {model!r}"
         if not Path(model).is_dir():
@@ -351,6 +381,8 @@ def _chunks(args: argparse.Namespace, seed: int) -> dict[str, str]:
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
         "scene": getattr(args, "scene", None),
+        "image": getattr(args, "image", None),
+        "mask": getattr(args, "mask", None),
         "strength": getattr(args, "strength", None),
     }
     return {name: str(value) for name, value in settings.items() if value is not None}
