@@ -120,8 +120,9 @@ class ImageStart:
         """
         self._pixels = _for_each(_PROCESSOR.preprocess(self._images, stage.size, stage.size), noise)
         if self._masks is not None:
-            masks = [resize_mask(mask, stage.size, stage.size)[None] for mask in self._masks]
-            self._mask = _for_each(torch.stack(masks), noise)
+            masks = torch.stack([resize_mask(mask, stage.size, stage.size)[None] for mask in self._masks])
+            # White stays exactly 1 in another size, too.
+            self._mask = _for_each(masks.masked_fill(masks > 1 - TOLERANCE, 1.0), noise)
         left_out = self.begin(stage) == len(stage.scheduler.timesteps)
         return self._pixels.expand_as(noise).clone() if left_out else None
 
@@ -143,7 +144,8 @@ class ImageStart:
 
 def _for_each(rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """One row for all images of the batch stays one; one for each prompt is repeated for its images."""
-    rows = rows.to(noise)
+    # Contiguous as noise is, or the sample would take over the layout of a picture, and kernels would round otherwise.
+    rows = rows.to(noise).contiguous()
     return rows if len(rows) == 1 else rows.repeat_interleave(len(noise) // len(rows), dim=0)
 
 
