@@ -22,6 +22,7 @@ MAY_IMPORT = {
     r"unet": r"attention|conditioning|edm",
     r"router": r"unet|discrete_time|expert_adapter|expert_files|lora_experts|offload|unet_interface",
     r"regions": r"(?!)",
+    r"provenance": r"__version__|regions",
     r"painting": r"attention|regions",
     r"paint_with_words": r"painting|regions",
     r"attention_mass": r"painting",
