@@ -28,7 +28,7 @@ MAY_IMPORT = {
     r"attention_mass": r"painting",
     r"pipeline_ediffi": r"conditioning|discrete_time|low_res|paint_with_words|painting|regions|router|unet"
     r"|scheduling_edm_deis",
-    r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|lora_experts|low_res|unet|router",
+    r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|lora_experts|low_res|provenance|unet|router",
     r"demo(\..+)?": r"demo\..+|edm|low_res",
     r"evaluation(\..+)?": r"evaluation\..+|(?!cli|training).+",
     r"__init__|__main__|cli": r".*",

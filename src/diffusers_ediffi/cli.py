@@ -340,11 +340,11 @@ def _paths(output: Path, count: int) -> list[Path]:
 
 def _settings(args: argparse.Namespace, seed: int, painting: dict[str, Any]) -> dict[str, Any]:
     """What the file says: enough to draw it again, and no path, since the picture may go anywhere."""
-    settings = {
+    return {
         "prompt": args.prompt,
         "negative_prompt": args.negative_prompt,
         "seed": seed,
-        "model": model_name(args.model) if args.model else "demo",
+        "model": model_name(args.model),
         "size": args.size,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
@@ -352,7 +352,6 @@ def _settings(args: argparse.Namespace, seed: int, painting: dict[str, Any]) -> 
         "regions": region_settings(painting["regions"]) if painting else None,
         "region_strength": painting.get("region_strength"),
     }
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -557,8 +557,8 @@ class EDiffIPipeline(DiffusionPipeline):
     def _check_images(self, style_image: Any, given: Embeddings, batch_size: int) -> None:
         if self.safety_checker is not None and not hasattr(self.safety_checker.config, "vision_config"):
             raise ValueError(
-                f"safety_checker is a {type(self.safety_checker).__name__}, whose config has no vision_config; pass one "
-                "such as Stable Diffusion's or DeepFloyd IF's, or safety_checker=None."
+                f"safety_checker is a {type(self.safety_checker).__name__}, whose config has no vision_config; pass "
+                "Stable Diffusion's or DeepFloyd IF's, or safety_checker=None."
             )
         if style_image is None:
             return

@@ -54,8 +54,8 @@ class Provenance:
     """How a picture was made.
 
     Args:
-        settings: What it was drawn with, such as prompt, seed and model: whatever JSON can hold. Paths and names of
-            people do not belong here, since the picture may go anywhere.
+        settings: What it was drawn with, such as prompt, seed and model: whatever JSON can hold; `None` is left out.
+            Paths and names of people do not belong here, since the picture may go anywhere.
         software: Name and version of the program.
         digital_source_type: A term of IPTC's vocabulary
             [Digital Source Type](https://cv.iptc.org/newscodes/digitalsourcetype/).
@@ -167,8 +167,10 @@ def as_json(value: Any) -> str:
     return NO_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def model_name(model: str) -> str:
-    """The name of a model without the path to it: the last folder, or a Hub id as it is."""
+def model_name(model: str | None) -> str:
+    """The name of a model without the path to it: the last folder, a Hub id as it is, or the packaged `demo`."""
+    if model is None:
+        return "demo"
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
@@ -192,7 +194,7 @@ def _packet(provenance: Provenance) -> str:
         iptc=IPTC,
         software=escape(provenance.software),
         source_type=escape(provenance.digital_source_type),
-        settings=escape(as_json(dict(provenance.settings))),
+        settings=escape(as_json({name: value for name, value in provenance.settings.items() if value is not None})),
     )
 
 
