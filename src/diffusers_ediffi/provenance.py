@@ -79,20 +79,19 @@ def save_image(image: PIL.Image.Image, path: str | os.PathLike, provenance: Prov
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path.name!r} must end in one of {', '.join(FORMATS)}.")
-    options: dict[str, Any] = {}
-    if provenance is not None:
-        packet = _packet(provenance)
-        if kind == "PNG":
-            options["pnginfo"] = PngImagePlugin.PngInfo()
+    packet = "" if provenance is None else _packet(provenance)
+    # Empty, since older Pillows else write what a picture was opened with.
+    options: dict[str, Any] = {"xmp": packet.encode()}
+    if kind == "JPEG" and len(options["xmp"]) > MAX_JPEG_BYTES:
+        raise ValueError(
+            f"a JPEG holds {MAX_JPEG_BYTES} bytes of provenance and there are {len(options['xmp'])}; save a PNG or "
+            "WebP, or pass provenance=None."
+        )
+    if kind == "PNG":
+        options = {"pnginfo": PngImagePlugin.PngInfo()}
+        if provenance is not None:
             options["pnginfo"].add_text("Software", provenance.software)
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", packet)
-        else:
-            options["xmp"] = packet.encode()
-            if kind == "JPEG" and len(options["xmp"]) > MAX_JPEG_BYTES:
-                raise ValueError(
-                    f"a JPEG holds {MAX_JPEG_BYTES} bytes of provenance and there are {len(options['xmp'])}; save a "
-                    "PNG or WebP, or pass provenance=None."
-                )
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         image.save(unfinished, format=kind, **options)
