@@ -17,6 +17,7 @@ from .painting import PaintWithWordsAttnProcessor
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
 from .pipeline_ediffi_img2img import EDiffIImg2ImgPipeline
 from .pipeline_ediffi_inpaint import EDiffIInpaintPipeline
+from .provenance import Provenance, read_provenance, save_image
 from .regions import PaintRegion, regions_from_color_map
 from .router import ExpertRouterUNet
 from .scheduling_edm_deis import EDMDEISScheduler
@@ -41,12 +42,15 @@ __all__ = [
     "NoiseInterval",
     "PaintRegion",
     "PaintWithWordsAttnProcessor",
+    "Provenance",
     "SchedulerMixin",
     "demo_checkpoint",
     "factorize_expert",
     "measure_attention_mass",
     "paint_with_words",
+    "read_provenance",
     "regions_from_color_map",
+    "save_image",
 ]
 
 # diffusers treats the package as one of its own. Without these lines pipelines would be saved under the paths of our
