@@ -315,6 +315,11 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any], pipeline: str = "E
             f"cannot draw {args.num_images} of {size} x {size} pixels in {dtype} on {device}; a smaller --num-images, "
             f"--size or --dtype needs less memory: {_one_line(error)}"
         ) from error
+    _save(args, painting, output, seeds)
+
+
+def _save(args: argparse.Namespace, painting: dict[str, Any], output: Any, seeds: list[int]) -> None:
+    """Writes what the pipeline returned, with its provenance, and names the files."""
     detected = output.nsfw_content_detected or [False] * args.num_images
     source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "mask_image" in painting else TRAINED_ALGORITHMIC_MEDIA
     for path, image, own_seed, black in zip(
