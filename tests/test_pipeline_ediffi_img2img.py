@@ -378,7 +378,7 @@ def test_the_signature_names_all_arguments():
         ({"image": PIL.Image.new("RGB", (0, 8))}, "image holds no pixels"),
         ({"image": np.full((8, 8, 3), 2.0)}, r"must lie in \[0, 1\]"),
         ({"image": np.full((8, 8, 3), np.nan)}, r"must lie in \[0, 1\]"),
-        ({"image": [picture()] * 3}, "image holds 3 for 1 prompts"),
+        ({"image": [picture()] * 3}, "image holds 3 pictures for 1 prompts"),
         ({"strength": 1.1}, r"strength=1.1 must lie in \[0, 1\]"),
         ({"strength": -0.1}, "strength=-0.1"),
         ({"strength": float("nan")}, "strength=nan"),

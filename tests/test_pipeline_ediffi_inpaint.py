@@ -233,7 +233,7 @@ def test_from_pipe_from_pretrained_and_the_signature(pipe, tmp_path):
         ({"mask_image": np.full((8, 8), 2.0)}, "mask_image has values from 2 to 2"),
         ({"mask_image": np.ones((8, 8, 3))}, r"mask_image has the shape \(8, 8, 3\)"),
         ({"mask_image": np.ones((8, 16))}, r"mask_image is 16 x 8 \(width x height\), which does not cover an image"),
-        ({"mask_image": [np.ones((8, 8))] * 2}, "mask_image holds 2 for 1 prompts"),
+        ({"mask_image": [np.ones((8, 8))] * 2}, "mask_image holds 2 pictures for 1 prompts"),
         ({"image": None}, "an image must be a PIL image"),
         ({"strength": 2}, "strength=2"),
         ({"sigma_start": 100}, "sigma_start=100"),

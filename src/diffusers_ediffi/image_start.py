@@ -91,7 +91,7 @@ class ImageStart:
         for name, values in (("image", self._images), ("mask_image", self._masks or self._images)):
             if len(values) not in (1, batch_size):
                 raise ValueError(
-                    f"{name} holds {len(values)} for {batch_size} prompts; pass one for all, or one for each."
+                    f"{name} holds {len(values)} pictures for {batch_size} prompts; pass one for all, or one for each."
                 )
         sizes = [(image.height, image.width) for image in self._images]
         masks = [tuple(mask.shape) for mask in self._masks or []]
