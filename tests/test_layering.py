@@ -25,6 +25,7 @@ MAY_IMPORT = {
     r"painting": r"attention|regions",
     r"paint_with_words": r"painting|regions",
     r"attention_mass": r"painting",
+    r"attention_recorder": r"attention|conditioning|paint_with_words|painting|regions",
     r"pipeline_ediffi": r"conditioning|discrete_time|low_res|paint_with_words|painting|regions|router|unet"
     r"|scheduling_edm_deis",
     r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|lora_experts|low_res|unet|router",
