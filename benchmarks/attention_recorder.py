@@ -3,9 +3,9 @@
 
     python benchmarks/attention_recorder.py --calls 9 --width 0.5
 
-U-Nets with random weights in the shapes of `benchmarks/paint_with_words.py`, measured as there: plain and recorded calls
-take turns, and the ratio is the median over turns of recorded / plain measured right before and after it; on a CPU in
-processor time. Recorded are the masses alone, with heat maps, and with heat maps and self-attention maps, of the
+U-Nets with random weights in the shapes of `benchmarks/paint_with_words.py`, measured as there: plain and recorded
+calls take turns, and the ratio is the median over turns of recorded / plain measured right before and after it; on a
+CPU in processor time. Recorded are the masses alone, with heat maps, and with self-attention maps as well, of the
 conditional half of guidance (two rows) and without guidance (one row).
 """
 

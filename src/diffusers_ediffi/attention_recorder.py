@@ -136,6 +136,7 @@ class AttentionRecorder:
         self._copies = 1
         self._announced: tuple[range, int] | None = None  # the images of the next call, and of how many
         # Of the running call of the U-Net: its images and rows, sigma and the places of masses, and the resolutions.
+        self._projected: dict[Any, list[torch.Tensor]] = {}  # of the running layer
         self._images = range(0)
         self._rows: slice | None = None
         self._sigma = torch.empty(0)
@@ -312,7 +313,8 @@ class AttentionRecorder:
     # --- how it sees it ---
 
     def attach(self, stack: ExitStack) -> None:
-        """Starts recording until the stack is closed. Processors are left alone: the hooks read what goes in."""
+        """Starts recording until the stack is closed. Processors are left alone: hooks read what layers
+        get, and their Q and K."""
         hooks = self.unet._forward_pre_hooks.values()
         if any(isinstance(getattr(hook, "__self__", None), AttentionRecorder) for hook in hooks):
             raise ValueError(
@@ -326,16 +328,35 @@ class AttentionRecorder:
         for network in dict.fromkeys(getattr(self.unet, "experts", [self.unet])):
             hook(network, self._begin_network)
         for name, layer in self._text_layers.items():
-            hook(layer, partial(self._record, name))
+            self._watch(stack, layer, partial(self._record, name))
         if self.keeps_self_attention:
             for layer in self.unet.modules():
                 if hasattr(layer, "set_processor") and getattr(layer, "is_cross_attention", None) is False:
-                    hook(layer, self._record_self_attention)
+                    self._watch(stack, layer, self._record_self_attention)
         if hasattr(self.pipe, "encode_prompt"):
             stack.enter_context(replaced(self.pipe, "encode_prompt", self._encode_prompt))
         if hasattr(self.pipe, "_batch_observers"):
             self.pipe._batch_observers += (self._announce,)
             stack.callback(self._stop_observing)
+
+    def _watch(self, stack: ExitStack, layer: Any, function: Callable) -> None:
+        """Calls a function when a layer has run, and keeps what its projections returned until then."""
+        for projection in (layer.to_q, layer.to_k):
+            if isinstance(projection, torch.nn.Module):
+                stack.callback(projection.register_forward_hook(self._keep).remove)
+        stack.callback(layer.register_forward_hook(function, with_kwargs=True).remove)
+
+    def _keep(self, projection: Any, args: tuple, output: torch.Tensor) -> None:
+        self._projected.setdefault(projection, []).append(output)
+
+    def _probabilities(self, attn: Any, states: torch.Tensor, context: Any, mask: torch.Tensor | None) -> torch.Tensor:
+        """Those of the recorded rows. Q and K are the layer's own where it made each once and for all rows."""
+        assert self._rows is not None
+        kept = [self._projected.get(projection, []) for projection in (attn.to_q, attn.to_k)]
+        is_plain = getattr(attn, "added_kv_proj_dim", None) is None
+        is_plain &= all(len(outputs) == 1 and len(outputs[0]) == len(states) for outputs in kept)
+        projected = [outputs[0] for outputs in kept] if is_plain else None
+        return attention_probabilities(attn, states, context, mask, self._rows, projected)
 
     def _stop_observing(self) -> None:
         others = (observer for observer in self.pipe._batch_observers if observer != self._announce)
@@ -367,6 +388,7 @@ class AttentionRecorder:
     @torch.no_grad()
     def _begin_call(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         """Finds the rows, the noise level, and where masses go."""
+        self._projected.clear()  # of a layer that failed
         sample = args[0] if args else kwargs["sample"]
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
         images, total = self._announced or (range(len(sample)), len(sample))
@@ -404,12 +426,15 @@ class AttentionRecorder:
         means.add(self._places[places], values)
         return means
 
-    def _record(self, name: str, attn: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    @torch.no_grad()
+    def _record(self, name: str, attn: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """Takes in a call of a cross-attention layer."""
         states, context, mask = _inputs(args, kwargs)
-        if self._rows is None or context is None:
-            return
-        probabilities = attention_probabilities(attn, states, context, mask, self._rows)
+        if self._rows is not None and context is not None:
+            self._take(name, self._probabilities(attn, states, context, mask), context)
+        self._projected.clear()
+
+    def _take(self, name: str, probabilities: torch.Tensor, context: Any) -> None:
         # The keys behind those of the text are the pixels' own (DeepFloyd IF).
         text = probabilities[..., : (context[0] if isinstance(context, tuple) else context).shape[1]]
         if self.keeps_matrices:
@@ -422,14 +447,15 @@ class AttentionRecorder:
             mass = text.mean((1, 2))
         self._masses[name] = self._add(self._masses.get(name), BINS, mass)
 
-    def _record_self_attention(self, attn: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    @torch.no_grad()
+    def _record_self_attention(self, attn: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         states, context, mask = _inputs(args, kwargs)
         pixels = states.shape[1] if states.ndim == 3 else states.shape[-2] * states.shape[-1]
-        if self._rows is None or context is not None or pixels > MAX_SELF_ATTENTION_PIXELS:
-            return
-        probabilities = attention_probabilities(attn, states, None, mask, self._rows)
-        grid = self._grid(probabilities)
-        self._self_attention[grid] = self._add(self._self_attention.get(grid), 1, probabilities.mean(1))
+        if self._rows is not None and context is None and pixels <= MAX_SELF_ATTENTION_PIXELS:
+            probabilities = self._probabilities(attn, states, None, mask)
+            grid = self._grid(probabilities)
+            self._self_attention[grid] = self._add(self._self_attention.get(grid), 1, probabilities.mean(1))
+        self._projected.clear()
 
     def _grid(self, probabilities: torch.Tensor) -> tuple[int, int]:
         pixels = probabilities.shape[2]

@@ -11,6 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from numbers import Real
 from typing import Any
 
@@ -303,6 +304,7 @@ def replaced(pipe: Any, name: str, method: Callable) -> Iterator[None]:
     original = getattr(pipe, name)
     own = name in vars(pipe)
 
+    @wraps(original)  # with its signature, for whoever replaces it once more
     def call(*args: Any, **kwargs: Any) -> Any:
         return method(original, *args, **kwargs)
 

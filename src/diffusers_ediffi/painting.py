@@ -341,6 +341,7 @@ def attention_probabilities(
     encoder_hidden_states: Any,
     attention_mask: torch.Tensor | None,
     rows: slice,
+    projected: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """How some rows of a layer's batch attend, painted if they are: float32 (rows, heads, queries, keys).
 
@@ -351,6 +352,8 @@ def attention_probabilities(
         hidden_states, encoder_hidden_states, attention_mask: What it is called with. Without encoder states it is
             self-attention; of a tuple of them (IP-Adapter) the first is the text.
         rows: Start and stop of the rows.
+        projected: What `to_q` and `to_k` returned for all rows, (batch, tokens, heads * head_dim), where that is known
+            and all there is to Q and K but their norms.
     """
     processor, painting = attn.processor, None
     if isinstance(processor, PaintWithWordsAttnProcessor):
@@ -361,10 +364,12 @@ def attention_probabilities(
     context = context[0] if isinstance(context, tuple) else context
     count, first = len(hidden_states), rows.start if painting is None else painting.start
     taken = slice(first, rows.stop if painting is None else count)  # the paint is made for all painted rows
-    states, context, mask = (
-        x[taken] if x is not None and len(x) == count else x for x in (hidden_states, context, attention_mask)
-    )
-    query, key = (x.float() for x in _query_and_key(attn, processor, states, context))
+    if projected is None:
+        query, key = _query_and_key(attn, processor, hidden_states[taken], context[taken])
+    else:
+        query, key = _normed(attn, *(_split_heads(attn, x[taken]) for x in projected))
+    query, key = query.float(), key.float()
+    mask = attention_mask if attention_mask is None or len(attention_mask) != count else attention_mask[taken]
     mask = _pad(_over_heads(mask, query.dtype), key.shape[2])
     scale = getattr(attn, "scale", query.shape[-1] ** -0.5)
     if painting is None:
@@ -390,16 +395,20 @@ def _query_and_key(attn: Any, processor: Any, states: torch.Tensor, context: tor
         key = attn.to_kv(context).chunk(2, dim=-1)[0]
     else:
         key = getattr(processor, "to_k_custom_diffusion", attn.to_k)(context)
-    query, key = _split_heads(attn, query), _split_heads(attn, key)
-    query = query if attn.norm_q is None else attn.norm_q(query)
-    return query, key if attn.norm_k is None else attn.norm_k(key)
+    return _normed(attn, _split_heads(attn, query), _split_heads(attn, key))
+
+
+def _normed(attn: Any, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Q and K after the norms that some layers of diffusers have."""
+    norm_q, norm_k = (getattr(attn, name, None) for name in ("norm_q", "norm_k"))
+    return query if norm_q is None else norm_q(query), key if norm_k is None else norm_k(key)
 
 
 def _norm_context(attn: Attention, context: torch.Tensor) -> torch.Tensor:
     return attn.norm_encoder_hidden_states(context) if attn.norm_cross else context
 
 
-def _split_heads(attn: Attention, x: torch.Tensor) -> torch.Tensor:
+def _split_heads(attn: Any, x: torch.Tensor) -> torch.Tensor:
     return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 
