@@ -15,10 +15,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from diffusers_ediffi import AttentionRecorder, EDiffIPipeline, demo_checkpoint, record_attention
 from diffusers_ediffi.demo import GROUNDS, SceneGenerator, load_objects
@@ -32,7 +31,6 @@ LABELS = {
     "clip_image": "CLIP image",
     "null_token": "null token",
 }
-CAPTION = 18  # pixels
 
 
 def draw(pipe: Any, prompts: list[str], seeds: list[int], args: argparse.Namespace, heat_maps: bool = False) -> tuple:
@@ -63,32 +61,33 @@ def plot(found: dict[str, list[float]], title: str, path: Path) -> None:
     """Shares against sigma, high noise on the left, as time goes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for name, values in found.items():
         if name != "sigma":
             axes.plot(found["sigma"], values, "o-", ms=3, lw=2.5 if name == "words" else 1.2, label=LABELS[name])
     axes.set(title=title, xscale="log", xlabel="sigma", ylabel="share of cross-attention", ylim=(0, None))
     axes.invert_xaxis()
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=110)
 
 
-def heat_picture(recorder: AttentionRecorder, picture: Image.Image, phrases: list[str], side: int) -> Image.Image:
-    """The picture, and over it the heat map of every phrase, from its lowest value (dark) to its highest (clear)."""
-    picture = picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
-    strip = Image.new("RGB", ((1 + len(phrases)) * side, side + CAPTION), "white")
-    strip.paste(picture, (0, 0))
-    writer, font = ImageDraw.Draw(strip), ImageFont.load_default(12)
-    for i, phrase in enumerate(phrases, start=1):
-        heat = recorder.heat_map(phrase, size=(side, side))
-        low, high = heat.min().item(), heat.max().item()
-        light = ((heat - low) / max(high - low, 1e-12))[..., None].numpy()
-        pixels = np.asarray(picture) * 0.35 * (1 - light) + np.array([255, 210, 60]) * light * 0.75
-        pixels += np.asarray(picture) * 0.25 * light
-        strip.paste(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), (i * side, 0))
-        writer.text((i * side + 4, side + 1), f"{phrase}: {low:.3f} to {high:.3f}", fill="black", font=font)
-    return strip
+def plot_words(recorder: AttentionRecorder, picture: Image.Image, phrases: list[str], path: Path) -> None:
+    """The picture, and the heat map of every phrase, each in its own scale."""
+    from matplotlib.figure import Figure
+
+    columns = min(1 + len(phrases), 6)
+    rows = -(-(1 + len(phrases)) // columns)
+    figure = Figure(figsize=(1.9 * columns, 2.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels:
+        axes.axis("off")
+    panels[0].imshow(picture)
+    for axes, phrase in zip(panels[1:], phrases, strict=False):
+        heat = recorder.heat_map(phrase, size=(picture.height, picture.width))
+        axes.imshow(heat.numpy(), cmap="inferno")
+        axes.set_title(f"{phrase}\n{heat.min():.3f} to {heat.max():.3f}", fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output", type=Path, required=True, help="the path of what is written, without its suffix")
     parser.add_argument("--model", help="pipeline folder or Hub id (default: the one in the package)")
     parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--phrases", nargs="+", help="phrases of the prompt (default: each of its words)")
+    parser.add_argument("--phrases", nargs="+", help="phrases of the prompt for heat maps (default: its words)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--size", type=int, help="height and width for Stable Diffusion (default: the model's)")
@@ -125,13 +124,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         report["held_out"] = {"prompts": len(captions), "shares": curves(recorders)}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    phrases = args.phrases or list(dict.fromkeys(token.text for token in recorder.words()))
-    side = max(192, images[0].width)
-    heat_picture(recorder, images[0], phrases, side).save(args.output.with_name(args.output.name + "_words.png"))
+    phrases = args.phrases or list(dict.fromkeys(args.prompt.split()))
     found = report.get("held_out", report)["shares"]
     title = f"mean over {args.num_prompts} held-out prompts" if args.objects else args.prompt
     try:
         plot(found, title, args.output.with_suffix(".png"))
+        plot_words(recorder, images[0], phrases, args.output.with_name(args.output.name + "_words.png"))
     except ImportError:
         print("No plot: it needs matplotlib (pip install matplotlib).")
     for i in (0, -1):
