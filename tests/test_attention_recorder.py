@@ -1,6 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What is recorded of attention, against plain computations in float64, on networks that are tiny and random."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import tiny_pipeline, tiny_unet
@@ -10,6 +12,7 @@ from diffusers import (
     StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    UNet2DConditionModel,
 )
 from test_router_in_pipelines import PIPELINES, build, ip_adapter, unet_for
 
@@ -349,6 +352,36 @@ def test_ip_adapter_and_perturbed_attention():
     torch.testing.assert_close(first, plain, rtol=1e-3, atol=1e-5)
 
 
+@torch.no_grad()
+def test_text_beside_the_pixels_own_keys():
+    """DeepFloyd IF's attention, called without a pipeline: masses are those of the text alone."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=3,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        norm_num_groups=4,
+    ).eval()
+    made, layer = {}, unet.mid_block.attentions[0]
+    for name in ("to_q", "to_k", "add_k_proj"):
+        getattr(layer, name).register_forward_hook(lambda _, args, output, name=name: made.update({name: output}))
+    pipe = SimpleNamespace(unet=unet, scheduler=DDPMScheduler())
+    with record_attention(pipe, heat_maps=True) as recorder:
+        unet(torch.randn(2, 3, 8, 8), 500, torch.randn(2, 7, 16))
+    q, own, text = (
+        made[name].double().unflatten(-1, (layer.heads, -1)).transpose(1, 2) for name in ("to_q", "to_k", "add_k_proj")
+    )
+    both = (q @ torch.cat([text, own], dim=2).transpose(2, 3) * layer.scale).softmax(-1)
+    found = recorder.masses("mid_block.attentions.0")[:, 0]
+    torch.testing.assert_close(found.double(), both[..., :7].mean((1, 2)), rtol=1e-4, atol=1e-6)
+
+
 # --- memory ---
 
 
@@ -396,6 +429,15 @@ def test_everything_is_restored_after_an_exception(make):
         with pytest.raises(RuntimeError, match="stop"), record_attention(pipe) as recorder:
             draw(pipe, callback_on_step_end=stop, **argument)
         assert state(pipe) == before and len(recorder.sigmas) == 1
+    with record_attention(pipe) as recorder:
+        with pytest.raises(RuntimeError, match="stop"):  # before the first layer, and with more images
+            handle = pipe.unet.conv_in.register_forward_pre_hook(stop)
+            try:
+                draw(pipe)
+            finally:
+                handle.remove()
+        draw(pipe, num_images_per_prompt=2, generator=seeds(0, 1))
+    assert recorder.masses().shape[0] == 2
     with record_attention(pipe) as recorder:
         with pytest.raises(ValueError, match="recorded already"), record_attention(pipe):
             pass

@@ -313,8 +313,8 @@ class AttentionRecorder:
     # --- how it sees it ---
 
     def attach(self, stack: ExitStack) -> None:
-        """Starts recording until the stack is closed. Processors are left alone: hooks read what layers
-        get, and their Q and K."""
+        """Starts recording until the stack is closed. Processors are left alone: hooks read what layers get, and their
+        Q and K."""
         hooks = self.unet._forward_pre_hooks.values()
         if any(isinstance(getattr(hook, "__self__", None), AttentionRecorder) for hook in hooks):
             raise ValueError(
@@ -407,6 +407,8 @@ class AttentionRecorder:
             self._rows = slice(0, count) if stop > count else None
             if self._rows is None:
                 return
+        if not self._masses:
+            self._levels = None  # of a call that failed before its first layer, perhaps with other images
         sigma = self._sigma_of(torch.as_tensor(timestep, device=sample.device)).reshape(-1).float()
         self._sigma = sigma[self._rows] if len(sigma) == len(sample) else sigma.expand(count)
         level = self._sigma.clamp(min=1e-30).log10()
