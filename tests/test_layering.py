@@ -26,8 +26,8 @@ MAY_IMPORT = {
     r"paint_with_words": r"painting|regions",
     r"attention_mass": r"painting",
     r"attention_recorder": r"attention|conditioning|paint_with_words|painting|regions",
-    r"pipeline_ediffi": r"conditioning|discrete_time|low_res|paint_with_words|painting|regions|router|unet"
-    r"|scheduling_edm_deis",
+    r"pipeline_inputs": r"conditioning|discrete_time",
+    r"pipeline_ediffi": r"conditioning|low_res|paint_with_words|painting|pipeline_inputs|regions|router|unet",
     r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|lora_experts|low_res|unet|router",
     r"demo(\..+)?": r"demo\..+|edm|low_res",
     r"evaluation(\..+)?": r"evaluation\..+|(?!cli|training).+",

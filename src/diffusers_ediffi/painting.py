@@ -143,7 +143,7 @@ class Painting:
         stacked = torch.stack(matrices).to(self._state[-1])
         return stacked if len(used) == 1 else stacked[[used.index(i) for i in self.images]]
 
-    def mix_noise(self, noise: torch.Tensor, std: float) -> torch.Tensor:
+    def mix_noise(self, noise: torch.Tensor, std: float = 1.0) -> torch.Tensor:
         """Noise (images, channels, height, width) of this standard deviation, with that of the regions' seeds where
         they are; the images of a prompt follow each other."""
         if all(region.seed is None for own in self.regions for region in own):

@@ -3,12 +3,11 @@
 
 import inspect
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -37,29 +36,31 @@ from .conditioning import (
     NULL_COLUMN,
     T5_COLUMNS,
     T5_TOKENS,
-    as_pil_images,
     encode_clip_image,
     encode_clip_text,
     encode_t5,
 )
-from .discrete_time import has_betas
 from .low_res import upsample_low_res
 from .paint_with_words import check_regions, check_strength, painted
 from .painting import Painting
+from .pipeline_inputs import (
+    NEGATIVE_EMBEDDINGS,
+    OUTPUT_TYPES,
+    TEXT_EMBEDDINGS,
+    Embeddings,
+    Stage,
+    batch_size_of,
+    check_choice,
+    check_inputs,
+    is_number,
+    per_stage,
+    stages_up_to,
+)
 from .regions import PaintRegion, PromptTokens, region_columns
 from .router import ExpertRouterUNet
 from .unet import EDiffIUNet, align_weights
 
 logger = logging.get_logger(__name__)
-
-MAX_INFERENCE_STEPS = 1000
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-# Names in `__call__`; each but the image's has a negative counterpart.
-TEXT_EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds", "prompt_embeds_2", "prompt_attention_mask_2")
-NEGATIVE_EMBEDDINGS = tuple(f"negative_{name}" for name in TEXT_EMBEDDINGS)
-EMBEDDINGS = ("prompt_embeds", "prompt_embeds_2", "image_embeds")
-
-Embeddings = dict[str, torch.Tensor | None]
 
 
 @dataclass
@@ -75,16 +76,6 @@ class EDiffIPipelineOutput(BaseOutput):
 
     images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
     nsfw_content_detected: list[bool] | None = None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One network of the cascade with its scheduler; `size` is the height and width of its images."""
-
-    label: str
-    unet: Any
-    scheduler: Any
-    size: int
 
 
 class EDiffIPipeline(DiffusionPipeline):
@@ -317,7 +308,7 @@ class EDiffIPipeline(DiffusionPipeline):
         """All embeddings on the device, one row for each image; what is given is not computed."""
         device = self._execution_device
         names = TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS
-        batch_size = _batch_size(prompt, style_image, given)
+        batch_size = batch_size_of(prompt, style_image, given)
         if isinstance(negative_prompt, str):
             negative_prompt = [negative_prompt] * batch_size
         encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device), strict=True))
@@ -345,17 +336,30 @@ class EDiffIPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None,
         latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The first sample x ~ N(0, sigma_max^2) of a stage, (batch, 3, size, size), in float32."""
+        """Standard normal noise for a stage, (batch, 3, size, size) in float32."""
         shape = (batch_size, stage.unet.config.out_channels, stage.size, stage.size)
         device = self._execution_device
         if latents is None:
-            latents = randn_tensor(shape, generator, device, torch.float32)
-        return latents.to(device, torch.float32) * stage.scheduler.init_noise_sigma
+            return randn_tensor(shape, generator, device, torch.float32)
+        return latents.to(device, torch.float32)
+
+    def _begin_index(self, stage: Stage) -> int:
+        """The timestep that a stage begins with, counted from the first: pipelines that start from an image skip
+        some."""
+        return 0
+
+    def _first_sample(self, stage: Stage, noise: torch.Tensor) -> torch.Tensor:
+        """The sample at the noise level of the first step, from standard normal noise (batch, 3, size, size)."""
+        return noise * stage.scheduler.init_noise_sigma
+
+    def _after_step(self, stage: Stage, sample: torch.Tensor, noise: torch.Tensor, index: int) -> torch.Tensor:
+        """What goes on after the step of timestep `index`, here the sample itself; `noise` is that of the start."""
+        return sample
 
     def _denoise_stage(
         self,
         stage: Stage,
-        sample: torch.Tensor,
+        noise: torch.Tensor,
         low_res: torch.Tensor | None,
         embeds: Embeddings,
         generator: torch.Generator | list[torch.Generator] | None,
@@ -365,7 +369,7 @@ class EDiffIPipeline(DiffusionPipeline):
 
         Args:
             stage: The network and its scheduler, whose timesteps are set.
-            sample: Noise (batch, 3, size, size).
+            noise: Standard normal, (batch, 3, size, size).
             low_res: Image of the stage before at the size of this one, (batch, 3, size, size) in [-1, 1]; `None` for
                 the base.
             embeds: Conditions by their names in `__call__`; `on_step_end` may change them.
@@ -375,22 +379,24 @@ class EDiffIPipeline(DiffusionPipeline):
         Returns:
             The sample after the last step, or after the step that was interrupted.
         """
-        scheduler, timesteps = stage.scheduler, stage.scheduler.timesteps
+        scheduler, begin = stage.scheduler, self._begin_index(stage)
+        timesteps = scheduler.timesteps[begin:]
         # Timesteps may repeat (Runge-Kutta stages), so the scheduler counts instead of looking them up.
-        scheduler.set_begin_index(0)
+        scheduler.set_begin_index(begin)
         # Read before the loop: choosing an expert must not wait for the device in every step.
-        sigmas = [float(sigma) for sigma in getattr(scheduler, "routing_sigmas", scheduler.sigmas)]
+        sigmas = [float(sigma) for sigma in getattr(scheduler, "routing_sigmas", scheduler.sigmas)][begin:]
         extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
         routed = hasattr(stage.unet, "select_expert")
+        sample = self._first_sample(stage, noise)
         try:
             with self.progress_bar(total=len(timesteps)) as progress_bar:
                 progress_bar.set_description(stage.label)
-                for t, sigma in zip(timesteps, sigmas, strict=False):
+                for index, (t, sigma) in enumerate(zip(timesteps, sigmas, strict=False), begin):
                     if routed:
                         stage.unet.select_expert(sigma)
                     model_output = self._predict(stage, sample, low_res, t, embeds)
                     sample = scheduler.step(model_output, t, sample, **extra, return_dict=False)[0]
-                    sample = on_step_end(t, sample)
+                    sample = on_step_end(t, self._after_step(stage, sample, noise, index))
                     progress_bar.update()
                     if self.interrupt:
                         break
@@ -441,65 +447,11 @@ class EDiffIPipeline(DiffusionPipeline):
         finally:
             self._painting = None
 
-    def _stages_up_to(self, height: int | None, width: int | None) -> list[Stage]:
-        """The stages that draw an image of this size, by default all that are loaded."""
-        stages = self.stages
-        sizes = [stage.size for stage in stages]
-        wanted = [size for size in (height, width) if size is not None] or [sizes[-1]]
-        if wanted[0] != wanted[-1] or not all(_is_number(size, Integral) and size in sizes for size in wanted):
-            raise ValueError(
-                f"height={height!r} and width={width!r} are no size of this pipeline: images are square and the "
-                f"loaded stages draw {', '.join(map(str, sizes))} pixels; choose one of these or load a further stage."
-            )
-        return stages[: sizes.index(wanted[0]) + 1]
-
-    def check_inputs(
-        self,
-        stages: list[Stage],
-        prompt: Any,
-        negative_prompt: Any,
-        style_image: Any,
-        given: Embeddings,
-        num_images_per_prompt: Any,
-        generator: Any,
-        latents: torch.Tensor | None,
-    ) -> None:
-        """Refuses bad input before anything expensive runs: a `ValueError` that names the argument, its value and what
-        to pass instead. The arguments are those of `__call__`, `given` its embeddings by name."""
-        for stage in stages:
-            _check_scheduler(stage)
-        if len({id(stage.scheduler) for stage in stages}) < len(stages):
-            raise ValueError("two stages share a scheduler, which carries state; give each stage its own scheduler.")
-        if not _is_number(num_images_per_prompt, Integral) or num_images_per_prompt < 1:
-            raise ValueError(f"num_images_per_prompt={num_images_per_prompt!r} must be a whole number of at least 1.")
-        for name, tensor in {**given, "latents": latents}.items():
-            _check_tensor(name, tensor)
-        self._check_text("prompt", prompt, given)
-        self._check_text("negative_prompt", negative_prompt, given)
-        if prompt is None and style_image is None and all(given[name] is None for name in EMBEDDINGS):
-            raise ValueError("there is nothing to draw; pass prompt, embeddings or style_image.")
-        batch_size = _batch_size(prompt, style_image, given)
-        self._check_images(style_image, given, batch_size)
-        if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
-            raise ValueError(
-                f"negative_prompt lists {len(negative_prompt)} texts for {batch_size} prompts; pass one for each."
-            )
-        self._check_embeddings(given, batch_size)
-        images = batch_size * num_images_per_prompt
-        generators = generator if isinstance(generator, list) else [generator] * images
-        if not all(one is None or isinstance(one, torch.Generator) for one in generators):
-            raise ValueError(f"generator={generator!r} must be a torch.Generator or a list of them.")
-        if len(generators) != images:
-            raise ValueError(f"generator lists {len(generators)} generators for {images} images; pass one for each.")
-        shape = (images, stages[0].unet.config.out_channels, stages[0].size, stages[0].size)
-        if latents is not None and tuple(latents.shape) != shape:
-            raise ValueError(f"latents have shape {tuple(latents.shape)}; the base stage starts from {shape}.")
-
     def _paintings(
         self, stages: list[Stage], prompt: str | list[str] | None, regions: Any, strength: Any, normalizer: str
     ) -> list[Painting | None]:
         """What is painted in every stage; `None` where nothing is. A bad region is refused before anything runs."""
-        strengths = [strength] if _is_number(strength, Real) else strength
+        strengths = [strength] if is_number(strength, Real) else strength
         if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= 3:
             raise ValueError(f"region_strength={strength!r} must be one number, or one for each stage.")
         for one in strengths:
@@ -538,63 +490,6 @@ class EDiffIPipeline(DiffusionPipeline):
                 tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, length))
                 encoders.append((name, tokens, columns.start))
         return encoders
-
-    def _check_text(self, name: str, text: Any, given: Embeddings) -> None:
-        """`name` is `prompt` or `negative_prompt`; only the latter may be an empty text."""
-        tokens, pooled, tokens_2, mask_2 = (name.removesuffix("prompt") + part for part in TEXT_EMBEDDINGS)
-        if (given[tokens] is None) != (given[pooled] is None):
-            raise ValueError(f"{tokens} and {pooled} belong together; pass both or neither.")
-        if given[mask_2] is not None and given[tokens_2] is None:
-            raise ValueError(f"{mask_2} without {tokens_2} has no meaning; pass both.")
-        if text is None:
-            return
-        texts = text if isinstance(text, list) and text else [text]
-        if not all(isinstance(one, str) for one in texts):
-            raise ValueError(f"{name}={text!r} must be a text or a list of texts.")
-        if name == "prompt" and not all(one.strip() for one in texts):
-            raise ValueError(f"prompt={text!r} is empty; say what to draw, or pass embeddings or style_image alone.")
-        if given[tokens] is not None or given[tokens_2] is not None:
-            raise ValueError(f"pass either {name} or {tokens} and {tokens_2}, not both.")
-        if self.text_encoder is None and self.text_encoder_2 is None:
-            raise ValueError(f"{name} needs a text encoder and none is loaded; load one or pass {tokens}.")
-
-    def _check_images(self, style_image: Any, given: Embeddings, batch_size: int) -> None:
-        if self.safety_checker is not None and self.feature_extractor is None:
-            raise ValueError("safety_checker needs feature_extractor; load it, or pass safety_checker=None.")
-        if style_image is None:
-            return
-        if given["image_embeds"] is not None:
-            raise ValueError("pass either style_image or image_embeds, not both.")
-        if self.image_encoder is None or self.feature_extractor is None:
-            raise ValueError("style_image needs image_encoder and feature_extractor; load both or pass image_embeds.")
-        images = len(as_pil_images(style_image))
-        if images not in (1, batch_size) or not images:
-            raise ValueError(f"style_image holds {images} images for {batch_size} prompts; pass one, or one for each.")
-
-    def _check_embeddings(self, given: Embeddings, batch_size: int) -> None:
-        """Shapes: tokens (batch, 77 or up to 113, width), vectors (batch, width), the mask (batch, tokens)."""
-        config = self.unet.config
-        shapes = {
-            # CLIP attends to its padding, so that there is no shorter form of its tokens.
-            "prompt_embeds": (config.encoder_hid_dim, [CLIP_TEXT_TOKENS]),
-            "pooled_prompt_embeds": (config.pooled_projection_dim, None),
-            "prompt_embeds_2": (config.encoder_hid_dim_2, range(1, T5_TOKENS + 1)),
-            "image_embeds": (config.image_embed_dim, None),
-        }
-        for name, embedding in given.items():
-            if embedding is None or "mask" in name:
-                continue
-            width, counts = shapes[name.removeprefix("negative_")]
-            shape = tuple(embedding.shape)
-            batch_fits = shape[0] == batch_size or (name == "image_embeds" and shape[0] == 1)
-            tokens_fit = len(shape) == 2 if counts is None else len(shape) == 3 and shape[1] in counts
-            if not batch_fits or not tokens_fit or shape[-1] != width:
-                tokens = "" if counts is None else f"{'up to ' if len(counts) > 1 else ''}{counts[-1]}, "
-                wanted = f"({batch_size}, {tokens}{width})"
-                raise ValueError(f"{name} has shape {shape}, not {wanted}; use the encoder of this model's training.")
-            mask = given.get(name.replace("embeds_2", "attention_mask_2")) if name.endswith("_2") else None
-            if mask is not None and tuple(mask.shape) != shape[:2]:
-                raise ValueError(f"the attention mask of {name} has shape {tuple(mask.shape)}, not {shape[:2]}.")
 
     def run_safety_checker(self, image: torch.Tensor) -> tuple[torch.Tensor, list[bool] | None]:
         """Lets the safety checker see images (batch, 3, height, width) in [-1, 1] and blacken what it objects to."""
@@ -670,7 +565,7 @@ class EDiffIPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: Names of the tensors handed to it, from `_callback_tensor_inputs`.
 
         Raises:
-            ValueError: An argument is wrong; see `check_inputs`.
+            ValueError: An argument is wrong; see `pipeline_inputs`.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -685,15 +580,15 @@ class EDiffIPipeline(DiffusionPipeline):
             "negative_prompt_attention_mask_2": negative_prompt_attention_mask_2,
             "image_embeds": image_embeds,
         }
-        stages = self._stages_up_to(height, width)
-        steps = _per_stage("num_inference_steps", num_inference_steps, self.config.default_num_inference_steps, stages)
-        scales = _per_stage("guidance_scale", guidance_scale, self.config.default_guidance_scale, stages)
-        _check_choice("output_type", [output_type], OUTPUT_TYPES)
-        _check_choice(
+        stages = stages_up_to(self.stages, height, width)
+        steps = per_stage("num_inference_steps", num_inference_steps, self.config.default_num_inference_steps, stages)
+        scales = per_stage("guidance_scale", guidance_scale, self.config.default_guidance_scale, stages)
+        check_choice("output_type", [output_type], OUTPUT_TYPES)
+        check_choice(
             "callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
         )
-        self.check_inputs(
-            stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
+        check_inputs(
+            self, stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
         )
         paintings = self._paintings(stages, prompt, regions, region_strength, region_normalizer)
 
@@ -704,7 +599,7 @@ class EDiffIPipeline(DiffusionPipeline):
         embeds = self._prepare_embeddings(prompt, negative_prompt, style_image, given, num_images_per_prompt, guided)
         for stage, num_steps in zip(stages, steps, strict=True):
             stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
-        self._num_timesteps = sum(len(stage.scheduler.timesteps) for stage in stages)
+        self._num_timesteps = sum(len(stage.scheduler.timesteps) - self._begin_index(stage) for stage in stages)
         counter = itertools.count()
 
         def on_step_end(timestep: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
@@ -716,20 +611,17 @@ class EDiffIPipeline(DiffusionPipeline):
             embeds.update(changed)
             return sample
 
-        images = _batch_size(prompt, style_image, given) * num_images_per_prompt
-        self._guidance_scale = scales[0]
-        noise = self._prepare_noise(stages[0], images, generator, latents)
-        if paintings[0] is not None:
-            noise = paintings[0].mix_noise(noise, std=float(stages[0].scheduler.init_noise_sigma))
-        with self._painted(stages[0], paintings[0]):
-            sample = self._denoise_stage(stages[0], noise, None, embeds, generator, on_step_end)
-        for stage, painting, scale, scale_before in zip(stages[1:], paintings[1:], scales[1:], scales, strict=False):
+        images = batch_size_of(prompt, style_image, given) * num_images_per_prompt
+        sample = torch.empty(0)  # of the stage before
+        for index, (stage, painting, scale) in enumerate(zip(stages, paintings, scales, strict=True)):
             if self.interrupt:
                 break
-            if scale != scale_before:  # else what a callback made of it goes on
+            if index == 0 or scale != scales[index - 1]:  # else what a callback made of it goes on
                 self._guidance_scale = scale
-            low_res = upsample_low_res(sample.clamp(-1, 1), stage.size)
-            noise = self._prepare_noise(stage, images, generator)
+            low_res = upsample_low_res(sample.clamp(-1, 1), stage.size) if index else None
+            noise = self._prepare_noise(stage, images, generator, None if index else latents)
+            if index == 0 and painting is not None:
+                noise = painting.mix_noise(noise)
             with self._painted(stage, painting):
                 sample = self._denoise_stage(stage, noise, low_res, embeds, generator, on_step_end)
 
@@ -783,84 +675,3 @@ def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[tor
     mask = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
     missing = T5_TOKENS - tokens.shape[1]
     return nnf.pad(tokens, (0, 0, 0, missing)), nnf.pad(mask, (0, missing))
-
-
-def _batch_size(prompt: str | list[str] | None, style_image: Any, given: Embeddings) -> int:
-    """Number of prompts; without any, of the embeddings or style references."""
-    if isinstance(prompt, str):
-        return 1
-    if prompt is not None:
-        return len(prompt)
-    for name in EMBEDDINGS:
-        embedding = given[name]
-        if embedding is not None:
-            return len(embedding)
-    return len(as_pil_images(style_image))
-
-
-def _is_number(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _per_stage(name: str, value: Any, default: Sequence, stages: list[Stage]) -> list:
-    """One number for each stage that runs; entries for stages that do not run are left out."""
-    values = default if value is None else value
-    values = [values] * len(stages) if _is_number(values, Real) else values
-    if not isinstance(values, list | tuple) or not len(stages) <= len(values) <= 3:
-        raise ValueError(
-            f"{name}={values!r} must be one number, or one for each of the {len(stages)} stages "
-            f"({', '.join(stage.label for stage in stages)})."
-        )
-    for number in values:
-        if name == "num_inference_steps":
-            if not _is_number(number, Integral) or not 1 <= number <= MAX_INFERENCE_STEPS:
-                raise ValueError(f"{name}={value!r} must be whole numbers from 1 to {MAX_INFERENCE_STEPS}.")
-        elif not _is_number(number, Real) or not math.isfinite(number):
-            raise ValueError(f"{name}={value!r} must be finite; 1 switches guidance off, 5 is usual for the base.")
-    kind = int if name == "num_inference_steps" else float
-    return [kind(number) for number in values[: len(stages)]]
-
-
-def _check_tensor(name: str, value: Any) -> None:
-    """What an embedding, a mask or noise must be before its shape is compared with the batch."""
-    if value is None:
-        return
-    if not isinstance(value, torch.Tensor):
-        raise ValueError(f"{name} is of type {type(value).__name__}; pass a torch.Tensor.")
-    if value.dim() < 2 or not len(value):
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; pass at least one row, one for each prompt.")
-    if not value.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinity; encode in bfloat16 or float32 if float16 overflowed.")
-
-
-def _check_choice(name: str, values: Sequence[str], choices: Sequence[str]) -> None:
-    for value in values:
-        if value not in choices:
-            raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(choices)}.")
-
-
-def _check_scheduler(stage: Stage) -> None:
-    """eDiff-I's networks return F of equation 1, which only EDM's schedulers read."""
-    scheduler = stage.scheduler
-    if not hasattr(scheduler, "precondition_inputs"):
-        raise ValueError(
-            f"the scheduler of {stage.label} is {type(scheduler).__name__}, which does not read EDM's model output; "
-            "use EDMDEISScheduler, EDMEulerScheduler or EDMDPMSolverMultistepScheduler."
-        )
-    if has_betas(scheduler.config):
-        raise ValueError(
-            f"the scheduler of {stage.label} has the betas of a discrete-time model; build it without beta_schedule "
-            "and trained_betas."
-        )
-    predicted = scheduler.config.get("prediction_type", "epsilon")
-    if stage.unet.config.get("preconditioning") == "edm" and predicted != "epsilon":
-        raise ValueError(
-            f"the scheduler of {stage.label} has prediction_type={predicted!r}, which is not what the network was "
-            'trained for; build it with prediction_type="epsilon", EDM\'s name for F.'
-        )
-    trained, used = stage.unet.config.get("sigma_data"), scheduler.config.get("sigma_data")
-    if trained != used:
-        raise ValueError(
-            f"the network of {stage.label} was trained with sigma_data={trained}, its scheduler has {used}; build the "
-            f"scheduler with sigma_data={trained}."
-        )

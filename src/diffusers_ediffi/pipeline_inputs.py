@@ -1,0 +1,230 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""What `EDiffIPipeline` is called with: refused here, before anything expensive runs, where it is wrong.
+
+Every error is a `ValueError` that names the argument, its value and what to pass instead.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+
+from .conditioning import CLIP_TEXT_TOKENS, T5_TOKENS, as_pil_images
+from .discrete_time import has_betas
+
+MAX_INFERENCE_STEPS = 1000
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# Names in `__call__`; each but the image's has a negative counterpart.
+TEXT_EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds", "prompt_embeds_2", "prompt_attention_mask_2")
+NEGATIVE_EMBEDDINGS = tuple(f"negative_{name}" for name in TEXT_EMBEDDINGS)
+EMBEDDINGS = ("prompt_embeds", "prompt_embeds_2", "image_embeds")
+
+Embeddings = dict[str, torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network of the cascade with its scheduler; `size` is the height and width of its images."""
+
+    label: str
+    unet: Any
+    scheduler: Any
+    size: int
+
+
+def stages_up_to(stages: list[Stage], height: int | None, width: int | None) -> list[Stage]:
+    """The stages that draw an image of this size, by default all that are loaded."""
+    sizes = [stage.size for stage in stages]
+    wanted = [size for size in (height, width) if size is not None] or [sizes[-1]]
+    if wanted[0] != wanted[-1] or not all(is_number(size, Integral) and size in sizes for size in wanted):
+        raise ValueError(
+            f"height={height!r} and width={width!r} are no size of this pipeline: images are square and the "
+            f"loaded stages draw {', '.join(map(str, sizes))} pixels; choose one of these or load a further stage."
+        )
+    return stages[: sizes.index(wanted[0]) + 1]
+
+
+def check_inputs(
+    pipe: Any,
+    stages: list[Stage],
+    prompt: Any,
+    negative_prompt: Any,
+    style_image: Any,
+    given: Embeddings,
+    num_images_per_prompt: Any,
+    generator: Any,
+    latents: torch.Tensor | None,
+) -> None:
+    """Refuses what the pipeline cannot draw. The arguments are those of its `__call__`, `given` its embeddings by
+    name."""
+    for stage in stages:
+        _check_scheduler(stage)
+    if len({id(stage.scheduler) for stage in stages}) < len(stages):
+        raise ValueError("two stages share a scheduler, which carries state; give each stage its own scheduler.")
+    if not is_number(num_images_per_prompt, Integral) or num_images_per_prompt < 1:
+        raise ValueError(f"num_images_per_prompt={num_images_per_prompt!r} must be a whole number of at least 1.")
+    for name, tensor in {**given, "latents": latents}.items():
+        _check_tensor(name, tensor)
+    _check_text(pipe, "prompt", prompt, given)
+    _check_text(pipe, "negative_prompt", negative_prompt, given)
+    if prompt is None and style_image is None and all(given[name] is None for name in EMBEDDINGS):
+        raise ValueError("there is nothing to draw; pass prompt, embeddings or style_image.")
+    batch_size = batch_size_of(prompt, style_image, given)
+    _check_images(pipe, style_image, given, batch_size)
+    if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
+        raise ValueError(
+            f"negative_prompt lists {len(negative_prompt)} texts for {batch_size} prompts; pass one for each."
+        )
+    _check_embeddings(pipe.unet.config, given, batch_size)
+    images = batch_size * num_images_per_prompt
+    generators = generator if isinstance(generator, list) else [generator] * images
+    if not all(one is None or isinstance(one, torch.Generator) for one in generators):
+        raise ValueError(f"generator={generator!r} must be a torch.Generator or a list of them.")
+    if len(generators) != images:
+        raise ValueError(f"generator lists {len(generators)} generators for {images} images; pass one for each.")
+    shape = (images, stages[0].unet.config.out_channels, stages[0].size, stages[0].size)
+    if latents is not None and tuple(latents.shape) != shape:
+        raise ValueError(f"latents have shape {tuple(latents.shape)}; the base stage starts from {shape}.")
+
+
+def _check_text(pipe: Any, name: str, text: Any, given: Embeddings) -> None:
+    """`name` is `prompt` or `negative_prompt`; only the latter may be an empty text."""
+    tokens, pooled, tokens_2, mask_2 = (name.removesuffix("prompt") + part for part in TEXT_EMBEDDINGS)
+    if (given[tokens] is None) != (given[pooled] is None):
+        raise ValueError(f"{tokens} and {pooled} belong together; pass both or neither.")
+    if given[mask_2] is not None and given[tokens_2] is None:
+        raise ValueError(f"{mask_2} without {tokens_2} has no meaning; pass both.")
+    if text is None:
+        return
+    texts = text if isinstance(text, list) and text else [text]
+    if not all(isinstance(one, str) for one in texts):
+        raise ValueError(f"{name}={text!r} must be a text or a list of texts.")
+    if name == "prompt" and not all(one.strip() for one in texts):
+        raise ValueError(f"prompt={text!r} is empty; say what to draw, or pass embeddings or style_image alone.")
+    if given[tokens] is not None or given[tokens_2] is not None:
+        raise ValueError(f"pass either {name} or {tokens} and {tokens_2}, not both.")
+    if pipe.text_encoder is None and pipe.text_encoder_2 is None:
+        raise ValueError(f"{name} needs a text encoder and none is loaded; load one or pass {tokens}.")
+
+
+def _check_images(pipe: Any, style_image: Any, given: Embeddings, batch_size: int) -> None:
+    if pipe.safety_checker is not None and pipe.feature_extractor is None:
+        raise ValueError("safety_checker needs feature_extractor; load it, or pass safety_checker=None.")
+    if style_image is None:
+        return
+    if given["image_embeds"] is not None:
+        raise ValueError("pass either style_image or image_embeds, not both.")
+    if pipe.image_encoder is None or pipe.feature_extractor is None:
+        raise ValueError("style_image needs image_encoder and feature_extractor; load both or pass image_embeds.")
+    images = len(as_pil_images(style_image))
+    if images not in (1, batch_size) or not images:
+        raise ValueError(f"style_image holds {images} images for {batch_size} prompts; pass one, or one for each.")
+
+
+def _check_embeddings(config: Any, given: Embeddings, batch_size: int) -> None:
+    """Shapes: tokens (batch, 77 or up to 113, width), vectors (batch, width), the mask (batch, tokens)."""
+    shapes = {
+        # CLIP attends to its padding, so that there is no shorter form of its tokens.
+        "prompt_embeds": (config.encoder_hid_dim, [CLIP_TEXT_TOKENS]),
+        "pooled_prompt_embeds": (config.pooled_projection_dim, None),
+        "prompt_embeds_2": (config.encoder_hid_dim_2, range(1, T5_TOKENS + 1)),
+        "image_embeds": (config.image_embed_dim, None),
+    }
+    for name, embedding in given.items():
+        if embedding is None or "mask" in name:
+            continue
+        width, counts = shapes[name.removeprefix("negative_")]
+        shape = tuple(embedding.shape)
+        batch_fits = shape[0] == batch_size or (name == "image_embeds" and shape[0] == 1)
+        tokens_fit = len(shape) == 2 if counts is None else len(shape) == 3 and shape[1] in counts
+        if not batch_fits or not tokens_fit or shape[-1] != width:
+            tokens = "" if counts is None else f"{'up to ' if len(counts) > 1 else ''}{counts[-1]}, "
+            wanted = f"({batch_size}, {tokens}{width})"
+            raise ValueError(f"{name} has shape {shape}, not {wanted}; use the encoder of this model's training.")
+        mask = given.get(name.replace("embeds_2", "attention_mask_2")) if name.endswith("_2") else None
+        if mask is not None and tuple(mask.shape) != shape[:2]:
+            raise ValueError(f"the attention mask of {name} has shape {tuple(mask.shape)}, not {shape[:2]}.")
+
+
+def batch_size_of(prompt: str | list[str] | None, style_image: Any, given: Embeddings) -> int:
+    """Number of prompts; without any, of the embeddings or style references."""
+    if isinstance(prompt, str):
+        return 1
+    if prompt is not None:
+        return len(prompt)
+    for name in EMBEDDINGS:
+        embedding = given[name]
+        if embedding is not None:
+            return len(embedding)
+    return len(as_pil_images(style_image))
+
+
+def is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def per_stage(name: str, value: Any, default: Sequence, stages: list[Stage]) -> list:
+    """One number for each stage that runs; entries for stages that do not run are left out."""
+    values = default if value is None else value
+    values = [values] * len(stages) if is_number(values, Real) else values
+    if not isinstance(values, list | tuple) or not len(stages) <= len(values) <= 3:
+        raise ValueError(
+            f"{name}={values!r} must be one number, or one for each of the {len(stages)} stages "
+            f"({', '.join(stage.label for stage in stages)})."
+        )
+    for number in values:
+        if name == "num_inference_steps":
+            if not is_number(number, Integral) or not 1 <= number <= MAX_INFERENCE_STEPS:
+                raise ValueError(f"{name}={value!r} must be whole numbers from 1 to {MAX_INFERENCE_STEPS}.")
+        elif not is_number(number, Real) or not math.isfinite(number):
+            raise ValueError(f"{name}={value!r} must be finite; 1 switches guidance off, 5 is usual for the base.")
+    kind = int if name == "num_inference_steps" else float
+    return [kind(number) for number in values[: len(stages)]]
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    """What an embedding, a mask or noise must be before its shape is compared with the batch."""
+    if value is None:
+        return
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} is of type {type(value).__name__}; pass a torch.Tensor.")
+    if value.dim() < 2 or not len(value):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; pass at least one row, one for each prompt.")
+    if not value.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinity; encode in bfloat16 or float32 if float16 overflowed.")
+
+
+def check_choice(name: str, values: Sequence[str], choices: Sequence[str]) -> None:
+    for value in values:
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(choices)}.")
+
+
+def _check_scheduler(stage: Stage) -> None:
+    """eDiff-I's networks return F of equation 1, which only EDM's schedulers read."""
+    scheduler = stage.scheduler
+    if not hasattr(scheduler, "precondition_inputs"):
+        raise ValueError(
+            f"the scheduler of {stage.label} is {type(scheduler).__name__}, which does not read EDM's model output; "
+            "use EDMDEISScheduler, EDMEulerScheduler or EDMDPMSolverMultistepScheduler."
+        )
+    if has_betas(scheduler.config):
+        raise ValueError(
+            f"the scheduler of {stage.label} has the betas of a discrete-time model; build it without beta_schedule "
+            "and trained_betas."
+        )
+    predicted = scheduler.config.get("prediction_type", "epsilon")
+    if stage.unet.config.get("preconditioning") == "edm" and predicted != "epsilon":
+        raise ValueError(
+            f"the scheduler of {stage.label} has prediction_type={predicted!r}, which is not what the network was "
+            'trained for; build it with prediction_type="epsilon", EDM\'s name for F.'
+        )
+    trained, used = stage.unet.config.get("sigma_data"), scheduler.config.get("sigma_data")
+    if trained != used:
+        raise ValueError(
+            f"the network of {stage.label} was trained with sigma_data={trained}, its scheduler has {used}; build the "
+            f"scheduler with sigma_data={trained}."
+        )
