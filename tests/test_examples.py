@@ -4,6 +4,7 @@
 import argparse
 import ast
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -489,20 +490,8 @@ def test_image_to_image_on_the_demo_model(tmp_path, capsys):
     """A row of the picture itself, of what strength 0 leaves as it is, and of what is drawn without it."""
     Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "red.png")
     script = runpy.run_path(str(EXAMPLES[0].parent / "image_to_image.py"))
-    options = [
-        "--image",
-        tmp_path / "red.png",
-        "--size",
-        "64",
-        "--steps",
-        "2",
-        "--seeds",
-        "3",
-        "--strengths",
-        "0",
-        "1",
-    ]
-    script["main"](list(map(str, ["--output", tmp_path / "out.png", *options])))
+    paths = ["--output", tmp_path / "out.png", "--image", tmp_path / "red.png"]
+    script["main"]([*map(str, paths), "--size", "64", "--steps", "2", "--seeds", "3", "--strengths", "0", "1"])
     assert "strength 1: sigma 80, 2 evaluations" in capsys.readouterr().out
     with Image.open(tmp_path / "out.png") as grid:
         assert grid.size == (3 * 64, 64)
@@ -518,3 +507,29 @@ def test_inpaint_on_the_demo_model(tmp_path):
         source, drawn = np.split(np.array(row), 2, axis=1)
     assert (drawn[:, :32] == source[:, :32]).all()
     assert (drawn[1:-1, 34:-2] != source[1:-1, 34:-2]).any()
+
+
+def test_record_attention_of_the_demo_model(objects, tmp_path):
+    """Shares of held-out prompts and of the picture; words that add up to theirs; both pictures."""
+    script = runpy.run_path(str(EXAMPLES[0].parent / "record_attention.py"))
+    options = ["--objects", objects, "--num-prompts", "3", "--batch-size", "2", "--steps", "3", "--phrases", "rocket"]
+    report = script["main"](list(map(str, ("--output", tmp_path / "new" / "out", *options))))
+    assert report["held_out"]["prompts"] == 3
+    for shares in (report["shares"], report["held_out"]["shares"]):
+        assert shares["sigma"] == sorted(shares["sigma"], reverse=True)
+        encoders = [shares[name] for name in ("clip_text", "t5", "clip_image", "null_token")]
+        np.testing.assert_allclose(np.sum(encoders, axis=0), 1, rtol=1e-4)
+    assert sum(report["words"].values()) == pytest.approx(np.mean(report["shares"]["words"]), rel=1e-4)
+    assert json.loads((tmp_path / "new" / "out.json").read_text()) == report
+    written = {path.name for path in (tmp_path / "new").iterdir()}
+    pictures = {"out.png", "out_words.png"} if importlib.util.find_spec("matplotlib") else set()
+    assert written == {"out.json", *pictures}
+
+
+def test_record_attention_of_stable_diffusion(tmp_path):
+    build(StableDiffusionPipeline, tiny_unet()).save_pretrained(tmp_path / "model")
+    script = runpy.run_path(str(EXAMPLES[0].parent / "record_attention.py"))
+    options = ("--model", tmp_path / "model", "--prompt", "a cat", "--steps", "2", "--size", "8", "--device", "cpu")
+    report = script["main"](list(map(str, ("--output", tmp_path / "out", *options))))
+    assert set(report["shares"]) == {"sigma", "text", "words"} and len(report["words"]) == 4  # letters
+    np.testing.assert_allclose(report["shares"]["text"], 1, rtol=1e-4)
