@@ -14,7 +14,8 @@ import torch
 from diffusers.utils import load_image
 from PIL import Image
 
-from diffusers_ediffi import EDiffIImg2ImgPipeline, EDiffIPipeline, demo_checkpoint
+from diffusers_ediffi import EDiffIImg2ImgPipeline, EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.provenance import model_name
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, help="height and width of a picture (default: the model's largest)")
     parser.add_argument("--steps", type=int, help="of every stage (default: the model's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a row for each")
+    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
     args = parser.parse_args(arguments)
 
     pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
@@ -54,7 +56,16 @@ def main(arguments: list[str] | None = None) -> None:
         for row, image in enumerate(images):
             grid.paste(source.resize((size, size)), (0, row * size))
             grid.paste(image, (column * size, row * size))
-    grid.save(args.output)
+    settings = {
+        "prompt": args.prompt,
+        "source_prompt": args.source_prompt if args.image is None else None,
+        "seeds": args.seeds,
+        "model": model_name(args.model),
+        "size": size,
+        "steps": args.steps,
+        "strengths": args.strengths,
+    }
+    save_image(grid, args.output, None if args.no_provenance else Provenance(settings))
     print(args.output)
 
 

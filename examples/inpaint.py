@@ -14,7 +14,8 @@ import torch
 from diffusers.utils import load_image
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from diffusers_ediffi import EDiffIInpaintPipeline, EDiffIPipeline, demo_checkpoint
+from diffusers_ediffi import EDiffIInpaintPipeline, EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.provenance import model_name
 
 
 def outlined(image: Image.Image, mask: Image.Image, size: int) -> Image.Image:
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="of every stage (default: the model's)")
     parser.add_argument("--source-seed", type=int, default=0, help="of the picture that the model draws first")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="a picture for each")
+    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
     args = parser.parse_args(arguments)
 
     pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
@@ -69,7 +71,16 @@ def main(arguments: list[str] | None = None) -> None:
     row = Image.new("RGB", ((1 + len(images)) * size, size))
     for column, image in enumerate([outlined(source, mask, size), *images]):
         row.paste(image, (column * size, 0))
-    row.save(args.output)
+    settings = {
+        "prompt": args.prompt,
+        "source_prompt": args.source_prompt if args.image is None else None,
+        "seeds": args.seeds,
+        "model": model_name(args.model),
+        "size": size,
+        "steps": args.steps,
+        "strength": args.strength,
+    }
+    save_image(row, args.output, None if args.no_provenance else Provenance(settings))
     print(args.output)
 
 

@@ -496,6 +496,7 @@ def test_image_to_image_on_the_demo_model(tmp_path, capsys):
     with Image.open(tmp_path / "out.png") as grid:
         assert grid.size == (3 * 64, 64)
         source, kept, drawn = np.split(np.array(grid), 3, axis=1)
+    assert read_provenance(tmp_path / "out.png").settings["strengths"] == [0, 1]
     assert (source == (255, 0, 0)).all() and (kept == source).all() and (drawn != source).any()
 
 
