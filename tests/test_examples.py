@@ -486,6 +486,30 @@ def test_paint_with_words_sd(tmp_path):
         run("--region", "cat=0,0,3,1")
 
 
+def test_image_to_image_on_the_demo_model(tmp_path, capsys):
+    """A row of the picture itself, of what strength 0 leaves as it is, and of what is drawn without it."""
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "red.png")
+    script = runpy.run_path(str(EXAMPLES[0].parent / "image_to_image.py"))
+    paths = ["--output", tmp_path / "out.png", "--image", tmp_path / "red.png"]
+    script["main"]([*map(str, paths), "--size", "64", "--steps", "2", "--seeds", "3", "--strengths", "0", "1"])
+    assert "strength 1: sigma 80, 2 evaluations" in capsys.readouterr().out
+    with Image.open(tmp_path / "out.png") as grid:
+        assert grid.size == (3 * 64, 64)
+        source, kept, drawn = np.split(np.array(grid), 3, axis=1)
+    assert read_provenance(tmp_path / "out.png").settings["strengths"] == [0, 1]
+    assert (source == (255, 0, 0)).all() and (kept == source).all() and (drawn != source).any()
+
+
+def test_inpaint_on_the_demo_model(tmp_path):
+    script = runpy.run_path(str(EXAMPLES[0].parent / "inpaint.py"))
+    options = ["--size", "64", "--steps", "2", "--seeds", "3", "--box", "0.5", "0", "1", "1"]
+    script["main"](list(map(str, ["--output", tmp_path / "out.png", *options])))
+    with Image.open(tmp_path / "out.png") as row:
+        source, drawn = np.split(np.array(row), 2, axis=1)
+    assert (drawn[:, :32] == source[:, :32]).all()
+    assert (drawn[1:-1, 34:-2] != source[1:-1, 34:-2]).any()
+
+
 def test_record_attention_of_the_demo_model(objects, tmp_path):
     """Shares of held-out prompts and of the picture; words that add up to theirs; both pictures."""
     script = runpy.run_path(str(EXAMPLES[0].parent / "record_attention.py"))

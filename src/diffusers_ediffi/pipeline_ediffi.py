@@ -201,6 +201,20 @@ class EDiffIPipeline(DiffusionPipeline):
             raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "EDiffIPipeline":
+        """A pipeline of the components of another, which are shared and not copied; `kwargs` replace some.
+
+        See `DiffusionPipeline.from_pipe`, which casts to float32 what both share; here `dtype` has to ask for it.
+        """
+        if not isinstance(pipeline, EDiffIPipeline) or {"dtype", "torch_dtype"} & kwargs.keys():
+            return super().from_pipe(pipeline, **kwargs)
+        _, names = cls._get_signature_keys(cls)
+        new = cls(**{**pipeline.components, **{name: pipeline.config[name] for name in names}, **kwargs})
+        if "_name_or_path" in pipeline.config:
+            new.register_to_config(_name_or_path=pipeline.config["_name_or_path"])
+        return new
+
     def to(self, *args: Any, **kwargs: Any) -> "EDiffIPipeline":
         """Moves and casts all components; a T5 that would be float16 becomes bfloat16."""
         super().to(*args, **kwargs)
@@ -346,6 +360,10 @@ class EDiffIPipeline(DiffusionPipeline):
         if latents is None:
             return randn_tensor(shape, generator, device, torch.float32)
         return latents.to(device, torch.float32)
+
+    def _prepare_start(self, stages: list[Stage], batch_size: int) -> None:
+        """Called once the timesteps are set and before anything expensive runs: pipelines that start from an image
+        check it here, against the number of prompts."""
 
     def _begin_index(self, stage: Stage) -> int:
         """The timestep that a stage begins with, counted from the first: pipelines that start from an image skip
@@ -602,14 +620,15 @@ class EDiffIPipeline(DiffusionPipeline):
             self, stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
         )
         paintings = self._paintings(stages, prompt, regions, region_strength, region_normalizer)
+        for stage, num_steps in zip(stages, steps, strict=True):
+            stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
+        self._prepare_start(stages, batch_size_of(prompt, style_image, given))
 
         num_images_per_prompt = int(num_images_per_prompt)
         self._interrupt = False
         experts_scales = [scale for stage in stages for scale in getattr(stage.unet, "guidance_scales", ())]
         guided = max(scale for scale in (*scales, *experts_scales) if scale is not None) > 1
         embeds = self._prepare_embeddings(prompt, negative_prompt, style_image, given, num_images_per_prompt, guided)
-        for stage, num_steps in zip(stages, steps, strict=True):
-            stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
         self._num_timesteps = sum(len(stage.scheduler.timesteps) - self._begin_index(stage) for stage in stages)
         counter = itertools.count()
 
