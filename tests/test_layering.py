@@ -25,8 +25,11 @@ MAY_IMPORT = {
     r"painting": r"attention|regions",
     r"paint_with_words": r"painting|regions",
     r"attention_mass": r"painting",
-    r"pipeline_inputs": r"conditioning|discrete_time",
-    r"pipeline_ediffi": r"conditioning|low_res|paint_with_words|painting|pipeline_inputs|regions|router|unet",
+    r"prompt_schedule": r"regions",
+    r"style": r"conditioning",
+    r"pipeline_inputs": r"conditioning|discrete_time|prompt_schedule",
+    r"pipeline_ediffi": r"conditioning|low_res|paint_with_words|painting|pipeline_inputs|prompt_schedule|regions|"
+    r"router|style|unet",
     r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|lora_experts|low_res|unet|router",
     r"demo(\..+)?": r"demo\..+|edm|low_res",
     r"evaluation(\..+)?": r"evaluation\..+|(?!cli|training).+",
