@@ -126,12 +126,13 @@ def test_references_are_mixed_in_any_order(base_pipe):
 
 
 def test_a_list_in_the_list_is_a_mix(base_pipe):
-    mixed = base_pipe.encode_style([picture(0), picture(1)])
-    run = {"prompt": ["a cat", "a dog"], "generator": [seeded(1), seeded(2)]}
-    images = draw(base_pipe, style_image=[[picture(0), picture(1)], picture(2)], **run)
-    expected = draw(base_pipe, style_image=torch.cat([mixed, embed(base_pipe, 2)]), **run)
-    torch.testing.assert_close(images, expected, atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(images, draw(base_pipe, style_image=[picture(0), picture(2)], **run))
+    def two(style_image):
+        return draw(base_pipe, ["a cat", "a dog"], generator=[seeded(1), seeded(2)], style_image=style_image)
+
+    mixed = torch.cat([base_pipe.encode_style([picture(0), picture(1)]), embed(base_pipe, 2)])
+    images = two([[picture(0), picture(1)], picture(2)])
+    torch.testing.assert_close(images, two(mixed), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(images, two([picture(0), picture(2)]), atol=1e-2)
 
 
 # --- variations ---
@@ -172,10 +173,6 @@ def write(folder, name, content=b""):
             lambda folder: write(folder, "cut.png", (folder / "style.png").read_bytes()[:200]),
             "cannot read '.*cut.png'",
         ),
-        (
-            lambda folder: PIL.Image.open(write(folder, "c.png", (folder / "style.png").read_bytes()[:200])),
-            "truncated",
-        ),
         (lambda folder: [[picture()], []], "empty list"),
         (lambda folder: [[]], "empty list"),
         (lambda folder: 3, "got 3"),
@@ -191,6 +188,12 @@ def test_what_is_no_reference_is_refused(pipe, file, make, message):
     pipe.text_encoder.register_forward_pre_hook(ran)
     with pytest.raises(ValueError, match=message):
         draw(pipe, style_image=make(file.parent))
+
+
+def test_a_picture_whose_file_ends_early_is_refused(base_pipe, file):
+    with PIL.Image.open(write(file.parent, "cut.png", file.read_bytes()[:200])) as unread:
+        with pytest.raises(ValueError, match="cannot read the style_image .* truncated"):
+            draw(base_pipe, style_image=unread)
 
 
 @pytest.mark.parametrize("limit", [300, 100])  # of 400 pixels: Pillow's warning, and its error

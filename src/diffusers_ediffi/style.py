@@ -48,7 +48,10 @@ def read_image(path: str | os.PathLike) -> PIL.Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         try:
-            return load_image(os.path.expanduser(name))
+            if name.startswith(("http://", "https://")):
+                return load_image(name)
+            with PIL.Image.open(os.path.expanduser(name)) as image:
+                return load_image(image)
         except PIL.UnidentifiedImageError:
             raise ValueError(f"{name!r} is not an image; give a picture such as a PNG or JPEG.") from None
         except (  # what bad files raise
