@@ -43,7 +43,11 @@ def render(scenes: SceneGenerator, batch: list[Scene], size: int) -> Tensor:
 
 
 def generate(
-    pipe: EDiffIPipeline, args: argparse.Namespace, captions: list[str], style: Tensor | None = None
+    pipe: EDiffIPipeline,
+    args: argparse.Namespace,
+    captions: list[str],
+    style: Tensor | None = None,
+    style_scale: float = 1.0,
 ) -> Tensor:
     """Draws one base picture for each caption; picture i depends on the seed and i alone, not on the batch size."""
     size, parts = pipe.stages[0].size, []
@@ -58,7 +62,7 @@ def generate(
             width=size,
             num_inference_steps=args.steps,
             guidance_scale=args.guidance_scale,
-            style_scale=args.style_scale,
+            style_scale=style_scale,
             generator=generators,
             output_type="pt",
         ).images
@@ -93,7 +97,7 @@ def evaluate_style(
     # The reference is the next scene of the same style: it shares the style with the wanted picture, nothing else.
     references = [by_style[s.style][(by_style[s.style].index(s) + 1) % len(by_style[s.style])] for s in batch]
     captions, size = [scene.caption for scene in batch], pipe.stages[0].size
-    images = generate(pipe, args, captions, render(scenes, references, size))
+    images = generate(pipe, args, captions, render(scenes, references, size), args.style_scale)
     save_grid(args.output / "style.png", images[:: max(1, len(images) // 32)][:32], columns=8)
     real = render(scenes, batch, size)
     return {
@@ -238,7 +242,6 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--patches-per-image", type=int, default=32)
     parser.add_argument("--steps", type=int, nargs="+", help="one for all stages, or base, SR256, SR1024")
     parser.add_argument("--guidance-scale", type=float, nargs="+", help="the same; SR stages are judged without")
-    parser.add_argument("--style-scale", type=float, default=1.0, help="factor on the style reference's embedding")
     parser.add_argument("--batch-size", type=int, default=32, help="base pictures at a time; fewer of larger ones")
     parser.add_argument("--bf16", action="store_true", help="run the networks under bfloat16 autocast")
     parser.add_argument("--device", default="cpu")
@@ -277,6 +280,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
     """Evaluates, writes, prints and returns the figures."""
     parser = make_parser(__doc__.split("\n")[0])
     parser.add_argument("--stages", nargs="+", choices=STAGES, help="by default all that the model has")
+    parser.add_argument("--style-scale", type=float, default=1.0, help="factor on the style reference's embedding")
     args = parser.parse_args(arguments)
     pipe, scorer, scenes = prepare(args)
     present = ["base", "style"] + [stage for stage in SR_STAGES if getattr(pipe, f"unet_{stage}") is not None]
