@@ -19,7 +19,8 @@ from style_transfer import draw_grid
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusers_ediffi import EDiffIPipeline
+from diffusers_ediffi import EDiffIPipeline, Provenance, save_image
+from diffusers_ediffi.provenance import model_name
 
 SHOWN = 8  # pairs in the picture
 
@@ -77,7 +78,8 @@ def main(arguments: list[str] | None = None) -> dict:
     images = {left: EDiffIPipeline.numpy_to_pil(own[:SHOWN].movedim(1, -1).numpy()) for left, own in pictures.items()}
     rows = [[images[left][i] for left in args.left] for i in range(min(SHOWN, args.num_pairs))]
     labels = [f"{captions[2 * i]} -> {captions[2 * i + 1]}" for i in range(len(rows))]
-    draw_grid(rows, labels, columns).save(args.output / "pairs.png")
+    provenance = Provenance({"prompts": captions[: 2 * len(rows)], "seed": args.seed, "model": model_name(args.model)})
+    save_image(draw_grid(rows, labels, columns), args.output / "pairs.png", provenance)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     results = {"settings": settings, "difference": differences, "captions": captions}
     (args.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from diffusers_ediffi import EDiffIPipeline, demo_checkpoint
+from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.provenance import model_name
 
 PROMPT = "a red car on a yellow background"
 REFERENCES = (
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5])
     parser.add_argument("--size", type=int, help="height and width of a picture (default: the model's largest)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4], help="a column for each, and each scale")
+    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
     args = parser.parse_args(arguments)
 
     pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
@@ -82,7 +84,16 @@ def main(arguments: list[str] | None = None) -> None:
                 generator=[torch.Generator().manual_seed(seed) for seed in args.seeds],
             ).images
     columns = ["reference", *(f"scale {scale:g}, seed {seed}" for scale in args.scales for seed in args.seeds)]
-    draw_grid(rows, [f"{name} -> {args.prompt}" for name in styles], columns).save(args.output)
+    settings = {
+        "prompt": args.prompt,
+        "seeds": args.seeds,
+        "model": model_name(args.model),
+        "size": size,
+        "style_image": True,
+        "style_scales": args.scales,
+    }
+    grid = draw_grid(rows, [f"{name} -> {args.prompt}" for name in styles], columns)
+    save_image(grid, args.output, None if args.no_provenance else Provenance(settings))
     print(args.output)
 
 

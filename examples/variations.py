@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from style_transfer import draw_grid, make_references
 
-from diffusers_ediffi import EDiffIPipeline, demo_checkpoint
+from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.provenance import model_name
 from diffusers_ediffi.style import read_image
 
 TEXTS = ("a red mushroom", "pixel art of a red mushroom on a green background")
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--style-scale", type=float, default=1.0, help="factor on the picture's embedding")
     parser.add_argument("--size", type=int, help="height and width of a picture (default: the model's largest)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="a column for each")
+    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
     args = parser.parse_args(arguments)
 
     pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
@@ -49,7 +51,16 @@ def main(arguments: list[str] | None = None) -> None:
         ).images
         rows.append([None if rows else picture.resize((size, size)), *images])
     columns = ["picture", *(f"seed {seed}" for seed in args.seeds)]
-    draw_grid(rows, ["without text", *args.texts], columns).save(args.output)
+    settings = {
+        "prompts": args.texts,
+        "seeds": args.seeds,
+        "model": model_name(args.model),
+        "size": size,
+        "style_image": True,
+        "style_scale": args.style_scale,
+    }
+    grid = draw_grid(rows, ["without text", *args.texts], columns)
+    save_image(grid, args.output, None if args.no_provenance else Provenance(settings))
     print(args.output)
 
 

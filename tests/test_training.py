@@ -18,6 +18,7 @@ from diffusers_ediffi.edm import denoised_from_model_output, loss_weight, residu
 from diffusers_ediffi.expert_tree import NoiseInterval
 from diffusers_ediffi.lora_experts import LoraExpert, lora_layers
 from diffusers_ediffi.low_res import upsample_low_res
+from diffusers_ediffi.provenance import read_provenance
 from diffusers_ediffi.training.checkpoint import MARKER, complete_checkpoints, save_checkpoint, training_seconds
 from diffusers_ediffi.training.data import (
     SceneDataset,
@@ -193,6 +194,19 @@ def test_dropout_rates_are_the_papers_and_independent():
     assert torch.equal(dropped["added_cond_kwargs"]["text_embeds"].mean(1), text)  # one condition
     # A dropped embedding has no mask, as an absent one has none.
     assert torch.equal(dropped["encoder_attention_mask_2"].float().mean(1), 1 - t5)
+
+
+def test_pooled_text_can_drop_alone_and_changes_nothing_else():
+    def dropped(rates: DropoutRates) -> dict:
+        return drop_conditioning(conditioning_of_ones(20000), rates, torch.Generator().manual_seed(0))
+
+    alone, together = dropped(DropoutRates(pooled_text=0.7)), dropped(DropoutRates())
+    for name in ("encoder_hidden_states", "encoder_hidden_states_2", "encoder_attention_mask_2"):
+        assert torch.equal(alone[name], together[name])
+    text = alone["encoder_hidden_states"].flatten(1).mean(1)
+    pooled = alone["added_cond_kwargs"]["text_embeds"].mean(1)
+    assert set(pooled.tolist()) == {0.0, 1.0} and not pooled[text == 0].any()
+    assert pooled.mean().item() == pytest.approx(0.8 * 0.3, abs=0.01)
 
 
 def test_network_takes_a_dropped_condition_for_an_absent_one():
@@ -480,6 +494,7 @@ def test_bf16_channels_last_checkpointing_and_grids(tmp_path):
     )
     trainer.sample_items = [dataset[100], dataset[101]]
     trainer.train()
+    assert read_provenance(tmp_path / "samples" / "step-0000002.png").settings == {"step": 2}
     with Image.open(tmp_path / "samples" / "step-0000002.png") as grid:
         assert grid.size == (16, 24)  # drawn, input, real
     assert (tmp_path / "samples" / "captions.txt").read_text() == "scene 100\nscene 101\n"

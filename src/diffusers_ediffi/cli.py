@@ -1,6 +1,6 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi info` says
-what a model consists of.
+what a model consists of, or how a picture was made.
 
 torch and diffusers take seconds to import, so functions import them after the arguments are checked.
 """
@@ -13,15 +13,15 @@ import os
 import re
 import secrets
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image
 
 from . import __version__
 from .demo.checkpoint import demo_checkpoint
+from .provenance import Provenance, as_json, model_name, open_image, read_provenance, region_settings, save_image
 
 MAX_STAGES = 3
 MAX_INFERENCE_STEPS = 1000
@@ -61,7 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     generate = commands.add_parser("generate", help="draw images", description="Draws images of a sentence as PNGs.")
     generate.set_defaults(run=_generate)
-    generate.add_argument("prompt", type=_prompt, help="what to draw")
+    generate.add_argument("prompt", type=_prompt, nargs="?", help="what to draw")
+    generate.add_argument(
+        "--prompt-schedule",
+        nargs="+",
+        type=_scheduled,
+        metavar="SHARE:PROMPT",
+        help='instead of one prompt, prompts that begin after a share of the base\'s steps: "0:a cat" "0.3:a dog"',
+    )
     paint = commands.add_parser(
         "paint",
         help="draw phrases where a scene says",
@@ -77,8 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         "--legend", nargs="+", type=_legend, metavar="COLOR=PHRASE", help="the canvas's colours: red='red apple'"
     )
     paint.add_argument("--strength", type=_per_stage(_finite), help="how strongly (default: the scene's, or 0.4)")
-    info = commands.add_parser("info", help="describe a model", description="Lists a model's stages and experts.")
+    info = commands.add_parser(
+        "info",
+        help="describe a model or a picture",
+        description="Lists a model's stages and experts, or what a picture's file says about how it was made.",
+    )
     info.set_defaults(run=_info)
+    info.add_argument("picture", nargs="?", type=_picture, help="a picture instead of a model")
     for command in (generate, paint):
         _add_drawing_options(command)
     for command in (generate, paint, info):
@@ -93,11 +105,13 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
     add("--seed", type=_whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
     add("--num-images", type=_whole(1), default=1, metavar="N", help="writes FILE-0.png, ...; image i has seed + i")
     add("--style-image", type=_style_image, metavar="FILE", help="an image whose style to take over")
+    add("--style-scale", type=_style_scale, default=1.0, help="factor on the style; 0 is none (default: %(default)s)")
     add("--steps", type=_per_stage(_whole(1, MAX_INFERENCE_STEPS)), help="one number, or one per stage: 25,10,10")
     add("--guidance-scale", type=_per_stage(_finite), help="one number, or one per stage: 5,1,1")
     add("--negative-prompt", metavar="TEXT", help="what the image should not be")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)")
     add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
+    add("--no-provenance", action="store_true", help="keep out of the file how it was made (prompt, seed, model, ...)")
 
 
 def _prompt(text: str) -> str:
@@ -119,19 +133,41 @@ def _output(text: str) -> Path:
 
 
 def _style_image(text: str) -> Image.Image:
+    from .style import read_image
+
     try:
-        with Image.open(Path(text).expanduser()) as image:
-            return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what bad files raise
-        raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
+        return read_image(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _style_scale(text: str) -> float:
+    scale = _finite(text)
+    if scale < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
+    return scale
+
+
+def _scheduled(text: str) -> tuple[str, float]:
+    share, _, prompt = text.partition(":")
+    if not prompt.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not SHARE:PROMPT, such as '0.3:a dog'")
+    return prompt.strip(), _finite(share)
 
 
 def _scene(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return path
+
+
+def _picture(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; for a model say --model {text}")
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no picture {text!r}")
     return path
 
 
@@ -188,7 +224,12 @@ def _per_stage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    _draw(args, {})
+    from .pipeline_inputs import check_prompt_schedule
+
+    if (args.prompt is None) == (args.prompt_schedule is None):
+        raise ValueError("give either a prompt or --prompt-schedule.")
+    check_prompt_schedule(args.prompt_schedule, None, {})
+    _draw(args, {"prompt_schedule": args.prompt_schedule} if args.prompt_schedule else {})
 
 
 def _paint(args: argparse.Namespace) -> None:
@@ -201,7 +242,7 @@ def _paint(args: argparse.Namespace) -> None:
     else:
         from .regions import regions_from_color_map
 
-        scene = {"regions": regions_from_color_map(_open_image(args.scene), dict(args.legend))}
+        scene = {"regions": regions_from_color_map(open_image(args.scene), dict(args.legend))}
     args.prompt = args.prompt or scene.get("prompt")
     if not isinstance(args.prompt, str) or not args.prompt.strip():
         raise ValueError("there is no prompt; give --prompt, or one in the scene.")
@@ -223,32 +264,12 @@ def _read_scene(path: Path) -> dict[str, Any]:
 
     for region in regions:
         if isinstance(region.get("mask"), str):  # beside the scene
-            region["mask"] = _open_image(path.parent / region["mask"])
+            region["mask"] = open_image(path.parent / region["mask"])
     return {**scene, "regions": [region_from_dict(region) for region in regions]}
 
 
-def _open_image(path: Path) -> Image.Image:
-    """A picture of a sane size."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path) as image:
-                image.load()
-                return image.copy()
-        except UnidentifiedImageError:
-            raise ValueError(f"{str(path)!r} is not an image") from None
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
-            raise ValueError(f"cannot read {str(path)!r}: {error}") from None
-
-
-def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
-    """Draws what the arguments say; `painting` are further arguments of the pipeline."""
+def _draw(args: argparse.Namespace, further: dict[str, Any]) -> None:
+    """Draws what the arguments say; `further` are more arguments of the pipeline."""
     model = args.model or demo_checkpoint()
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
@@ -261,10 +282,11 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
     pipe = _load(model, {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype})
     try:
         pipe.to(device)
-        images = pipe(
+        output = pipe(
             args.prompt,
             negative_prompt=args.negative_prompt,
             style_image=args.style_image,
+            style_scale=args.style_scale,
             height=args.size,
             width=args.size,
             num_inference_steps=args.steps,
@@ -272,17 +294,21 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
             num_images_per_prompt=args.num_images,
             # Noise is drawn on the CPU, so that a seed means the same image on every device.
             generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
-            **painting,
-        ).images
+            **further,
+        )
     except (RuntimeError, MemoryError) as error:  # most often too little memory
         size = args.size or pipe.stages[-1].size
         raise ValueError(
             f"cannot draw {args.num_images} of {size} x {size} pixels in {dtype} on {device}; a smaller --num-images, "
             f"--size or --dtype needs less memory: {_one_line(error)}"
         ) from error
-    for path, image, own_seed in zip(_paths(args.output, args.num_images), images, seeds, strict=True):
-        _write_png(image, path, _chunks(args, own_seed))
-        print(f"{path} (seed {own_seed})")
+    detected = output.nsfw_content_detected or [False] * args.num_images
+    for path, image, own_seed, black in zip(
+        _paths(args.output, args.num_images), output.images, seeds, detected, strict=True
+    ):
+        settings = _settings(args, own_seed, further) | ({"nsfw_content_detected": True} if black else {})
+        save_image(image, path, None if args.no_provenance else Provenance(settings))
+        print(f"{path} (seed {own_seed}{', blackened by the safety checker' if black else ''})")
 
 
 def _device(name: str | None) -> str:
@@ -339,37 +365,42 @@ def _paths(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
 
 
-def _chunks(args: argparse.Namespace, seed: int) -> dict[str, str]:
-    """What the PNG says about itself: enough to draw it again."""
-    settings = {
+def _settings(args: argparse.Namespace, seed: int, further: dict[str, Any]) -> dict[str, Any]:
+    """What the file says: enough to draw it again, and no path, since the picture may go anywhere."""
+    return {
         "prompt": args.prompt,
-        "seed": seed,
-        "model": args.model or "demo",
-        "version": f"diffusers_ediffi {__version__}",
         "negative_prompt": args.negative_prompt,
+        "seed": seed,
+        "model": model_name(args.model),
         "size": args.size,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
-        "scene": getattr(args, "scene", None),
-        "strength": getattr(args, "strength", None),
+        "style_image": None if args.style_image is None else True,
+        "style_scale": None if args.style_image is None else args.style_scale,
+        "prompt_schedule": further.get("prompt_schedule"),
+        "regions": region_settings(further["regions"]) if "regions" in further else None,
+        "region_strength": further.get("region_strength"),
     }
-    return {name: str(value) for name, value in settings.items() if value is not None}
-
-
-def _write_png(image: Image.Image, path: Path, chunks: dict[str, str]) -> None:
-    """Writes beside the target and renames, so that there is never half a file."""
-    text = PngImagePlugin.PngInfo()
-    for name, value in chunks.items():
-        text.add_itxt(name, value)  # UTF-8, for prompts in any language
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        image.save(unfinished, format="PNG", pnginfo=text)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _info(args: argparse.Namespace) -> None:
+    if args.picture is None:
+        _describe_model(args)
+    elif args.model is None:
+        _describe_picture(args.picture)
+    else:
+        raise ValueError("info describes a picture or a --model, not both at once.")
+
+
+def _describe_picture(path: Path) -> None:
+    provenance = read_provenance(path)
+    source_type = provenance.digital_source_type
+    for name, value in {"software": provenance.software, "source type": source_type, **provenance.settings}.items():
+        # As JSON, since a terminal would obey what a stranger's file may hold.
+        print(f"{as_json(name)[1:-1]:<22}{as_json(value)}")
+
+
+def _describe_model(args: argparse.Namespace) -> None:
     model = args.model or demo_checkpoint()
     pipe = _load(model)
     print(f"model       {args.model or 'demo'}")

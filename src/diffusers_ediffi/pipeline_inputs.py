@@ -112,8 +112,11 @@ def _check_text(pipe: Any, name: str, text: Any, given: Embeddings) -> None:
 
 
 def _check_images(pipe: Any, style_image: Any, given: Embeddings, batch_size: int) -> None:
-    if pipe.safety_checker is not None and pipe.feature_extractor is None:
-        raise ValueError("safety_checker needs feature_extractor; load it, or pass safety_checker=None.")
+    if pipe.safety_checker is not None and not hasattr(pipe.safety_checker.config, "vision_config"):
+        raise ValueError(
+            f"safety_checker is a {type(pipe.safety_checker).__name__}, whose config has no vision_config; pass "
+            "Stable Diffusion's or DeepFloyd IF's, or safety_checker=None."
+        )
     if style_image is None:
         return
     if pipe.image_encoder is None or pipe.feature_extractor is None:
@@ -145,7 +148,7 @@ def check_prompt_schedule(schedule: Any, prompt: Any, given: Embeddings) -> Prom
     """Reads `prompt_schedule`, a list of (prompt, share of the steps)."""
     if schedule is None:
         return None
-    if prompt is not None or any(given[name] is not None for name in TEXT_EMBEDDINGS):
+    if prompt is not None or any(given.get(name) is not None for name in TEXT_EMBEDDINGS):
         raise ValueError("pass either prompt_schedule or prompt (or its embeddings), not both.")
     entries = schedule if isinstance(schedule, list | tuple) else []
     if not entries or not all(isinstance(entry, list | tuple) and len(entry) == 2 for entry in entries):

@@ -11,6 +11,7 @@ import torch
 from diffusers.utils import load_image
 
 from .conditioning import as_pil_images, encode_clip_image
+from .provenance import open_image
 
 References = list[list[PIL.Image.Image]]  # for each row of the batch one picture, or several that are mixed
 
@@ -45,16 +46,13 @@ def read_image(path: str | os.PathLike) -> PIL.Image.Image:
         ValueError: There is none, it is no picture, or it has more pixels than Pillow trusts.
     """
     name = os.fspath(path)
+    if not name.startswith(("http://", "https://")):
+        return load_image(open_image(os.path.expanduser(name)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         try:
-            if name.startswith(("http://", "https://")):
-                return load_image(name)
-            with PIL.Image.open(os.path.expanduser(name)) as image:
-                return load_image(image)
-        except PIL.UnidentifiedImageError:
-            raise ValueError(f"{name!r} is not an image; give a picture such as a PNG or JPEG.") from None
-        except (  # what bad files raise
+            return load_image(name)
+        except (
             OSError,
             SyntaxError,
             ValueError,

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
 from ..lora_experts import LoraExpert
 from ..low_res import upsample_low_res
+from ..provenance import Provenance, save_image
 from .checkpoint import (
     complete_checkpoints,
     load_checkpoint,
@@ -324,7 +325,7 @@ class Trainer:
         images, low_res = self._images(batch)
         nothing, all_of_it = torch.zeros(len(images), dtype=torch.bool), torch.ones(len(images), dtype=torch.bool)
         conditioning = self.encode_batch(batch["caption"], batch["clip_image"], nothing)
-        conditioning = keep_only(conditioning, Kept(all_of_it, all_of_it, nothing))
+        conditioning = keep_only(conditioning, Kept(all_of_it, all_of_it, nothing, all_of_it))
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(self.settings.seed)).to(self.device)
         unet = self.ema_unet().to(self.device)
         with self.accelerator.autocast():
@@ -332,7 +333,8 @@ class Trainer:
         rows += [images] if low_res is None else [low_res, images]
         folder = self.output / "samples"
         folder.mkdir(exist_ok=True)
-        image_grid([float_to_image(row) for row in rows]).save(folder / f"step-{self.step:07d}.png")
+        grid = image_grid([float_to_image(row) for row in rows])
+        save_image(grid, folder / f"step-{self.step:07d}.png", Provenance({"step": self.step}))
         (folder / "captions.txt").write_text("\n".join(batch["caption"]) + "\n")
 
     def _draw(
