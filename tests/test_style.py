@@ -39,9 +39,14 @@ def test_every_form_of_a_reference_is_the_same_style(base_pipe, file):
     assert not torch.allclose(draw(base_pipe), expected)
 
 
-def test_an_address_is_read(file):
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=file.parent)
-    handler.func.log_message = lambda *_: None
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_an_address_is_read(file, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = functools.partial(QuietHandler, directory=file.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
