@@ -26,6 +26,7 @@ MAY_IMPORT = {
     r"painting": r"attention|regions",
     r"paint_with_words": r"painting|regions",
     r"attention_mass": r"painting",
+    r"attention_recorder": r"attention|conditioning|paint_with_words|painting|regions",
     r"prompt_schedule": r"regions",
     r"style": r"conditioning|provenance",
     r"pipeline_inputs": r"conditioning|discrete_time|prompt_schedule",

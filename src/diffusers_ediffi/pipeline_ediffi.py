@@ -136,6 +136,8 @@ class EDiffIPipeline(DiffusionPipeline):
     # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
     pixels_per_call = 1024 * 1024
     _painting: Painting | None = None  # of the running call
+    # Told before each call of a U-Net which of how many images are its last rows, see `record_attention`.
+    _batch_observers: tuple[Callable[[Any, range, int], None], ...] = ()
 
     def __init__(
         self,
@@ -462,6 +464,8 @@ class EDiffIPipeline(DiffusionPipeline):
             if self._painting is not None:
                 prompts = len(self._painting.regions)
                 self._painting.select([image * prompts // len(sample) for image in range(len(sample))][rows])
+            for observer in self._batch_observers:
+                observer(unet, range(len(sample))[rows], len(sample))
             output = unet(x.to(unet.dtype), timestep, **conditioning, return_dict=False)[0].float()
             if guided:
                 unconditional, conditional = output.chunk(2)
@@ -548,6 +552,10 @@ class EDiffIPipeline(DiffusionPipeline):
         Raises:
             ValueError: The prompt has no such phrase.
         """
+        return region_columns(prompt, regions, self.prompt_tokens(prompt))
+
+    def prompt_tokens(self, prompt: str) -> list[tuple[str, PromptTokens, int]]:
+        """For each text encoder its name, the prompt's tokens and their first column in what the U-Nets attend to."""
         encoders = []
         for name, suffix, length, columns in (
             ("CLIP", "", CLIP_TEXT_TOKENS, CLIP_TEXT_COLUMNS),
@@ -557,7 +565,7 @@ class EDiffIPipeline(DiffusionPipeline):
             if getattr(self, f"text_encoder{suffix}") is not None and tokenizer is not None:
                 tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, length))
                 encoders.append((name, tokens, columns.start))
-        return region_columns(prompt, regions, encoders)
+        return encoders
 
     def run_safety_checker(self, image: torch.Tensor) -> tuple[torch.Tensor, list[bool] | None]:
         """Lets the safety checker see images (batch, 3, height, width) in [-1, 1] and blacken what it objects to.
