@@ -181,6 +181,28 @@ def test_style_image_and_negative_prompt_change_the_image(generate, tmp_path):
     assert (images[0] != images[1]).any() and (images[0] != images[2]).any()
 
 
+def test_style_scale(generate, tmp_path):
+    style = tmp_path / "style.png"
+    Image.effect_noise((20, 20), 50).convert("RGB").save(style)
+    images = []
+    for arguments in [[], ["--style-image", style, "--style-scale", 0], ["--style-image", style, "--style-scale", 2]]:
+        assert generate("--guidance-scale", 3, *arguments)[0] == 0
+        images.append(pixels(tmp_path / "out.png"))
+    assert (images[0] == images[1]).all() and (images[0] != images[2]).any()
+    assert read_provenance(tmp_path / "out.png").settings["style_scale"] == 2.0
+
+
+def test_prompt_schedule(model, tmp_path):
+    output, schedule = tmp_path / "out.png", [("a cat: red", 0.0), ("a dog", 0.5)]
+    texts = [f"{share:g}:{prompt}" for prompt, share in schedule]
+    options = ["--output", output, "--model", model, "--size", 8, "--seed", 3, "--device", "cpu"]
+    assert main(["generate", "--prompt-schedule", *texts, *map(str, options)]) == 0
+    pipe = EDiffIPipeline.from_pretrained(model)
+    image = pipe(prompt_schedule=schedule, height=8, generator=torch.Generator().manual_seed(3)).images[0]
+    np.testing.assert_array_equal(pixels(output), np.asarray(image))
+    assert read_provenance(output).settings["prompt_schedule"] == [list(entry) for entry in schedule]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype(generate, dtype):
     code, _, err = generate("--dtype", dtype)
@@ -191,7 +213,12 @@ def test_dtype(generate, dtype):
     ("arguments", "message"),
     [
         (["generate", ""], "argument prompt: is empty"),
-        (["generate"], "required: prompt"),
+        (["generate"], "give either a prompt or --prompt-schedule"),
+        (["generate", "x", "--prompt-schedule", "0:a cat"], "give either a prompt or --prompt-schedule"),
+        (["generate", "--prompt-schedule", "a cat"], "'a cat' is not SHARE:PROMPT"),
+        (["generate", "--prompt-schedule", "0:a cat", "x:a dog"], "'x' is not a finite number"),
+        (["generate", "--prompt-schedule", "0.5:a cat", "0:a dog"], "out of order"),
+        (["generate", "x", "--style-scale", "-1"], "'-1' is below 0"),
         (["generate", "x", "--output", "out.jpg"], "'out.jpg' must end in .png"),
         (["generate", "x", "--output", "nowhere/out.png"], "nowhere"),
         (["generate", "x", "--output", "folder.png"], "'folder.png' cannot be written"),

@@ -27,8 +27,11 @@ MAY_IMPORT = {
     r"paint_with_words": r"painting|regions",
     r"attention_mass": r"painting",
     r"attention_recorder": r"attention|conditioning|paint_with_words|painting|regions",
-    r"pipeline_inputs": r"conditioning|discrete_time",
-    r"pipeline_ediffi": r"conditioning|low_res|paint_with_words|painting|pipeline_inputs|regions|router|unet",
+    r"prompt_schedule": r"regions",
+    r"style": r"conditioning|provenance",
+    r"pipeline_inputs": r"conditioning|discrete_time|prompt_schedule",
+    r"pipeline_ediffi": r"conditioning|low_res|paint_with_words|painting|pipeline_inputs|prompt_schedule|regions|"
+    r"router|style|unet",
     r"image_start": r"conditioning|pipeline_inputs|regions",
     r"pipeline_ediffi_img2img": r"image_start|pipeline_ediffi|pipeline_inputs",
     r"pipeline_ediffi_inpaint": r"image_start|pipeline_ediffi|pipeline_ediffi_img2img|pipeline_inputs",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from . import __version__
 from .demo.checkpoint import demo_checkpoint
@@ -71,7 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     generate = commands.add_parser("generate", help="draw images", description="Draws images of a sentence as PNGs.")
     generate.set_defaults(run=_generate)
-    generate.add_argument("prompt", type=_prompt, help="what to draw")
+    generate.add_argument("prompt", type=_prompt, nargs="?", help="what to draw")
+    generate.add_argument(
+        "--prompt-schedule",
+        nargs="+",
+        type=_scheduled,
+        metavar="SHARE:PROMPT",
+        help='instead of one prompt, prompts that begin after a share of the base\'s steps: "0:a cat" "0.3:a dog"',
+    )
     paint = commands.add_parser(
         "paint",
         help="draw phrases where a scene says",
@@ -120,6 +127,7 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
     add("--seed", type=_whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
     add("--num-images", type=_whole(1), default=1, metavar="N", help="writes FILE-0.png, ...; image i has seed + i")
     add("--style-image", type=_style_image, metavar="FILE", help="an image whose style to take over")
+    add("--style-scale", type=_style_scale, default=1.0, help="factor on the style; 0 is none (default: %(default)s)")
     add("--steps", type=_per_stage(_whole(1, MAX_INFERENCE_STEPS)), help="one number, or one per stage: 25,10,10")
     add("--guidance-scale", type=_per_stage(_finite), help="one number, or one per stage: 5,1,1")
     add("--negative-prompt", metavar="TEXT", help="what the image should not be")
@@ -147,13 +155,26 @@ def _output(text: str) -> Path:
 
 
 def _style_image(text: str) -> Image.Image:
+    from .style import read_image
+
     try:
-        with Image.open(Path(text).expanduser()) as image:
-            return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what bad files raise
-        raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
+        return read_image(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _style_scale(text: str) -> float:
+    scale = _finite(text)
+    if scale < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
+    return scale
+
+
+def _scheduled(text: str) -> tuple[str, float]:
+    share, _, prompt = text.partition(":")
+    if not prompt.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not SHARE:PROMPT, such as '0.3:a dog'")
+    return prompt.strip(), _finite(share)
 
 
 def _file(text: str) -> Path:
@@ -232,7 +253,12 @@ def _per_stage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    _draw(args, {})
+    from .pipeline_inputs import check_prompt_schedule
+
+    if (args.prompt is None) == (args.prompt_schedule is None):
+        raise ValueError("give either a prompt or --prompt-schedule.")
+    check_prompt_schedule(args.prompt_schedule, None, {})
+    _draw(args, {"prompt_schedule": args.prompt_schedule} if args.prompt_schedule else {})
 
 
 def _paint(args: argparse.Namespace) -> None:
@@ -281,8 +307,8 @@ def _read_scene(path: Path) -> dict[str, Any]:
     return {**scene, "regions": [region_from_dict(region) for region in regions]}
 
 
-def _draw(args: argparse.Namespace, painting: dict[str, Any], pipeline: str = "EDiffIPipeline") -> None:
-    """Draws what the arguments say; `painting` are further arguments of the pipeline, `pipeline` is its name."""
+def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "EDiffIPipeline") -> None:
+    """Draws what the arguments say; `further` are more arguments of the pipeline, `pipeline` is its name."""
     model = args.model or demo_checkpoint()
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
@@ -300,6 +326,7 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any], pipeline: str = "E
             args.prompt,
             negative_prompt=args.negative_prompt,
             style_image=args.style_image,
+            style_scale=args.style_scale,
             height=args.size,
             width=args.size,
             num_inference_steps=args.steps,
@@ -307,7 +334,7 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any], pipeline: str = "E
             num_images_per_prompt=args.num_images,
             # Noise is drawn on the CPU, so that a seed means the same image on every device.
             generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
-            **painting,
+            **further,
         )
     except (RuntimeError, MemoryError) as error:  # most often too little memory
         size = args.size or pipe.stages[-1].size
@@ -315,17 +342,17 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any], pipeline: str = "E
             f"cannot draw {args.num_images} of {size} x {size} pixels in {dtype} on {device}; a smaller --num-images, "
             f"--size or --dtype needs less memory: {_one_line(error)}"
         ) from error
-    _save(args, painting, output, seeds)
+    _save(args, further, output, seeds)
 
 
-def _save(args: argparse.Namespace, painting: dict[str, Any], output: Any, seeds: list[int]) -> None:
+def _save(args: argparse.Namespace, further: dict[str, Any], output: Any, seeds: list[int]) -> None:
     """Writes what the pipeline returned, with its provenance, and names the files."""
     detected = output.nsfw_content_detected or [False] * args.num_images
-    source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "mask_image" in painting else TRAINED_ALGORITHMIC_MEDIA
+    source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "mask_image" in further else TRAINED_ALGORITHMIC_MEDIA
     for path, image, own_seed, black in zip(
         _paths(args.output, args.num_images), output.images, seeds, detected, strict=True
     ):
-        settings = _settings(args, own_seed, painting) | ({"nsfw_content_detected": True} if black else {})
+        settings = _settings(args, own_seed, further) | ({"nsfw_content_detected": True} if black else {})
         save_image(image, path, None if args.no_provenance else Provenance(settings, digital_source_type=source_type))
         print(f"{path} (seed {own_seed}{', blackened by the safety checker' if black else ''})")
 
@@ -384,7 +411,7 @@ def _paths(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
 
 
-def _settings(args: argparse.Namespace, seed: int, painting: dict[str, Any]) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, seed: int, further: dict[str, Any]) -> dict[str, Any]:
     """What the file says: enough to draw it again, and no path, since the picture may go anywhere."""
     return {
         "prompt": args.prompt,
@@ -395,11 +422,13 @@ def _settings(args: argparse.Namespace, seed: int, painting: dict[str, Any]) -> 
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
         "style_image": None if args.style_image is None else True,
-        "regions": region_settings(painting["regions"]) if "regions" in painting else None,
-        "region_strength": painting.get("region_strength"),
-        "image": True if "image" in painting else None,
-        "mask_image": True if "mask_image" in painting else None,
-        "strength": painting.get("strength"),
+        "style_scale": None if args.style_image is None else args.style_scale,
+        "prompt_schedule": further.get("prompt_schedule"),
+        "regions": region_settings(further["regions"]) if "regions" in further else None,
+        "region_strength": further.get("region_strength"),
+        "image": True if "image" in further else None,
+        "mask_image": True if "mask_image" in further else None,
+        "strength": further.get("strength"),
     }
 
 
