@@ -19,6 +19,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +43,10 @@ def render(scenes: SceneGenerator, batch: list[Scene], size: int) -> Tensor:
 
 
 def generate(
-    pipe: EDiffIPipeline, args: argparse.Namespace, captions: list[str], style: Tensor | None = None
+    pipe: EDiffIPipeline, args: argparse.Namespace, captions: list[str], style: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """Draws one base picture for each caption; picture i depends on the seed and i alone, not on the batch size."""
+    """Draws one base picture for each caption; picture i depends on the seed and i alone, not on the batch size.
+    `options` are further arguments of the pipeline, such as another guidance."""
     size, parts = pipe.stages[0].size, []
     for start in tqdm(range(0, len(captions), args.batch_size), desc="base" if style is None else "style"):
         rows = slice(start, start + args.batch_size)
@@ -56,9 +58,9 @@ def generate(
             height=size,
             width=size,
             num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
             generator=generators,
             output_type="pt",
+            **{"guidance_scale": args.guidance_scale, **options},
         ).images
         parts.append(images.float().cpu() * 2 - 1)
     return torch.cat(parts)

@@ -79,21 +79,30 @@ class Guidance:
             "added_cond_kwargs": {"text_embeds": pick("pooled_prompt_embeds"), "image_embeds": pick("image_embeds")},
         }
 
-    def painted_columns(self) -> list[list[int]]:
-        """For each row after D_none the columns of the text that it is conditioned on; only these can be painted."""
+    def painted_rows(self) -> tuple[int, list[list[int]] | None]:
+        """The arguments `copies` and `readable` of [`~painting.Painting.select`]: D_none is not painted, and the other
+        rows where the text stands that they are conditioned on."""
         rows = self.rows[1:] if self.weights else self.rows
+        if all(row is not None and set(TEXT_COLUMNS) <= set(row) for row in rows):
+            return len(rows), None
         every = range(max(columns.stop for columns in TEXT_COLUMNS.values()))
-        return [[c for name in row or () if name in TEXT_COLUMNS for c in every[TEXT_COLUMNS[name]]] for row in rows]
+        texts = [[name for name in row or () if name in TEXT_COLUMNS] for row in rows]
+        return len(rows), [[column for name in text for column in every[TEXT_COLUMNS[name]]] for text in texts]
 
     def combine(
-        self, output: torch.Tensor, sample: torch.Tensor, sigma: torch.Tensor, sigma_data: float, rescale: float = 0.0
+        self,
+        output: torch.Tensor,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        sigma_data: float,
+        rescale: float = 0.0,
     ) -> torch.Tensor:
         """The guided F.
 
         Args:
             output: F of all rows, (rows x images, 3, height, width) in the order of `conditions`.
             sample: The noisy images x, (images, 3, height, width).
-            sigma: Their noise level, a scalar.
+            timestep: Their c_noise, a scalar.
             sigma_data: Standard deviation of the training images.
             rescale: phi of Lin et al. (arXiv 2305.08891, section 3.4): how far the standard deviation of each guided D
                 is brought back to that of the conditional D. Of several D_k the mean counts, weighted by abs(w_k).
@@ -111,5 +120,6 @@ class Guidance:
         if not rescale:
             return guided
         # Exposure is a matter of the image: F has the noise in it, and at small sigma little else.
+        sigma = (4 * timestep.float()).exp()
         denoised, wanted = (denoised_from_model_output(f, sample, sigma, sigma_data) for f in (guided, reference))
         return guided + (rescale_noise_cfg(denoised, wanted, rescale) - denoised) / c_out(sigma, sigma_data)

@@ -440,27 +440,22 @@ class EDiffIPipeline(DiffusionPipeline):
         own_scale = getattr(unet, "guidance_scale", None)  # of a router's selected expert
         if own_scale is not None and not isinstance(scale, dict):
             scale = own_scale
-        guidance = Guidance.at(sigma, scale, self._guidance_interval)
-        copies = len(guidance.rows)
+        guidance, sigma_data = Guidance.at(sigma, scale, self._guidance_interval), stage.scheduler.config.sigma_data
         model_input = stage.scheduler.scale_model_input(sample, timestep)
-        # An image and its unconditional row count as one; with more rows fewer images pass at a time.
-        images = max(1, 2 * self.pixels_per_call // (max(2, copies) * model_input[0, 0].numel()))
+        # An image may have two rows; with more of them fewer images pass at a time.
+        pixels = max(2, len(guidance.rows)) * model_input.shape[-1] * model_input.shape[-2]
+        images = max(1, 2 * self.pixels_per_call // pixels)
         outputs = []
         for start in range(0, len(model_input), images):
             rows = slice(start, start + images)
             x = model_input[rows] if low_res is None else torch.cat([model_input[rows], low_res[rows]], dim=1)
+            x = torch.cat([x] * len(guidance.rows)).to(unet.dtype)
             if self._painting is not None:
-                prompts, readable = len(self._painting.regions), guidance.painted_columns()
+                prompts = len(self._painting.regions)
                 of_images = [image * prompts // len(sample) for image in range(len(sample))][rows]
-                self._painting.select(of_images, len(readable), readable)
-            output = unet(
-                torch.cat([x] * copies).to(unet.dtype),
-                timestep,
-                **guidance.conditions(embeds, rows, unet.dtype),
-                return_dict=False,
-            )[0].float()
-            sigma_data, exact_sigma = stage.scheduler.config.sigma_data, (4 * timestep.float()).exp()
-            outputs.append(guidance.combine(output, sample[rows], exact_sigma, sigma_data, self._guidance_rescale))
+                self._painting.select(of_images, *guidance.painted_rows())
+            output = unet(x, timestep, **guidance.conditions(embeds, rows, unet.dtype), return_dict=False)[0].float()
+            outputs.append(guidance.combine(output, sample[rows], timestep, sigma_data, self._guidance_rescale))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     @contextmanager
