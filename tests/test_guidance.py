@@ -352,5 +352,7 @@ def test_words_that_are_lost_are_named_in_every_text(base_pipe, caplog, monkeypa
     assert len(t5[1]) < len(clip[1])
     assert lost("a cat", negative_prompt=long) == [("CLIP", "'aaaaa zebra'.")]
     assert lost(["a cat", "a dog"], negative_prompt=["a", longer], generator=[seeded()] * 2) == [clip, t5]
+    two = {"prompt": ["a cat", "a dog"], "generator": [seeded()] * 2}
+    assert lost(**two, negative_prompt=longer) == [clip, t5], "once, not for each image"
     assert lost(longer, encoders=["t5"]) == [t5], "an encoder that is switched off loses nothing"
     assert lost("a cat", negative_prompt=long, encoders=["t5"]) == []
