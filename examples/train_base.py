@@ -74,6 +74,9 @@ def add_data_arguments(parser: argparse.ArgumentParser, preset: str | None) -> N
     parser.add_argument("--drop-clip-text", type=float, default=0.2, help="dropout of the CLIP text embeddings")
     parser.add_argument("--drop-t5", type=float, default=0.25)
     parser.add_argument("--drop-clip-image", type=float, default=0.9)
+    parser.add_argument(
+        "--drop-pooled-text", type=float, default=0.0, help="of the pooled CLIP text embedding where the tokens stay"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the network")
 
 
@@ -143,7 +146,7 @@ def build_unet(
 
 def load_data(args: argparse.Namespace, dataset_options: dict[str, Any]) -> dict[str, Any]:
     """Scenes and encoders, as keyword arguments of `Trainer` and `TreeTrainer`."""
-    dropout = DropoutRates(args.drop_clip_text, args.drop_t5, args.drop_clip_image)
+    dropout = DropoutRates(args.drop_clip_text, args.drop_t5, args.drop_clip_image, args.drop_pooled_text)
     check_encoder_folder(args.encoders)
     train_scenes, held_out_scenes = scene_generators(args)
     dataset = SceneDataset(train_scenes, seed=args.seed, **dataset_options)

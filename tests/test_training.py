@@ -195,6 +195,19 @@ def test_dropout_rates_are_the_papers_and_independent():
     assert torch.equal(dropped["encoder_attention_mask_2"].float().mean(1), 1 - t5)
 
 
+def test_pooled_text_can_drop_alone_and_changes_nothing_else():
+    def dropped(rates: DropoutRates) -> dict:
+        return drop_conditioning(conditioning_of_ones(20000), rates, torch.Generator().manual_seed(0))
+
+    alone, together = dropped(DropoutRates(pooled_text=0.7)), dropped(DropoutRates())
+    for name in ("encoder_hidden_states", "encoder_hidden_states_2", "encoder_attention_mask_2"):
+        assert torch.equal(alone[name], together[name])
+    text = alone["encoder_hidden_states"].flatten(1).mean(1)
+    pooled = alone["added_cond_kwargs"]["text_embeds"].mean(1)
+    assert set(pooled.tolist()) == {0.0, 1.0} and not pooled[text == 0].any()
+    assert pooled.mean().item() == pytest.approx(0.8 * 0.3, abs=0.01)
+
+
 def test_network_takes_a_dropped_condition_for_an_absent_one():
     unet = tiny_unet().eval()
     for parameter in unet.parameters():

@@ -324,7 +324,7 @@ class Trainer:
         images, low_res = self._images(batch)
         nothing, all_of_it = torch.zeros(len(images), dtype=torch.bool), torch.ones(len(images), dtype=torch.bool)
         conditioning = self.encode_batch(batch["caption"], batch["clip_image"], nothing)
-        conditioning = keep_only(conditioning, Kept(all_of_it, all_of_it, nothing))
+        conditioning = keep_only(conditioning, Kept(all_of_it, all_of_it, nothing, all_of_it))
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(self.settings.seed)).to(self.device)
         unet = self.ema_unet().to(self.device)
         with self.accelerator.autocast():
