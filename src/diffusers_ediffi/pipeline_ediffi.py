@@ -320,7 +320,7 @@ class EDiffIPipeline(DiffusionPipeline):
         given: Embeddings,
         num_images_per_prompt: int,
         guided: bool,
-        encoders: Sequence[str],
+        encoders: Sequence[str] = tuple(ENCODERS),
     ) -> Embeddings:
         """All embeddings on the device, one row for each image; what is given is not computed, and what belongs to
         none of the encoders is `None`."""
@@ -581,8 +581,9 @@ class EDiffIPipeline(DiffusionPipeline):
                 Outside it costs half: one row, conditioned on all encoders that guide.
             guidance_rescale: phi of arXiv 2305.08891: how far, in every guided step, the standard deviation of the
                 denoised image is brought back to that without guidance; 0.7 is usual, 0 changes nothing.
-            encoders: Which conditions are used, of `t5`, `clip_text` (tokens and pooled) and `clip_image`; by default
-                all. The others are as training saw them dropped, in the negative prompt, too, and are not encoded.
+            encoders: Which conditions are used in every stage, of `t5`, `clip_text` (tokens and pooled) and
+                `clip_image`; by default all. The others are as training saw them dropped, in the negative prompt,
+                too, and are not encoded.
             num_images_per_prompt: Images for each prompt.
             generator: Makes the noise repeatable; a list gives each image its own.
             latents: Standard normal noise for the base stage (images, 3, base size, base size).
