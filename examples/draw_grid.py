@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from diffusers_ediffi import EDiffIPipeline, demo_checkpoint
+from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.provenance import model_name
 
 PROMPTS = (
     "a rocket above a red apple on a dark blue background",
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--columns", type=int, default=4)
     parser.add_argument("--size", type=int, help="height and width of a picture (default: the model's largest)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a row for each")
+    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
     args = parser.parse_args(arguments)
 
     pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
@@ -64,7 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
         grid.paste(band, (0, top))
         top += band.height
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(args.output)
+    settings = {"prompts": args.prompts, "seeds": args.seeds, "model": model_name(args.model), "size": size}
+    save_image(grid, args.output, None if args.no_provenance else Provenance(settings))
     print(args.output)
 
 

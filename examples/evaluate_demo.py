@@ -28,10 +28,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusers_ediffi import EDiffIPipeline, demo_checkpoint
+from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
 from diffusers_ediffi.demo import GROUNDS, STYLES, Scene, SceneGenerator, load_objects
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance, images_to_tensor
 from diffusers_ediffi.low_res import upsample_low_res
+from diffusers_ediffi.provenance import model_name
 
 STAGES = ("base", "style", "sr256", "sr1024")
 SR_STAGES = ("sr256", "sr1024")
@@ -73,7 +74,7 @@ def evaluate_base(pipe: EDiffIPipeline, scorer: SceneScorer, scenes: SceneGenera
     size = pipe.stages[0].size
     real, reference = render(scenes, batch, size), scorer.features(render(scenes, others, size))
     images = generate(pipe, args, [scene.caption for scene in batch])
-    save_grid(args.output / "base.png", images[:32], columns=8)
+    save_grid(args.output / "base.png", images[:32], 8, args.model)
     shuffled = batch[1:] + batch[:1]
     return {
         "model": {**scorer.score(images, batch), "frechet": frechet_distance(scorer.features(images), reference)},
@@ -93,7 +94,7 @@ def evaluate_style(
     # The reference is the next scene of the same style: it shares the style with the wanted picture, nothing else.
     references = [by_style[s.style][(by_style[s.style].index(s) + 1) % len(by_style[s.style])] for s in batch]
     images = generate(pipe, args, [s.caption for s in batch], render(scenes, references, pipe.stages[0].size))
-    save_grid(args.output / "style.png", images[:: max(1, len(images) // 32)][:32], columns=8)
+    save_grid(args.output / "style.png", images[:: max(1, len(images) // 32)][:32], 8, args.model)
     right = [verdict["style"] for verdict in scorer.judge(images, batch)]
     per_style = {style: [r for r, s in zip(right, batch, strict=True) if s.style == style] for style in by_style}
     real = [verdict["style"] for verdict in scorer.judge(render(scenes, batch, pipe.stages[0].size), batch)]
@@ -162,7 +163,7 @@ def evaluate_sr(
         parts.append(super_resolve(pipe, number, low_res[start : start + per_call], captions, steps, seed))
     pictures = {"model": torch.cat(parts), "bicubic": upsample_low_res(low_res, large), "real": real}
     shown = [pictures[name][:4] for name in ("bicubic", "model", "real")]
-    save_grid(args.output / f"{stage}.png", torch.cat(shown), columns=len(shown[0]))
+    save_grid(args.output / f"{stage}.png", torch.cat(shown), len(shown[0]), args.model)
     others = render(scenes, [scenes.scene(index) for index in range(count, 2 * count)], large)
     patches = {name: scorer.patch_features(images, args.patches_per_image) for name, images in pictures.items()}
     reference = patches.pop("real")
@@ -184,12 +185,13 @@ def psnr(images: Tensor, target: Tensor) -> float:
     return (10 * (4 / error).log10()).mean().item()
 
 
-def save_grid(path: Path, images: Tensor, columns: int) -> None:
+def save_grid(path: Path, images: Tensor, columns: int, model: str | None) -> None:
     """Writes pictures (batch, 3, height, width) in [-1, 1] as one PNG; the last row is filled up with black."""
     rows = -(-len(images) // columns)
     images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, rows * columns - len(images)), value=-1.0)
     pictures = EDiffIPipeline.numpy_to_pil(((images + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy())
-    make_image_grid(pictures, rows=rows, cols=columns).save(path)
+    grid = make_image_grid(pictures, rows=rows, cols=columns)
+    save_image(grid, path, Provenance({"model": model_name(model)}))
 
 
 def print_table(results: dict[str, dict]) -> None:

@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     report = {"settings": settings, "strengths": rows, "real": figures(scorer, real, batch, reference)}
     args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
     pictures = torch.cat([*shown, real[:GRID_PROMPTS]])
-    save_grid(args.output.with_name(args.output.name + "_grid.png"), pictures, columns=len(shown[0]))
+    save_grid(args.output.with_name(args.output.name + "_grid.png"), pictures, len(shown[0]), args.model)
     try:
         plot(rows, args.output.with_suffix(".png"))
     except ImportError:

@@ -33,9 +33,10 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
-from diffusers_ediffi import PaintRegion, paint_with_words
+from diffusers_ediffi import PaintRegion, Provenance, paint_with_words, save_image
 from diffusers_ediffi.paint_with_words import check_strength
 from diffusers_ediffi.painting import NORMALIZERS
+from diffusers_ediffi.provenance import model_name
 from diffusers_ediffi.regions import find_phrase
 
 # What captions call the categories; plurals in -s and -es are added.
@@ -332,7 +333,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 if args.save_pictures:
                     path = args.output / f"{strength:g}" / f"{caption.id}.png"
                     path.parent.mkdir(exist_ok=True)
-                    picture.save(path)
+                    drawn = {"prompt": caption.text, "model": model_name(args.model), "region_strength": strength}
+                    save_image(picture, path, Provenance(drawn))
     card = write_card(args, settings, known)
     for strength, row in card["strengths"].items():
         print(f"{strength:>4}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))

@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             measure(report["curves"][name], f"{scale:g}", {"guidance_scale": w, "encoders": CURVES[name]})
     if shown:
         pictures = torch.cat([*shown, real[:GRID_PROMPTS]])
-        save_grid(args.output.with_name(args.output.name + "_grid.png"), pictures, columns=len(shown[0]))
+        save_grid(args.output.with_name(args.output.name + "_grid.png"), pictures, len(shown[0]), args.model)
     try:
         plot(report["table"], report["curves"], args.output.with_suffix(".png"))
     except ImportError:

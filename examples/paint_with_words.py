@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from diffusers_ediffi import EDiffIPipeline, PaintRegion, demo_checkpoint
+from diffusers_ediffi import EDiffIPipeline, PaintRegion, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.provenance import model_name, region_settings
 
 PROMPT = "a red apple next to a rocket on a dark blue background"
 PHRASES = ("red apple", "rocket")
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.4, 1.0], help="a row for each")
     parser.add_argument("--size", type=int, help="height and width of a picture (default: the model's largest)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="a column for each, and both ways")
+    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
     args = parser.parse_args(arguments)
 
     pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
@@ -57,7 +59,15 @@ def main(arguments: list[str] | None = None) -> None:
             ).images
             for column, image in enumerate(images):
                 grid.paste(outlined(image, regions), ((half * len(images) + column) * size, row * size))
-    grid.save(args.output)
+    settings = {
+        "prompt": args.prompt,
+        "seeds": args.seeds,
+        "model": model_name(args.model),
+        "size": size,
+        "regions": region_settings([PaintRegion(*pair) for pair in zip(args.phrases, BOXES, strict=True)]),
+        "region_strengths": args.strengths,
+    }
+    save_image(grid, args.output, None if args.no_provenance else Provenance(settings))
     print(args.output)
 
 

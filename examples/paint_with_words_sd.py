@@ -20,7 +20,8 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from diffusers_ediffi import PaintRegion, paint_with_words, regions_from_color_map
+from diffusers_ediffi import PaintRegion, Provenance, paint_with_words, regions_from_color_map, save_image
+from diffusers_ediffi.provenance import model_name, region_settings
 
 
 def as_region(text: str) -> PaintRegion:
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
     args = parser.parse_args(arguments)
 
     regions = list(args.region)
@@ -69,7 +71,15 @@ def main(arguments: list[str] | None = None) -> None:
             num_inference_steps=args.steps,
             generator=torch.Generator().manual_seed(args.seed),
         ).images[0]
-    image.save(args.output)
+    settings = {
+        name: getattr(args, name) for name in ("prompt", "negative_prompt", "seed", "steps", "height", "width")
+    }
+    settings |= {
+        "model": model_name(args.model),
+        "regions": region_settings(regions),
+        "region_strength": args.strength,
+    }
+    save_image(image, args.output, None if args.no_provenance else Provenance(settings))
     print(args.output)
 
 

@@ -14,9 +14,19 @@ import pytest
 import torch
 import transformers.utils.logging
 from conftest import tiny_pipeline, tiny_unet
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from PIL import Image
+from transformers import CLIPConfig
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, LoraExpert, PaintRegion, __version__
+from diffusers_ediffi import (
+    EDiffIPipeline,
+    EDiffIUNet,
+    ExpertRouterUNet,
+    LoraExpert,
+    PaintRegion,
+    __version__,
+    read_provenance,
+)
 from diffusers_ediffi.cli import main
 
 PROMPT = "a red cat above a blue house"
@@ -73,24 +83,81 @@ def test_generate_draws_what_the_pipeline_draws(generate, model, tmp_path):
 
 def test_png_says_how_it_was_drawn(generate, model, tmp_path):
     generate("--steps", "2,1", "--size", 32, prompt="ein Apfel über 🚀")
-    with Image.open(tmp_path / "out.png") as image:
-        assert image.size == (32, 32)
-        assert image.text == {
-            "prompt": "ein Apfel über 🚀",
-            "seed": "3",
-            "model": str(model),
-            "version": f"diffusers_ediffi {__version__}",
-            "size": "32",
-            "steps": "(2, 1)",
-        }
+    provenance = read_provenance(tmp_path / "out.png")
+    assert provenance.software == f"diffusers_ediffi {__version__}"
+    assert provenance.settings == {
+        "prompt": "ein Apfel über 🚀",
+        "seed": 3,
+        "model": model.name,
+        "size": 32,
+        "steps": [2, 1],
+    }
+
+
+def test_info_prints_the_provenance_of_a_picture(generate, tmp_path, capsys):
+    """On one line each, and nothing that a terminal would obey."""
+    generate("--guidance-scale", 3, prompt="ein Apfel über 🚀\n\x1b[31m")
+    assert main(["info", str(tmp_path / "out.png")]) == 0
+    out, err = capsys.readouterr()
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines() if not line.startswith("source type"))
+    assert err == "" and lines["prompt"] == r'"ein Apfel über 🚀\n\u001b[31m"'
+    assert (lines["seed"], lines["guidance_scale"]) == ("3", "3.0") and "trainedAlgorithmicMedia" in out
+
+
+def test_no_provenance(generate, model, tmp_path, capsys):
+    assert generate("--no-provenance")[0] == 0
+    assert b"red cat" not in (tmp_path / "out.png").read_bytes()
+    assert main(["info", str(tmp_path / "out.png")]) == 2
+    assert "says nothing of its provenance" in capsys.readouterr().err
+
+
+def test_the_file_says_nothing_of_the_machine(model, tmp_path, monkeypatch):
+    """No path of model, style image, scene, mask or output, and no name of a file that the user chose."""
+    home = tmp_path / "home" / "alice_secret"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    shutil.copytree(model, home / "models" / "tiny")
+    for name in ("style_secret.png", "mask_secret.png"):
+        Image.new("RGB", (16, 16), "white").save(home / name)
+    scene = {"prompt": PROMPT, "regions": [{"phrase": "cat", "mask": "mask_secret.png"}]}
+    (home / "scene_secret.json").write_text(json.dumps(scene))
+    fixed = [
+        "--model",
+        "~/models/tiny",
+        "--style-image",
+        str(home / "style_secret.png"),
+        "--size",
+        "8",
+        "--steps",
+        "1",
+    ]
+    fixed += ["--device", "cpu", "--output", str(home / "out_secret.png")]
+    for command in (["paint", "scene_secret.json"], ["generate", PROMPT]):
+        assert main([*command, *fixed]) == 0
+        settings = read_provenance("out_secret.png").settings
+        assert settings["model"] == "tiny" and settings["style_image"] is True
+        content = (home / "out_secret.png").read_bytes()
+        assert b"secret" not in content and str(tmp_path).encode() not in content
+
+
+def test_a_blackened_picture_is_told(generate, model, tmp_path, tmp_path_factory):
+    vision = tiny_pipeline().image_encoder.config.to_dict()
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=16))
+    checker.concept_embeds_weights.data.fill_(-10.0)  # it objects to everything
+    copy = tmp_path_factory.mktemp("checked")
+    EDiffIPipeline.from_pretrained(model, safety_checker=checker).save_pretrained(copy)
+    code, out, _ = generate(model=copy)
+    assert (code, out) == (0, f"{tmp_path / 'out.png'} (seed 3, blackened by the safety checker)\n")
+    assert not pixels(tmp_path / "out.png").any()
+    assert read_provenance(tmp_path / "out.png").settings["nsfw_content_detected"] is True
 
 
 def test_largest_stage_and_default_steps(model, tmp_path, capsys):
     output = tmp_path / "out.png"
     assert main(["generate", PROMPT, "--output", str(output), "--model", str(model), "--device", "cpu"]) == 0
     seed = int(capsys.readouterr().out.split("seed ")[1].rstrip(")\n"))
-    with Image.open(output) as image:
-        assert image.size == (128, 128) and image.text["seed"] == str(seed)
+    assert pixels(output).shape == (128, 128, 3) and read_provenance(output).settings["seed"] == seed
 
 
 def test_each_of_several_images_is_the_image_of_its_seed(generate, tmp_path):
@@ -118,9 +185,10 @@ def test_weights_and_encoders(generate, model, tmp_path):
     chosen = ["--style-image", style, "--encoders", "t5", "clip_image"]
     assert generate("--guidance-scale", "t5=5, clip_image=-1.5", *chosen)[0] == 0
     pipe = EDiffIPipeline.from_pretrained(model)
-    with Image.open(style) as picture, Image.open(tmp_path / "out.png") as drawn:
-        assert drawn.text["encoders"] == "['t5', 'clip_image']"
-        assert drawn.text["guidance_scale"] == "{'t5': 5.0, 'clip_image': -1.5}"
+    settings = read_provenance(tmp_path / "out.png").settings
+    assert settings["encoders"] == ["t5", "clip_image"]
+    assert settings["guidance_scale"] == {"t5": 5.0, "clip_image": -1.5}
+    with Image.open(style) as picture:
         image = pipe(
             PROMPT,
             style_image=picture,
@@ -130,7 +198,7 @@ def test_weights_and_encoders(generate, model, tmp_path):
             encoders=["t5", "clip_image"],
             generator=torch.Generator().manual_seed(3),
         ).images[0]
-        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(image))
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), np.asarray(image))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -170,6 +238,10 @@ def test_dtype(generate, dtype):
         (["generate", "x", "--model", "nowhere"], "there is no folder 'nowhere'"),
         (["generate", "x", "--model", "folder.png"], "holds no model_index.json"),
         (["info", "--model", "./nowhere"], "there is no folder './nowhere'"),
+        (["info", "nowhere.png"], "there is no picture 'nowhere.png'"),
+        (["info", "folder.png"], "'folder.png' is a folder; for a model say --model folder.png"),
+        (["info", "file.txt"], "'file.txt' is not an image"),
+        (["info", "file.txt", "--model", "org/name"], "a picture or a --model, not both"),
         (["draw", "x"], "invalid choice: 'draw'"),
         ([], "required: COMMAND"),
     ],
@@ -336,8 +408,9 @@ def test_paint_draws_what_the_pipeline_draws(paint, model, tmp_path):
     boxes = [PaintRegion("cat", (0, 0, 0.5, 1)), PaintRegion("house", (0.625, 0, 1, 1))]
     np.testing.assert_array_equal(pixels(tmp_path / "out.png"), expected(boxes))
     assert (expected(boxes) != expected([])).any()
-    with Image.open(tmp_path / "out.png") as drawn:
-        assert drawn.text["scene"] == str(tmp_path / "scene.json") and drawn.text["strength"] == "0.4"
+    settings = read_provenance(tmp_path / "out.png").settings
+    assert settings["region_strength"] == 0.4
+    assert settings["regions"] == [{"phrase": "cat", "mask": [0, 0, 0.5, 1]}, {**HOUSE, "mask": [0.625, 0, 1, 1]}]
 
 
 @pytest.mark.parametrize(

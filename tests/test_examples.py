@@ -29,7 +29,14 @@ from transformers import (
     SwinConfig,
 )
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, NoiseInterval, demo_checkpoint
+from diffusers_ediffi import (
+    EDiffIPipeline,
+    EDiffIUNet,
+    ExpertRouterUNet,
+    NoiseInterval,
+    demo_checkpoint,
+    read_provenance,
+)
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
@@ -312,7 +319,7 @@ def test_guidance_table(objects, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
     script = importlib.import_module("guidance_table")
     output = tmp_path / "new" / "guidance"
-    options = ["--objects", objects, "--output", output, "--num-prompts", 2, "--steps", 2, "--guidance-scale", 6]
+    options = ["--objects", objects, "--output", output, "--num-prompts", 2, "--steps", 3, "--guidance-scale", 6]
     chosen = ["--curves", "both", "t5", "--scales", 0, 1, 6]
     report = script.main(list(map(str, [*options, *chosen])))
     table, curves = report["table"], report["curves"]
@@ -442,6 +449,8 @@ def test_layout_on_coco(coco, tmp_path):
 def test_paint_with_words_on_the_demo_model(tmp_path):
     script = runpy.run_path(str(EXAMPLES[0].parent / "paint_with_words.py"))
     script["main"](["--output", str(tmp_path / "out.png"), "--size", "64", "--seeds", "3", "--strengths", "0", "1"])
+    settings = read_provenance(tmp_path / "out.png").settings
+    assert (settings["seeds"], settings["region_strengths"], settings["model"]) == ([3], [0.0, 1.0], "demo")
     with Image.open(tmp_path / "out.png") as grid:
         assert grid.size == (128, 128)
         pixels = torch.from_numpy(np.array(grid)).float()
@@ -486,6 +495,12 @@ def test_paint_with_words_sd(tmp_path):
         run("--canvas", tmp_path / "canvas.png", "--color", "red=cat"),
     ]
     assert (drawn[0] == drawn[1]).all() and (drawn[0] != plain).any()
+    assert str(tmp_path).encode() not in (tmp_path / "out.png").read_bytes()
     assert (run("--region", "cat=0,0,0.5,1") != plain).any()
+    settings = read_provenance(tmp_path / "out.png").settings
+    assert settings["regions"] == [{"phrase": "cat", "mask": [0.0, 0.0, 0.5, 1.0]}] and settings["model"] == "model"
+    run("--no-provenance")
+    with pytest.raises(ValueError, match="says nothing"):
+        read_provenance(tmp_path / "out.png")
     with pytest.raises(SystemExit):
         run("--region", "cat=0,0,3,1")

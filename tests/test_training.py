@@ -18,6 +18,7 @@ from diffusers_ediffi.edm import denoised_from_model_output, loss_weight, residu
 from diffusers_ediffi.expert_tree import NoiseInterval
 from diffusers_ediffi.lora_experts import LoraExpert, lora_layers
 from diffusers_ediffi.low_res import upsample_low_res
+from diffusers_ediffi.provenance import read_provenance
 from diffusers_ediffi.training.checkpoint import MARKER, complete_checkpoints, save_checkpoint, training_seconds
 from diffusers_ediffi.training.data import (
     SceneDataset,
@@ -493,6 +494,7 @@ def test_bf16_channels_last_checkpointing_and_grids(tmp_path):
     )
     trainer.sample_items = [dataset[100], dataset[101]]
     trainer.train()
+    assert read_provenance(tmp_path / "samples" / "step-0000002.png").settings == {"step": 2}
     with Image.open(tmp_path / "samples" / "step-0000002.png") as grid:
         assert grid.size == (16, 24)  # drawn, input, real
     assert (tmp_path / "samples" / "captions.txt").read_text() == "scene 100\nscene 101\n"

@@ -15,6 +15,7 @@ from .lora_experts import LoraExpert, factorize_expert
 from .paint_with_words import paint_with_words
 from .painting import PaintWithWordsAttnProcessor
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
+from .provenance import Provenance, read_provenance, save_image
 from .regions import PaintRegion, regions_from_color_map
 from .router import ExpertRouterUNet
 from .scheduling_edm_deis import EDMDEISScheduler
@@ -37,12 +38,15 @@ __all__ = [
     "NoiseInterval",
     "PaintRegion",
     "PaintWithWordsAttnProcessor",
+    "Provenance",
     "SchedulerMixin",
     "demo_checkpoint",
     "factorize_expert",
     "measure_attention_mass",
     "paint_with_words",
+    "read_provenance",
     "regions_from_color_map",
+    "save_image",
 ]
 
 # diffusers treats the package as one of its own. Without these lines pipelines would be saved under the paths of our

@@ -1,6 +1,6 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi info` says
-what a model consists of.
+what a model consists of, or how a picture was made.
 
 torch and diffusers take seconds to import, so functions import them after the arguments are checked.
 """
@@ -13,15 +13,15 @@ import os
 import re
 import secrets
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from . import __version__
 from .demo.checkpoint import demo_checkpoint
+from .provenance import Provenance, as_json, model_name, open_image, read_provenance, region_settings, save_image
 
 MAX_STAGES = 3
 MAX_INFERENCE_STEPS = 1000
@@ -78,8 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         "--legend", nargs="+", type=_legend, metavar="COLOR=PHRASE", help="the canvas's colours: red='red apple'"
     )
     paint.add_argument("--strength", type=_per_stage(_finite), help="how strongly (default: the scene's, or 0.4)")
-    info = commands.add_parser("info", help="describe a model", description="Lists a model's stages and experts.")
+    info = commands.add_parser(
+        "info",
+        help="describe a model or a picture",
+        description="Lists a model's stages and experts, or what a picture's file says about how it was made.",
+    )
     info.set_defaults(run=_info)
+    info.add_argument("picture", nargs="?", type=_picture, help="a picture instead of a model")
     for command in (generate, paint):
         _add_drawing_options(command)
     for command in (generate, paint, info):
@@ -100,6 +105,7 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
     add("--negative-prompt", metavar="TEXT", help="what the image should not be")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)")
     add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
+    add("--no-provenance", action="store_true", help="keep out of the file how it was made (prompt, seed, model, ...)")
 
 
 def _prompt(text: str) -> str:
@@ -134,6 +140,15 @@ def _scene(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return path
+
+
+def _picture(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; for a model say --model {text}")
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no picture {text!r}")
     return path
 
 
@@ -216,7 +231,7 @@ def _paint(args: argparse.Namespace) -> None:
     else:
         from .regions import regions_from_color_map
 
-        scene = {"regions": regions_from_color_map(_open_image(args.scene), dict(args.legend))}
+        scene = {"regions": regions_from_color_map(open_image(args.scene), dict(args.legend))}
     args.prompt = args.prompt or scene.get("prompt")
     if not isinstance(args.prompt, str) or not args.prompt.strip():
         raise ValueError("there is no prompt; give --prompt, or one in the scene.")
@@ -238,28 +253,8 @@ def _read_scene(path: Path) -> dict[str, Any]:
 
     for region in regions:
         if isinstance(region.get("mask"), str):  # beside the scene
-            region["mask"] = _open_image(path.parent / region["mask"])
+            region["mask"] = open_image(path.parent / region["mask"])
     return {**scene, "regions": [region_from_dict(region) for region in regions]}
-
-
-def _open_image(path: Path) -> Image.Image:
-    """A picture of a sane size."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path) as image:
-                image.load()
-                return image.copy()
-        except UnidentifiedImageError:
-            raise ValueError(f"{str(path)!r} is not an image") from None
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
-            raise ValueError(f"cannot read {str(path)!r}: {error}") from None
 
 
 def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
@@ -276,7 +271,7 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
     pipe = _load(model, {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype})
     try:
         pipe.to(device)
-        images = pipe(
+        output = pipe(
             args.prompt,
             negative_prompt=args.negative_prompt,
             style_image=args.style_image,
@@ -289,16 +284,20 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
             # Noise is drawn on the CPU, so that a seed means the same image on every device.
             generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
             **painting,
-        ).images
+        )
     except (RuntimeError, MemoryError) as error:  # most often too little memory
         size = args.size or pipe.stages[-1].size
         raise ValueError(
             f"cannot draw {args.num_images} of {size} x {size} pixels in {dtype} on {device}; a smaller --num-images, "
             f"--size or --dtype needs less memory: {_one_line(error)}"
         ) from error
-    for path, image, own_seed in zip(_paths(args.output, args.num_images), images, seeds, strict=True):
-        _write_png(image, path, _chunks(args, own_seed))
-        print(f"{path} (seed {own_seed})")
+    detected = output.nsfw_content_detected or [False] * args.num_images
+    for path, image, own_seed, black in zip(
+        _paths(args.output, args.num_images), output.images, seeds, detected, strict=True
+    ):
+        settings = _settings(args, own_seed, painting) | ({"nsfw_content_detected": True} if black else {})
+        save_image(image, path, None if args.no_provenance else Provenance(settings))
+        print(f"{path} (seed {own_seed}{', blackened by the safety checker' if black else ''})")
 
 
 def _device(name: str | None) -> str:
@@ -355,38 +354,41 @@ def _paths(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
 
 
-def _chunks(args: argparse.Namespace, seed: int) -> dict[str, str]:
-    """What the PNG says about itself: enough to draw it again."""
-    settings = {
+def _settings(args: argparse.Namespace, seed: int, painting: dict[str, Any]) -> dict[str, Any]:
+    """What the file says: enough to draw it again, and no path, since the picture may go anywhere."""
+    return {
         "prompt": args.prompt,
-        "seed": seed,
-        "model": args.model or "demo",
-        "version": f"diffusers_ediffi {__version__}",
         "negative_prompt": args.negative_prompt,
+        "seed": seed,
+        "model": model_name(args.model),
         "size": args.size,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
         "encoders": args.encoders,
-        "scene": getattr(args, "scene", None),
-        "strength": getattr(args, "strength", None),
+        "style_image": None if args.style_image is None else True,
+        "regions": region_settings(painting["regions"]) if painting else None,
+        "region_strength": painting.get("region_strength"),
     }
-    return {name: str(value) for name, value in settings.items() if value is not None}
-
-
-def _write_png(image: Image.Image, path: Path, chunks: dict[str, str]) -> None:
-    """Writes beside the target and renames, so that there is never half a file."""
-    text = PngImagePlugin.PngInfo()
-    for name, value in chunks.items():
-        text.add_itxt(name, value)  # UTF-8, for prompts in any language
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        image.save(unfinished, format="PNG", pnginfo=text)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _info(args: argparse.Namespace) -> None:
+    if args.picture is None:
+        _describe_model(args)
+    elif args.model is None:
+        _describe_picture(args.picture)
+    else:
+        raise ValueError("info describes a picture or a --model, not both at once.")
+
+
+def _describe_picture(path: Path) -> None:
+    provenance = read_provenance(path)
+    source_type = provenance.digital_source_type
+    for name, value in {"software": provenance.software, "source type": source_type, **provenance.settings}.items():
+        # As JSON, since a terminal would obey what a stranger's file may hold.
+        print(f"{as_json(name)[1:-1]:<22}{as_json(value)}")
+
+
+def _describe_model(args: argparse.Namespace) -> None:
     model = args.model or demo_checkpoint()
     pipe = _load(model)
     print(f"model       {args.model or 'demo'}")

@@ -12,6 +12,7 @@ import PIL.Image
 import torch
 from diffusers.utils import logging, numpy_to_pil
 from torch import nn
+from transformers import CLIPImageProcessorPil
 
 logger = logging.get_logger(__name__)
 
@@ -202,6 +203,15 @@ def encode_clip_image(
     """
     pixels = feature_extractor(images=as_pil_images(images), return_tensors="pt").pixel_values
     return image_encoder(pixels.to(device or image_encoder.device, image_encoder.dtype)).image_embeds
+
+
+def clip_pixels(images: list[PIL.Image.Image], size: int) -> torch.Tensor:
+    """Square RGB images as OpenAI's CLIP takes them: float32 (batch, 3, size, size).
+
+    The pipeline's feature extractor is made for the pipeline's image encoder; another CLIP may need another size.
+    """
+    squares = {"height": size, "width": size}
+    return CLIPImageProcessorPil(size=squares, crop_size=squares)(images, return_tensors="pt").pixel_values
 
 
 def as_pil_images(images: Any) -> list[PIL.Image.Image]:

@@ -36,6 +36,7 @@ from .conditioning import (
     NULL_COLUMN,
     T5_COLUMNS,
     T5_TOKENS,
+    clip_pixels,
     encode_clip_image,
     encode_clip_text,
     encode_t5,
@@ -77,7 +78,8 @@ class EDiffIPipelineOutput(BaseOutput):
         images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`): The images of the last stage: a list, an
             array (batch, height, width, 3) or a tensor (batch, 3, height, width) in [0, 1], or for
             `output_type="latent"` the sample itself, in [-1, 1] and not clamped.
-        nsfw_content_detected (`list[bool]`, *optional*): The safety checker's opinion; `None` without one.
+        nsfw_content_detected (`list[bool]`, *optional*): For each image whether the safety checker blackened it;
+            `None` without one, and for `output_type="latent"`, which it does not see.
     """
 
     images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
@@ -109,7 +111,9 @@ class EDiffIPipeline(DiffusionPipeline):
         unet_sr256, unet_sr1024 ([`EDiffIUNet`] or [`ExpertRouterUNet`], *optional*): The super-resolution models.
         scheduler_sr256, scheduler_sr1024 (`SchedulerMixin`, *optional*): Their schedulers; by default a copy of
             `scheduler`.
-        safety_checker (`PreTrainedModel`, *optional*): Called with `images` and `clip_input`, as in Stable Diffusion.
+        safety_checker (`PreTrainedModel`, *optional*): `StableDiffusionSafetyChecker`, `IFSafetyChecker` or another
+            one that is called with `images` and `clip_input` and has a `CLIPConfig`. It sees pictures at the size that
+            its own config says, whatever `feature_extractor` is for.
         default_num_inference_steps (`tuple`): Steps of base, SR256 and SR1024 (25, 10, 10: Table 7).
         default_guidance_scale (`tuple`): Guidance of base, SR256 and SR1024.
         sr_scale (`int`): How much larger than its input the image of a super-resolution stage is.
@@ -519,14 +523,21 @@ class EDiffIPipeline(DiffusionPipeline):
         return region_columns(prompt, regions, read)
 
     def run_safety_checker(self, image: torch.Tensor) -> tuple[torch.Tensor, list[bool] | None]:
-        """Lets the safety checker see images (batch, 3, height, width) in [-1, 1] and blacken what it objects to."""
+        """Lets the safety checker see images (batch, 3, height, width) in [-1, 1] and blacken what it objects to.
+
+        Returns:
+            The images, those without objection untouched, and for each whether there was one. A checker may have
+            several reasons (that of DeepFloyd IF blackens watermarks as well); any of them counts.
+        """
         if self.safety_checker is None:
             return image, None
         arrays = self.image_processor.postprocess(image, output_type="np")
-        clip_input = self.feature_extractor(self.numpy_to_pil(arrays), return_tensors="pt").pixel_values
+        clip_input = clip_pixels(self.numpy_to_pil(arrays), self.safety_checker.config.vision_config.image_size)
         clip_input = clip_input.to(self._execution_device, self.safety_checker.dtype)
-        arrays, detected = self.safety_checker(images=arrays, clip_input=clip_input)[:2]
-        return torch.from_numpy(np.stack(arrays)).movedim(-1, 1) * 2 - 1, detected
+        arrays, *reasons = self.safety_checker(images=arrays, clip_input=clip_input)
+        detected = [any(own) for own in zip(*reasons, strict=True)]
+        checked = torch.from_numpy(np.stack(arrays)).movedim(-1, 1).to(image) * 2 - 1
+        return torch.where(torch.tensor(detected, device=image.device)[:, None, None, None], checked, image), detected
 
     @torch.no_grad()
     def __call__(

@@ -118,8 +118,11 @@ def _check_text(pipe: Any, name: str, text: Any, given: Embeddings) -> None:
 
 
 def _check_images(pipe: Any, style_image: Any, given: Embeddings, batch_size: int) -> None:
-    if pipe.safety_checker is not None and pipe.feature_extractor is None:
-        raise ValueError("safety_checker needs feature_extractor; load it, or pass safety_checker=None.")
+    if pipe.safety_checker is not None and not hasattr(pipe.safety_checker.config, "vision_config"):
+        raise ValueError(
+            f"safety_checker is a {type(pipe.safety_checker).__name__}, whose config has no vision_config; pass "
+            "Stable Diffusion's or DeepFloyd IF's, or safety_checker=None."
+        )
     if style_image is None:
         return
     if given["image_embeds"] is not None:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
 from ..lora_experts import LoraExpert
 from ..low_res import upsample_low_res
+from ..provenance import Provenance, save_image
 from .checkpoint import (
     complete_checkpoints,
     load_checkpoint,
@@ -332,7 +333,8 @@ class Trainer:
         rows += [images] if low_res is None else [low_res, images]
         folder = self.output / "samples"
         folder.mkdir(exist_ok=True)
-        image_grid([float_to_image(row) for row in rows]).save(folder / f"step-{self.step:07d}.png")
+        grid = image_grid([float_to_image(row) for row in rows])
+        save_image(grid, folder / f"step-{self.step:07d}.png", Provenance({"step": self.step}))
         (folder / "captions.txt").write_text("\n".join(batch["caption"]) + "\n")
 
     def _draw(
