@@ -4,6 +4,7 @@
 import argparse
 import ast
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -504,3 +505,29 @@ def test_paint_with_words_sd(tmp_path):
         read_provenance(tmp_path / "out.png")
     with pytest.raises(SystemExit):
         run("--region", "cat=0,0,3,1")
+
+
+def test_record_attention_of_the_demo_model(objects, tmp_path):
+    """Shares of held-out prompts and of the picture; words that add up to theirs; both pictures."""
+    script = runpy.run_path(str(EXAMPLES[0].parent / "record_attention.py"))
+    options = ["--objects", objects, "--num-prompts", "3", "--batch-size", "2", "--steps", "3", "--phrases", "rocket"]
+    report = script["main"](list(map(str, ("--output", tmp_path / "new" / "out", *options))))
+    assert report["held_out"]["prompts"] == 3
+    for shares in (report["shares"], report["held_out"]["shares"]):
+        assert shares["sigma"] == sorted(shares["sigma"], reverse=True)
+        encoders = [shares[name] for name in ("clip_text", "t5", "clip_image", "null_token")]
+        np.testing.assert_allclose(np.sum(encoders, axis=0), 1, rtol=1e-4)
+    assert sum(report["words"].values()) == pytest.approx(np.mean(report["shares"]["words"]), rel=1e-4)
+    assert json.loads((tmp_path / "new" / "out.json").read_text()) == report
+    written = {path.name for path in (tmp_path / "new").iterdir()}
+    pictures = {"out.png", "out_words.png"} if importlib.util.find_spec("matplotlib") else set()
+    assert written == {"out.json", *pictures}
+
+
+def test_record_attention_of_stable_diffusion(tmp_path):
+    build(StableDiffusionPipeline, tiny_unet()).save_pretrained(tmp_path / "model")
+    script = runpy.run_path(str(EXAMPLES[0].parent / "record_attention.py"))
+    options = ("--model", tmp_path / "model", "--prompt", "a cat", "--steps", "2", "--size", "8", "--device", "cpu")
+    report = script["main"](list(map(str, ("--output", tmp_path / "out", *options))))
+    assert set(report["shares"]) == {"sigma", "text", "words"} and len(report["words"]) == 4  # letters
+    np.testing.assert_allclose(report["shares"]["text"], 1, rtol=1e-4)

@@ -11,7 +11,7 @@ from conftest import SIZES, tiny_components, tiny_pipeline
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from test_pipeline_ediffi import draw, embeddings, picture, seeded
 
-from diffusers_ediffi import EDMDEISScheduler, ExpertRouterUNet, PaintRegion
+from diffusers_ediffi import EDMDEISScheduler, ExpertRouterUNet, PaintRegion, record_attention
 from diffusers_ediffi.edm import c_noise, denoised_from_model_output
 from diffusers_ediffi.guidance import Guidance
 from diffusers_ediffi.pipeline_inputs import ENCODERS
@@ -192,6 +192,22 @@ def test_a_batch_in_parts_is_the_same_and_no_part_is_larger(base_pipe, regions):
     calls = rows_of_calls(base_pipe, lambda: parts.append(four()))
     assert calls == [4, 4, 4, 4]
     torch.testing.assert_close(parts[0], whole, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("regions", [None, REGIONS])
+def test_attention_is_recorded_for_the_last_weight(base_pipe, regions):
+    """In the first step the input is the same, whatever the guidance."""
+
+    def shares(**arguments):
+        with record_attention(base_pipe) as recorder:
+            batch(base_pipe, regions=regions, **arguments)
+        return recorder.shares()
+
+    weighted = shares(guidance_scale={"clip_image": 2.0, "t5": 3.0, "clip_text": 4.0})
+    clip_text, t5 = (shares(guidance_scale=1.0, encoders=[name]) for name in ("clip_text", "t5"))
+    for name, share in weighted.items():
+        torch.testing.assert_close(share, clip_text[name], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(weighted["t5"], t5["t5"], atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

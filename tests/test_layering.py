@@ -26,6 +26,7 @@ MAY_IMPORT = {
     r"painting": r"attention|regions",
     r"paint_with_words": r"painting|regions",
     r"attention_mass": r"painting",
+    r"attention_recorder": r"attention|conditioning|paint_with_words|painting|regions",
     r"pipeline_inputs": r"conditioning|discrete_time",
     r"guidance": r"conditioning|edm|pipeline_inputs",
     r"pipeline_ediffi": r"conditioning|guidance|low_res|paint_with_words|painting|pipeline_inputs|regions|router|unet",

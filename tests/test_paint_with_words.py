@@ -28,7 +28,7 @@ from test_router import SD_BETAS
 from test_router_in_pipelines import PIPELINES, SIZE, build, ip_adapter, lora, three_experts, unet_for
 
 from diffusers_ediffi import ExpertRouterUNet, PaintRegion, paint_with_words
-from diffusers_ediffi.paint_with_words import painted
+from diffusers_ediffi.paint_with_words import NoiseLevels, painted
 from diffusers_ediffi.painting import PaintWithWordsAttnProcessor
 
 pytestmark = [
@@ -259,16 +259,14 @@ def test_sigma_is_that_of_the_timestep_which_the_unet_receives(name):
 def test_zero_terminal_snr_is_clamped():
     pipe = build(StableDiffusionPipeline, unet_for(StableDiffusionPipeline))
     pipe.scheduler = DDIMScheduler(**SD_BETAS, rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    block = paint_with_words(pipe, PROMPT, REGIONS)
-    assert block._sigma(torch.tensor(999)) == 80
+    assert NoiseLevels(pipe)(torch.tensor(999)) == 80
     assert paint(pipe).isfinite().all()
 
 
 def test_edm_schedulers_say_sigma_in_their_timesteps():
     pipe = build(StableDiffusionXLPipeline, unet_for(StableDiffusionXLPipeline))
     pipe.scheduler = EDMEulerScheduler()
-    block = paint_with_words(pipe, PROMPT, REGIONS)
-    assert block._sigma(torch.tensor(80.0).log() / 4).item() == pytest.approx(80, rel=1e-5)
+    assert NoiseLevels(pipe)(torch.tensor(80.0).log() / 4).item() == pytest.approx(80, rel=1e-5)
     assert (paint(pipe) - draw(pipe)).abs().max() > 1e-3
 
 

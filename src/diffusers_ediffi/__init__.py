@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, pipelines
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 from .attention_mass import measure_attention_mass
+from .attention_recorder import AttentionRecorder, record_attention
 from .demo.checkpoint import demo_checkpoint
 from .expert_adapter import ExpertAdapter
 from .expert_tree import ENSEMBLES, NoiseInterval
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENSEMBLES",
+    "AttentionRecorder",
     # diffusers looks for the base classes of a component in the library that model_index.json names.
     "DiffusionPipeline",
     "EDMDEISScheduler",
@@ -45,6 +47,7 @@ __all__ = [
     "measure_attention_mass",
     "paint_with_words",
     "read_provenance",
+    "record_attention",
     "regions_from_color_map",
     "save_image",
 ]

@@ -11,6 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from numbers import Real
 from typing import Any
 
@@ -64,7 +65,8 @@ def paint_with_words(
     per_prompt = check_regions(regions, len(prompts))
     columns, num_columns = [], 0
     for one, own in zip(prompts, per_prompt, strict=True):
-        name, tokens, own = _tokens(pipe, one, own)
+        name, tokens = prompt_tokens(pipe, one)
+        own = [_renamed(region, as_tokenized(pipe, region.phrase)) for region in own]
         columns.append(region_columns(tokens.prompt, own, [(name, tokens, 0)]))
         num_columns = len(tokens.places)
     painting = Painting(per_prompt, columns, num_columns, float(strength), normalizer)
@@ -73,12 +75,37 @@ def paint_with_words(
     return PaintedPipeline(pipe, prompts, painting)
 
 
+class NoiseLevels:
+    """The noise level of what a pipeline's U-Net receives, from its timestep and without waiting for the device.
+
+    Raises:
+        ValueError: The pipeline's scheduler has none that is known.
+    """
+
+    def __init__(self, pipe: Any):
+        self.pipe = pipe
+        self._table: tuple[Any, torch.Tensor] | None = None
+        _takes_c_noise(pipe.scheduler)
+
+    def __call__(self, timestep: torch.Tensor) -> torch.Tensor:
+        scheduler = self.pipe.scheduler
+        if _takes_c_noise(scheduler):
+            return _from_c_noise(timestep)
+        if self._table is None or self._table[0] is not scheduler or self._table[1].device != timestep.device:
+            alphas = scheduler.alphas_cumprod.double().clamp(min=1e-12)
+            sigmas = ((1 - alphas) / alphas).sqrt().clamp(max=MAX_SIGMA)
+            self._table = scheduler, sigmas.float().to(timestep.device)
+        sigmas = self._table[1]
+        t = timestep.float().clamp(0, len(sigmas) - 1)
+        low = t.long().clamp(max=len(sigmas) - 2)
+        return sigmas[low].lerp(sigmas[low + 1], t - low)
+
+
 class PaintedPipeline:
     """The `with` block of [`paint_with_words`]; it can be entered once."""
 
     def __init__(self, pipe: Any, prompts: list[str], painting: Painting):
         self.pipe, self.prompts, self.painting = pipe, prompts, painting
-        self._table: tuple[Any, torch.Tensor] | None = None
         self._stack: ExitStack | None = None
         self._is_aspect_checked = False
 
@@ -88,11 +115,11 @@ class PaintedPipeline:
         with ExitStack() as stack:
             handle = self.pipe.unet.register_forward_pre_hook(self._check_aspect, with_kwargs=True)
             stack.callback(handle.remove)
-            stack.enter_context(painted(self.pipe.unet, self.painting, self._sigma))
+            stack.enter_context(painted(self.pipe.unet, self.painting, NoiseLevels(self.pipe)))
             if any(self.painting.regions) and hasattr(self.pipe, "encode_prompt"):
-                stack.enter_context(_replaced(self.pipe, "encode_prompt", self._encode_prompt))
+                stack.enter_context(replaced(self.pipe, "encode_prompt", self._encode_prompt))
             if any(region.seed is not None for own in self.painting.regions for region in own):
-                stack.enter_context(_replaced(self.pipe, "prepare_latents", self._prepare_latents))
+                stack.enter_context(replaced(self.pipe, "prepare_latents", self._prepare_latents))
             self._stack = stack.pop_all()
         return self.pipe
 
@@ -108,20 +135,6 @@ class PaintedPipeline:
         sample, scale = args[0] if args else kwargs["sample"], getattr(self.pipe, "vae_scale_factor", 1)
         for region in {region for own in self.painting.regions for region in own}:
             region.check_aspect(*(scale * size for size in sample.shape[-2:]))
-
-    def _sigma(self, timestep: torch.Tensor) -> torch.Tensor:
-        """The noise level of what the U-Net receives, from its timestep and without waiting for the device."""
-        scheduler = self.pipe.scheduler
-        if _takes_c_noise(scheduler):
-            return (4 * timestep.float()).exp()
-        if self._table is None or self._table[0] is not scheduler or self._table[1].device != timestep.device:
-            alphas = scheduler.alphas_cumprod.double().clamp(min=1e-12)
-            sigmas = ((1 - alphas) / alphas).sqrt().clamp(max=MAX_SIGMA)
-            self._table = scheduler, sigmas.float().to(timestep.device)
-        sigmas = self._table[1]
-        t = timestep.float().clamp(0, len(sigmas) - 1)
-        low = t.long().clamp(max=len(sigmas) - 2)
-        return sigmas[low].lerp(sigmas[low + 1], t - low)
 
     def _encode_prompt(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
         """Learns which images are drawn, and that they are those of the painted prompts."""
@@ -163,7 +176,7 @@ def painted(
         yield
         return
     networks = list(dict.fromkeys(getattr(unet, "experts", [unet])))  # one network may serve as several experts
-    layers = [layer for network in networks for layer in network.modules() if _reads_text(layer)]
+    layers = [layer for network in networks for layer in network.modules() if reads_text(layer)]
     if any(isinstance(layer.processor, PaintWithWordsAttnProcessor) for layer in layers):
         raise ValueError(
             "this U-Net is painted already: leave the other paint_with_words block first, or give it all regions."
@@ -191,7 +204,7 @@ class _Begin:
     """The hook before each call of a U-Net."""
 
     def __init__(self, network: Any, painting: Painting, sigma_of: Callable[[torch.Tensor], torch.Tensor]):
-        self.layers = [layer for layer in network.modules() if _reads_text(layer)]
+        self.layers = [layer for layer in network.modules() if reads_text(layer)]
         self.painting, self.sigma_of = painting, sigma_of
 
     def __call__(self, network: Any, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -228,7 +241,7 @@ def check_regions(regions: Any, prompts: int) -> list[list[PaintRegion]]:
     return per_prompt
 
 
-def _reads_text(layer: Any) -> bool:
+def reads_text(layer: Any) -> bool:
     return getattr(layer, "is_cross_attention", False) and hasattr(layer, "set_processor")
 
 
@@ -244,23 +257,30 @@ def _takes_c_noise(scheduler: Any) -> bool:
         return True
     if not hasattr(scheduler, "alphas_cumprod") or config.get("use_flow_sigmas"):
         raise ValueError(
-            f"the noise levels of {type(scheduler).__name__} are not known to paint_with_words; use a scheduler with "
+            f"the noise levels of {type(scheduler).__name__} are not known; use a scheduler with "
             "alphas_cumprod, such as DPMSolverMultistepScheduler."
         )
     return False
 
 
-def _tokens(pipe: Any, prompt: str, regions: list[PaintRegion]) -> tuple[str, PromptTokens, list[PaintRegion]]:
-    """The prompt as the pipeline tokenises it; words of textual inversion become several."""
+def prompt_tokens(pipe: Any, prompt: str) -> tuple[str, PromptTokens]:
+    """The name of a diffusers pipeline's text encoder, and the prompt as it tokenises it."""
+    tokenizer = _tokenizer(pipe)
+    name = "T5" if "T5" in type(tokenizer).__name__ else "CLIP"
+    length = T5_TOKENS if name == "T5" else tokenizer.model_max_length
+    return name, PromptTokens(as_tokenized(pipe, prompt), tokenizer, length)
+
+
+def as_tokenized(pipe: Any, text: str) -> str:
+    """A text as the pipeline gives it to its tokenizer: words of textual inversion become several."""
+    return pipe.maybe_convert_prompt(text, _tokenizer(pipe)) if hasattr(pipe, "maybe_convert_prompt") else text
+
+
+def _tokenizer(pipe: Any) -> Any:
     tokenizer = getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
     if tokenizer is None:
         raise ValueError(f"{type(pipe).__name__} has no tokenizer, which is needed to find phrases; load it.")
-    if hasattr(pipe, "maybe_convert_prompt"):
-        prompt = pipe.maybe_convert_prompt(prompt, tokenizer)
-        phrases = [pipe.maybe_convert_prompt(region.phrase, tokenizer) for region in regions]
-        regions = [_renamed(region, phrase) for region, phrase in zip(regions, phrases, strict=True)]
-    name = "T5" if "T5" in type(tokenizer).__name__ else "CLIP"
-    return name, PromptTokens(prompt, tokenizer, T5_TOKENS if name == "T5" else tokenizer.model_max_length), regions
+    return tokenizer
 
 
 def _renamed(region: PaintRegion, phrase: str) -> PaintRegion:
@@ -279,11 +299,12 @@ def _check_takes_noise(pipe: Any) -> None:
 
 
 @contextmanager
-def _replaced(pipe: Any, name: str, method: Callable) -> Iterator[None]:
+def replaced(pipe: Any, name: str, method: Callable) -> Iterator[None]:
     """Puts a method of one object before its own, which it gets as its first argument."""
     original = getattr(pipe, name)
     own = name in vars(pipe)
 
+    @wraps(original)  # with its signature, for whoever replaces it once more
     def call(*args: Any, **kwargs: Any) -> Any:
         return method(original, *args, **kwargs)
 

@@ -125,7 +125,7 @@ class Painting:
             self._state = state
             self._matrices = {
                 rows * columns: self._make(rows, columns)
-                for rows, columns in self._grids()
+                for rows, columns in unet_grids(height, width)
                 if rows * columns <= MAX_TOKENS_AHEAD
             }
 
@@ -137,21 +137,13 @@ class Painting:
 
     def grid(self, tokens: int) -> tuple[int, int]:
         """Height and width of a layer of so many pixels."""
-        grids = {rows * columns: (rows, columns) for rows, columns in self._grids()}
+        grids = {rows * columns: (rows, columns) for rows, columns in unet_grids(*self._size)}
         if tokens not in grids:
             raise ValueError(
                 f"a cross-attention of {tokens} pixels is none of the U-Net's resolutions "
                 f"({', '.join(f'{rows} x {columns}' for rows, columns in grids.values())}): it cannot be painted."
             )
         return grids[tokens]
-
-    def _grids(self) -> Iterator[tuple[int, int]]:
-        """The resolutions of the U-Net; a strided convolution rounds up."""
-        height, width = self._size
-        while height * width > 1:
-            yield height, width
-            height, width = -(-height // 2), -(-width // 2)
-        yield height, width
 
     def _make(self, height: int, width: int) -> torch.Tensor:
         used = sorted(set(self.images))
@@ -203,6 +195,17 @@ class Painting:
             self.observer((scores + nnf.pad(bias, (0, added))).softmax(-1))
         return bias
 
+    def probabilities(
+        self, query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, scale: float
+    ) -> torch.Tensor:
+        """The formula's softmax in one pass over the scores of the painted rows, (rows, heads, queries, keys)."""
+        scores = _scores(query, key, attention_mask, scale)
+        factor = self.factor(scores, attention_mask).to(scores.dtype)
+        matrix = self.matrix(query.shape[2])[:, None].to(scores.dtype)
+        scores[..., : matrix.shape[-1]].addcmul_(matrix, factor)  # keys behind the text are no words
+        # Where nothing is differentiated the scores' own memory is reused.
+        return torch.softmax(scores, -1, out=None if scores.requires_grad else scores)
+
     def attention(
         self,
         query: torch.Tensor,
@@ -211,15 +214,19 @@ class Painting:
         attention_mask: torch.Tensor | None,
         scale: float,
     ) -> torch.Tensor:
-        """The formula in one pass over the scores of the painted rows, (rows, heads, queries, head_dim)."""
-        scores = _scores(query, key, attention_mask, scale)
-        factor = self.factor(scores, attention_mask).to(scores.dtype)
-        scores.addcmul_(self.matrix(query.shape[2])[:, None].to(scores.dtype), factor)
-        # Where nothing is differentiated the scores' own memory is reused.
-        probabilities = torch.softmax(scores, -1, out=None if scores.requires_grad else scores)
+        """The formula for the painted rows, (rows, heads, queries, head_dim)."""
+        probabilities = self.probabilities(query, key, attention_mask, scale)
         if self.observer is not None:
             self.observer(probabilities)
         return probabilities @ value
+
+
+def unet_grids(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """The resolutions of a U-Net whose first layer has this one; a strided convolution rounds up."""
+    while height * width > 1:
+        yield height, width
+        height, width = -(-height // 2), -(-width // 2)
+    yield height, width
 
 
 def _scores(query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, scale: float) -> torch.Tensor:
@@ -341,6 +348,50 @@ class PaintWithWordsAttnProcessor(nn.Module):
         return _join(outputs)
 
 
+@torch.no_grad()
+def attention_probabilities(
+    attn: Any,
+    hidden_states: torch.Tensor,
+    encoder_hidden_states: Any,
+    attention_mask: torch.Tensor | None,
+    rows: slice,
+    projected: Sequence[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """How some rows of a layer's batch attend, painted if they are: float32 (rows, heads, queries, keys).
+
+    It is computed from the layer's inputs beside its processor, whose kernels do not give the softmax away.
+
+    Args:
+        attn: An attention layer of eDiff-I or of diffusers.
+        hidden_states, encoder_hidden_states, attention_mask: What it is called with. Without encoder states it is
+            self-attention; of a tuple of them (IP-Adapter) the first is the text.
+        rows: Start and stop of the rows.
+        projected: What `to_q` and `to_k` returned for all rows, (batch, tokens, heads * head_dim), where that is known
+            and all there is to Q and K but their norms.
+    """
+    processor, painting = attn.processor, None
+    if isinstance(processor, PaintWithWordsAttnProcessor):
+        if encoder_hidden_states is not None and rows.start >= processor.painting.start:
+            painting = processor.painting
+        processor = processor.processor
+    context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+    context = context[0] if isinstance(context, tuple) else context
+    count, first = len(hidden_states), rows.start if painting is None else painting.start
+    taken = slice(first, rows.stop if painting is None else count)  # the paint is made for all painted rows
+    if projected is None:
+        query, key = _query_and_key(attn, processor, hidden_states[taken], context[taken])
+    else:
+        query, key = _normed(attn, *(_split_heads(attn, x[taken]) for x in projected))
+    query, key = query.float(), key.float()
+    mask = attention_mask if attention_mask is None or len(attention_mask) != count else attention_mask[taken]
+    mask = _pad(_over_heads(mask, query.dtype), key.shape[2])
+    scale = getattr(attn, "scale", query.shape[-1] ** -0.5)
+    if painting is None:
+        scores = _scores(query, key, mask, scale)
+        return torch.softmax(scores, -1, out=scores)
+    return painting.probabilities(query, key, mask, scale)[rows.start - first : rows.stop - first]
+
+
 def _query_and_key(attn: Any, processor: Any, states: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Q and K as the processor makes them, (rows, heads, tokens, head_dim)."""
     if isinstance(attn, EDiffIAttention):
@@ -358,16 +409,20 @@ def _query_and_key(attn: Any, processor: Any, states: torch.Tensor, context: tor
         key = attn.to_kv(context).chunk(2, dim=-1)[0]
     else:
         key = getattr(processor, "to_k_custom_diffusion", attn.to_k)(context)
-    query, key = _split_heads(attn, query), _split_heads(attn, key)
-    query = query if attn.norm_q is None else attn.norm_q(query)
-    return query, key if attn.norm_k is None else attn.norm_k(key)
+    return _normed(attn, _split_heads(attn, query), _split_heads(attn, key))
+
+
+def _normed(attn: Any, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Q and K after the norms that some layers of diffusers have."""
+    norm_q, norm_k = (getattr(attn, name, None) for name in ("norm_q", "norm_k"))
+    return query if norm_q is None else norm_q(query), key if norm_k is None else norm_k(key)
 
 
 def _norm_context(attn: Attention, context: torch.Tensor) -> torch.Tensor:
     return attn.norm_encoder_hidden_states(context) if attn.norm_cross else context
 
 
-def _split_heads(attn: Attention, x: torch.Tensor) -> torch.Tensor:
+def _split_heads(attn: Any, x: torch.Tensor) -> torch.Tensor:
     return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 

@@ -137,6 +137,8 @@ class EDiffIPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents", *TEXT_EMBEDDINGS, *NEGATIVE_EMBEDDINGS, "image_embeds"]
     # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
     pixels_per_call = 1024 * 1024
+    # Told before each call of a U-Net which of how many images are its last rows, see `record_attention`.
+    _batch_observers: tuple[Callable[[Any, range, int], None], ...] = ()
     # Of the running call:
     _painting: Painting | None = None
     _guidance_interval: tuple[float, float] | None = None
@@ -458,6 +460,8 @@ class EDiffIPipeline(DiffusionPipeline):
                 prompts = len(self._painting.regions)
                 of_images = [image * prompts // len(sample) for image in range(len(sample))][rows]
                 self._painting.select(of_images, *guidance.painted_rows())
+            for observer in self._batch_observers:
+                observer(unet, range(len(sample))[rows], len(sample))
             output = unet(x, timestep, **guidance.conditions(embeds, rows, unet.dtype), return_dict=False)[0].float()
             outputs.append(guidance.combine(output, sample[rows], timestep, sigma_data, self._guidance_rescale))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -508,19 +512,24 @@ class EDiffIPipeline(DiffusionPipeline):
         Raises:
             ValueError: The prompt has no such phrase, or no encoder reads it.
         """
-        read = []
-        for encoder, name, suffix, length, columns in (
-            ("clip_text", "CLIP", "", CLIP_TEXT_TOKENS, CLIP_TEXT_COLUMNS),
-            ("t5", "T5", "_2", T5_TOKENS, T5_COLUMNS),
-        ):
-            tokenizer = getattr(self, f"tokenizer{suffix}")
-            is_loaded = getattr(self, f"text_encoder{suffix}") is not None and tokenizer is not None
-            if is_loaded and encoder in encoders:
-                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, length))
-                read.append((name, tokens, columns.start))
+        names = {"CLIP": "clip_text", "T5": "t5"}
+        read = [one for one in self.prompt_tokens(prompt) if names[one[0]] in encoders]
         if not read:
             raise ValueError(f"regions need an encoder that reads the prompt; encoders={encoders!r} leaves none.")
         return region_columns(prompt, regions, read)
+
+    def prompt_tokens(self, prompt: str) -> list[tuple[str, PromptTokens, int]]:
+        """For each text encoder its name, the prompt's tokens and their first column in what the U-Nets attend to."""
+        encoders = []
+        for name, suffix, length, columns in (
+            ("CLIP", "", CLIP_TEXT_TOKENS, CLIP_TEXT_COLUMNS),
+            ("T5", "_2", T5_TOKENS, T5_COLUMNS),
+        ):
+            tokenizer = getattr(self, f"tokenizer{suffix}")
+            if getattr(self, f"text_encoder{suffix}") is not None and tokenizer is not None:
+                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, length))
+                encoders.append((name, tokens, columns.start))
+        return encoders
 
     def run_safety_checker(self, image: torch.Tensor) -> tuple[torch.Tensor, list[bool] | None]:
         """Lets the safety checker see images (batch, 3, height, width) in [-1, 1] and blacken what it objects to.

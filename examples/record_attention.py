@@ -1,0 +1,141 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+r"""Look at what the model attends to while it draws: Figure 3, and where in the image each phrase is looked for.
+
+python examples/record_attention.py --output attention \
+    --prompt "a rocket above a red apple on a dark blue background" --phrases "rocket" "red apple"
+
+`attention.png` shows the share of attention that goes to the words, to each encoder and to the null token against the
+noise level, `attention_words.png` the picture and a heat map of every phrase, `attention.json` the figures. `--model`
+may be any pipeline of eDiff-I, Stable Diffusion or SDXL. With `--objects` (and a demo model) the shares are means over
+`--num-prompts` held-out prompts, beside the one of the picture.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from diffusers_ediffi import AttentionRecorder, EDiffIPipeline, demo_checkpoint, record_attention
+from diffusers_ediffi.demo import GROUNDS, SceneGenerator, load_objects
+
+PROMPT = "a rocket above a red apple on a dark blue background"
+LABELS = {
+    "words": "words (both encoders)",
+    "text": "text",
+    "clip_text": "CLIP text",
+    "t5": "T5",
+    "clip_image": "CLIP image",
+    "null_token": "null token",
+}
+
+
+def draw(pipe: Any, prompts: list[str], seeds: list[int], args: argparse.Namespace, heat_maps: bool = False) -> tuple:
+    """The recorder and the pictures of one call; the base stage alone where there are several."""
+    size = pipe.stages[0].size if isinstance(pipe, EDiffIPipeline) else args.size
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    with record_attention(pipe, heat_maps=heat_maps) as recorder:
+        images = pipe(prompts, height=size, width=size, num_inference_steps=args.steps, generator=generators).images
+    return recorder, images
+
+
+def curves(recorders: list[AttentionRecorder]) -> dict[str, list[float]]:
+    """sigma, and for each share its mean over all images."""
+    shares = [recorder.shares() for recorder in recorders]
+    found = {name: torch.cat([own[name] for own in shares]).mean(0).tolist() for name in shares[0]}
+    return {"sigma": recorders[0].sigmas, **found}
+
+
+def held_out(args: argparse.Namespace) -> list[str]:
+    """Captions of scenes whose combination was never trained on."""
+    objects = load_objects(args.objects, args.phrases_of_objects)
+    grounds = [ground for ground in GROUNDS if ground.kind in ("plain", "landscape")]
+    scenes = SceneGenerator(objects, ("flat", "pixel art", "water colour"), grounds, 2, (0.4, 0.6), split="held_out")
+    return [scenes.scene(index).caption for index in range(args.num_prompts)]
+
+
+def plot(found: dict[str, list[float]], title: str, path: Path) -> None:
+    """Shares against sigma, high noise on the left, as time goes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, values in found.items():
+        if name != "sigma":
+            axes.plot(found["sigma"], values, "o-", ms=3, lw=2.5 if name == "words" else 1.2, label=LABELS[name])
+    axes.set(title=title, xscale="log", xlabel="sigma", ylabel="share of cross-attention", ylim=(0, None))
+    axes.invert_xaxis()
+    figure.legend(loc="outside right upper")
+    figure.savefig(path, dpi=110)
+
+
+def plot_words(recorder: AttentionRecorder, picture: Image.Image, phrases: list[str], path: Path) -> None:
+    """The picture, and the heat map of every phrase, each in its own scale."""
+    from matplotlib.figure import Figure
+
+    columns = min(1 + len(phrases), 6)
+    rows = -(-(1 + len(phrases)) // columns)
+    figure = Figure(figsize=(1.9 * columns, 2.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels:
+        axes.axis("off")
+    panels[0].imshow(picture)
+    for axes, phrase in zip(panels[1:], phrases, strict=False):
+        heat = recorder.heat_map(phrase, size=(picture.height, picture.width))
+        axes.imshow(heat.numpy(), cmap="inferno")
+        axes.set_title(f"{phrase}\n{heat.min():.3f} to {heat.max():.3f}", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Draws, writes and returns the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the path of what is written, without its suffix")
+    parser.add_argument("--model", help="pipeline folder or Hub id (default: the one in the package)")
+    parser.add_argument("--prompt", default=PROMPT)
+    parser.add_argument("--phrases", nargs="+", help="phrases of the prompt for heat maps (default: its words)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--size", type=int, help="height and width for Stable Diffusion (default: the model's)")
+    parser.add_argument("--objects", type=Path, help="folder of the demo's objects, for held-out prompts")
+    parser.add_argument("--phrases-of-objects", nargs="+", help="which of the objects")
+    parser.add_argument("--num-prompts", type=int, default=64, help="held-out prompts")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(arguments)
+
+    dtype = torch.float32 if args.device == "cpu" else torch.float16
+    if args.model is None:
+        pipe = EDiffIPipeline.from_pretrained(demo_checkpoint(), dtype=torch.float32).to(args.device)
+    else:
+        pipe = DiffusionPipeline.from_pretrained(args.model, dtype=dtype).to(args.device)
+    recorder, images = draw(pipe, [args.prompt], [args.seed], args, heat_maps=True)
+    words = {f"{token.encoder} {token.column}: {token.text}": token.mass for token in recorder.words()}
+    report: dict[str, Any] = {"prompt": args.prompt, "shares": curves([recorder]), "words": words}
+    if args.objects:
+        captions, recorders = held_out(args), []
+        for start in range(0, len(captions), args.batch_size):
+            part = captions[start : start + args.batch_size]
+            seeds = [args.seed * 1_000_003 + start + i for i in range(len(part))]
+            recorders.append(draw(pipe, part, seeds, args)[0])
+        report["held_out"] = {"prompts": len(captions), "shares": curves(recorders)}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    phrases = args.phrases or list(dict.fromkeys(args.prompt.split()))
+    found = report.get("held_out", report)["shares"]
+    title = f"mean over {args.num_prompts} held-out prompts" if args.objects else args.prompt
+    try:
+        plot(found, title, args.output.with_suffix(".png"))
+        plot_words(recorder, images[0], phrases, args.output.with_name(args.output.name + "_words.png"))
+    except ImportError:
+        print("No plot: it needs matplotlib (pip install matplotlib).")
+    for i in (0, -1):
+        print("  ".join(f"{name} {values[i]:.3f}" for name, values in found.items()))
+    return report
+
+
+if __name__ == "__main__":
+    main()
