@@ -8,7 +8,8 @@ By default it judges the model that comes with the package, at its own settings,
 (`--stages`):
 
     base     500 prompts of combinations never trained on: objects, ground, relation and style right; Frechet distance
-    style    prompts that do not say their style, which a picture of another scene brings instead
+    style    prompts that do not say their style, which a picture of another scene brings instead; beside the same
+             prompts and noise without one
     sr256    pictures at 64 enlarged to 256, against bicubic: Frechet distance of patches, agreement with the input
     sr1024   the same from 256 to 1024
 """
@@ -93,18 +94,28 @@ def evaluate_style(
     batch = [scene for group in by_style.values() for scene in group[: -(-args.num_style_prompts // len(by_style))]]
     # The reference is the next scene of the same style: it shares the style with the wanted picture, nothing else.
     references = [by_style[s.style][(by_style[s.style].index(s) + 1) % len(by_style[s.style])] for s in batch]
-    images = generate(pipe, args, [s.caption for s in batch], render(scenes, references, pipe.stages[0].size))
+    captions, size = [scene.caption for scene in batch], pipe.stages[0].size
+    images = generate(pipe, args, captions, render(scenes, references, size), style_scale=args.style_scale)
     save_grid(args.output / "style.png", images[:: max(1, len(images) // 32)][:32], 8, args.model)
-    right = [verdict["style"] for verdict in scorer.judge(images, batch)]
-    per_style = {style: [r for r, s in zip(right, batch, strict=True) if s.style == style] for style in by_style}
-    real = [verdict["style"] for verdict in scorer.judge(render(scenes, batch, pipe.stages[0].size), batch)]
+    real = render(scenes, batch, size)
     return {
-        "model": {
-            "style_from_image": sum(right) / len(right),
-            **{f"style_from_image: {style}": sum(rs) / len(rs) for style, rs in per_style.items() if rs},
-        },
-        "real": {"style_from_image": sum(real) / len(real)},
+        "model": style_rates(scorer, images, batch),
+        "no_style": style_rates(scorer, generate(pipe, args, captions), batch),
+        "real": style_rates(scorer, real, batch),
+        "chance": {"style_from_image": 1 / len(by_style)},
     }
+
+
+def style_rates(scorer: SceneScorer, images: Tensor, batch: list[Scene]) -> dict[str, float]:
+    """The shares of pictures that have the style of their scenes, and of those that have their objects and ground."""
+    verdicts = scorer.judge(images, batch)
+    rates = {"style_from_image": [verdict["style"] for verdict in verdicts]}
+    for style in dict.fromkeys(scene.style for scene in batch):
+        rates[f"style_from_image: {style}"] = [
+            v["style"] for v, scene in zip(verdicts, batch, strict=True) if scene.style == style
+        ]
+    rates |= {name: [verdict[name] for verdict in verdicts] for name in ("objects", "ground")}
+    return {name: sum(values) / len(values) for name, values in rates.items()}
 
 
 @torch.no_grad()
@@ -196,7 +207,7 @@ def save_grid(path: Path, images: Tensor, columns: int, model: str | None) -> No
 
 def print_table(results: dict[str, dict]) -> None:
     """A line for each figure, a column for each kind of picture."""
-    kinds = ("model", "bicubic", "real", "chance")
+    kinds = ("model", "no_style", "bicubic", "real", "chance")
     print(f"{'':34}" + "".join(f"{kind:>10}" for kind in kinds))
     for stage, columns in results.items():
         names = dict.fromkeys(name for kind in kinds for name in columns.get(kind, {}))
@@ -268,6 +279,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
     """Evaluates, writes, prints and returns the figures."""
     parser = make_parser(__doc__.split("\n")[0])
     parser.add_argument("--stages", nargs="+", choices=STAGES, help="by default all that the model has")
+    parser.add_argument("--style-scale", type=float, default=1.0, help="factor on the style reference's embedding")
     args = parser.parse_args(arguments)
     pipe, scorer, scenes = prepare(args)
     present = ["base", "style"] + [stage for stage in SR_STAGES if getattr(pipe, f"unet_{stage}") is not None]

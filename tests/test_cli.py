@@ -19,6 +19,8 @@ from PIL import Image
 from transformers import CLIPConfig
 
 from diffusers_ediffi import (
+    EDiffIImg2ImgPipeline,
+    EDiffIInpaintPipeline,
     EDiffIPipeline,
     EDiffIUNet,
     ExpertRouterUNet,
@@ -201,6 +203,28 @@ def test_weights_and_encoders(generate, model, tmp_path):
     np.testing.assert_array_equal(pixels(tmp_path / "out.png"), np.asarray(image))
 
 
+def test_style_scale(generate, tmp_path):
+    style = tmp_path / "style.png"
+    Image.effect_noise((20, 20), 50).convert("RGB").save(style)
+    images = []
+    for arguments in [[], ["--style-image", style, "--style-scale", 0], ["--style-image", style, "--style-scale", 2]]:
+        assert generate("--guidance-scale", 3, *arguments)[0] == 0
+        images.append(pixels(tmp_path / "out.png"))
+    assert (images[0] == images[1]).all() and (images[0] != images[2]).any()
+    assert read_provenance(tmp_path / "out.png").settings["style_scale"] == 2.0
+
+
+def test_prompt_schedule(model, tmp_path):
+    output, schedule = tmp_path / "out.png", [("a cat: red", 0.0), ("a dog", 0.5)]
+    texts = [f"{share:g}:{prompt}" for prompt, share in schedule]
+    options = ["--output", output, "--model", model, "--size", 8, "--seed", 3, "--device", "cpu"]
+    assert main(["generate", "--prompt-schedule", *texts, *map(str, options)]) == 0
+    pipe = EDiffIPipeline.from_pretrained(model)
+    image = pipe(prompt_schedule=schedule, height=8, generator=torch.Generator().manual_seed(3)).images[0]
+    np.testing.assert_array_equal(pixels(output), np.asarray(image))
+    assert read_provenance(output).settings["prompt_schedule"] == [list(entry) for entry in schedule]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype(generate, dtype):
     code, _, err = generate("--dtype", dtype)
@@ -211,7 +235,12 @@ def test_dtype(generate, dtype):
     ("arguments", "message"),
     [
         (["generate", ""], "argument prompt: is empty"),
-        (["generate"], "required: prompt"),
+        (["generate"], "give either a prompt or --prompt-schedule"),
+        (["generate", "x", "--prompt-schedule", "0:a cat"], "give either a prompt or --prompt-schedule"),
+        (["generate", "--prompt-schedule", "a cat"], "'a cat' is not SHARE:PROMPT"),
+        (["generate", "--prompt-schedule", "0:a cat", "x:a dog"], "'x' is not a finite number"),
+        (["generate", "--prompt-schedule", "0.5:a cat", "0:a dog"], "out of order"),
+        (["generate", "x", "--style-scale", "-1"], "'-1' is below 0"),
         (["generate", "x", "--output", "out.jpg"], "'out.jpg' must end in .png"),
         (["generate", "x", "--output", "nowhere/out.png"], "nowhere"),
         (["generate", "x", "--output", "folder.png"], "'folder.png' cannot be written"),
@@ -446,3 +475,53 @@ def test_paint_refuses_decompression_bombs(paint, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         code, err = paint(*CANVAS)
         assert code == 2 and "decompression bomb" in err
+
+
+def test_edit_draws_what_the_pipelines_draw(model, tmp_path, capsys):
+    """Of an image that a camera has stored on its side, whole and below a mask."""
+    drawn, original, mask = (tmp_path / name for name in ("out.png", "photo.jpg", "mask.png"))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    image.save(original, exif=orientation)
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(mask)
+    fixed = ["--output", drawn, "--model", model, "--size", 8, "--seed", 3, "--steps", 2, "--device", "cpu"]
+    command = [*map(str, ["edit", original, PROMPT, *fixed])]
+    with Image.open(original) as stored:
+        upright = stored.transpose(Image.Transpose.ROTATE_270)
+    call = {"image": upright, "height": 8, "num_inference_steps": 2}
+    for options, arguments in (
+        (["--strength", "0.5,1"], {"strength": (0.5, 1.0)}),
+        (["--mask", str(mask)], {"mask_image": np.eye(8)}),
+    ):
+        assert main([*command, *options]) == 0, capsys.readouterr().err
+        pipeline = EDiffIInpaintPipeline if "--mask" in options else EDiffIImg2ImgPipeline
+        pipe = pipeline.from_pretrained(model)
+        expected = pipe(PROMPT, generator=torch.Generator().manual_seed(3), **call, **arguments).images[0]
+        np.testing.assert_array_equal(pixels(drawn), np.asarray(expected))
+    provenance = read_provenance(drawn)  # of the last, with the mask
+    assert provenance.settings["image"] is provenance.settings["mask_image"] is True
+    assert provenance.digital_source_type.endswith("compositeWithTrainedAlgorithmicMedia")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.png", PROMPT], "there is no file"),
+        (["text.png", PROMPT], "is not an image"),
+        (["image.png", " "], "is empty"),
+        (["image.png", PROMPT, "--strength", "1.5"], "'1.5' does not lie in 0 to 1"),
+        (["image.png", PROMPT, "--strength", "nan"], "not a finite number"),
+        (["image.png", PROMPT, "--mask", "text.png"], "text.png' is not an image"),
+        (["image.png", PROMPT, "--mask", "wide.png"], "mask_image is 16 x 8"),
+        (["image.png", PROMPT, "--mask", "black.png"], "mask_image is zero everywhere"),
+    ],
+)
+def test_edit_refuses_bad_input_in_one_line(arguments, message, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.png").write_text("no image")
+    for name, size, color in (("image", (8, 8), 9), ("wide", (16, 8), 255), ("black", (8, 8), 0)):
+        Image.new("L", size, color).save(f"{name}.png")
+    assert main(["edit", *arguments, "--model", str(model), "--size", "8", "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from conftest import tiny_pipeline
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from test_router import tiny_unet
@@ -462,6 +463,60 @@ def test_paint_with_words_on_the_demo_model(tmp_path):
     assert (painted[inside, 4:28] - painted[inside, 68:92]).abs().max() > 30
 
 
+@pytest.fixture
+def tiny_model(tmp_path) -> Path:
+    """A saved pipeline whose base draws 8 x 8 pixels."""
+    tiny_pipeline(default_num_inference_steps=(4, 1, 1)).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_style_transfer(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    for number in range(2):
+        Image.effect_noise((20, 20), 90 * number + 20).save(tmp_path / f"{number}.png")
+    files = [str(tmp_path / f"{number}.png") for number in range(2)]
+    options = ["--model", str(tiny_model), "--size", "8", "--scales", "0", "2", "--seeds", "3"]
+    script = importlib.import_module("style_transfer")
+    script.main([*options, "--styles", *files, "--weights", "0", "1", "--output", str(tmp_path / "out.png")])
+    assert read_provenance(tmp_path / "out.png").settings["style_scales"] == [0.0, 2.0]
+    with Image.open(tmp_path / "out.png") as grid:
+        assert grid.size == (3 * 128, 18 + 3 * (128 + 18))
+        rows = np.stack([np.array(grid)[36 + 146 * row : 164 + 146 * row] for row in range(3)])
+    plain, styled = rows[:, :, 128:256], rows[:, :, 256:]
+    assert (plain == plain[0]).all(), "a scale of 0 is no style, whatever the reference"
+    assert (styled[0] != styled[1]).any() and (styled[1] == styled[2]).all(), "all weight is on the second"
+
+
+def test_variations(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    main = importlib.import_module("variations").main
+    options = ["--model", str(tiny_model), "--size", "8", "--seeds", "1", "2", "--texts", "a cat", "a red cat"]
+    main([*options, "--output", str(tmp_path / "out.png")])
+    Image.effect_noise((20, 20), 50).save(tmp_path / "noise.png")
+    main([*options, "--image", str(tmp_path / "noise.png"), "--output", str(tmp_path / "noise_out.png")])
+    tiles = []
+    for name in ("out.png", "noise_out.png"):
+        with Image.open(tmp_path / name) as grid:
+            assert grid.size == (3 * 128, 18 + 3 * (128 + 18))
+            tops, lefts = [36 + 146 * row for row in range(3)], (128, 256)
+            tiles += [np.array(grid)[top : top + 128, left : left + 128] for top in tops for left in lefts]
+    assert len({tile.tobytes() for tile in tiles}) == 2 * 3 * 2, "picture, text and seed all matter"
+
+
+def test_prompt_schedule(tiny_model, objects, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    main = importlib.import_module("prompt_schedule").main
+    options = ["--model", tiny_model, "--objects", objects, "--output", tmp_path / "out", "--num-pairs", "3"]
+    results = main(list(map(str, [*options, "--batch-size", "2", "--left", "0", "50", "100"])))
+    mean = {left: found["mean"] for left, found in results["difference"].items()}
+    assert mean["0"] == 0 < mean["50"] and mean["100"] > 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(results))
+    with Image.open(tmp_path / "out" / "pairs.png") as grid:
+        assert grid.size == (3 * 128, 18 + 3 * (128 + 18))
+    with pytest.raises(ValueError, match="lie in 0 to 100"):
+        main(list(map(str, [*options, "--left", "101"])))
+
+
 def test_paint_with_words_sd(tmp_path):
     """On a tiny Stable Diffusion: a box, a mask and a canvas that say the same."""
     pipe = build(StableDiffusionPipeline, tiny_unet())
@@ -505,6 +560,30 @@ def test_paint_with_words_sd(tmp_path):
         read_provenance(tmp_path / "out.png")
     with pytest.raises(SystemExit):
         run("--region", "cat=0,0,3,1")
+
+
+def test_image_to_image_on_the_demo_model(tmp_path, capsys):
+    """A row of the picture itself, of what strength 0 leaves as it is, and of what is drawn without it."""
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "red.png")
+    script = runpy.run_path(str(EXAMPLES[0].parent / "image_to_image.py"))
+    paths = ["--output", tmp_path / "out.png", "--image", tmp_path / "red.png"]
+    script["main"]([*map(str, paths), "--size", "64", "--steps", "2", "--seeds", "3", "--strengths", "0", "1"])
+    assert "strength 1: sigma 80, 2 evaluations" in capsys.readouterr().out
+    with Image.open(tmp_path / "out.png") as grid:
+        assert grid.size == (3 * 64, 64)
+        source, kept, drawn = np.split(np.array(grid), 3, axis=1)
+    assert read_provenance(tmp_path / "out.png").settings["strengths"] == [0, 1]
+    assert (source == (255, 0, 0)).all() and (kept == source).all() and (drawn != source).any()
+
+
+def test_inpaint_on_the_demo_model(tmp_path):
+    script = runpy.run_path(str(EXAMPLES[0].parent / "inpaint.py"))
+    options = ["--size", "64", "--steps", "2", "--seeds", "3", "--box", "0.5", "0", "1", "1"]
+    script["main"](list(map(str, ["--output", tmp_path / "out.png", *options])))
+    with Image.open(tmp_path / "out.png") as row:
+        source, drawn = np.split(np.array(row), 2, axis=1)
+    assert (drawn[:, :32] == source[:, :32]).all()
+    assert (drawn[1:-1, 34:-2] != source[1:-1, 34:-2]).any()
 
 
 def test_record_attention_of_the_demo_model(objects, tmp_path):

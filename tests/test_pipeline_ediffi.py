@@ -690,7 +690,7 @@ def test_text_encoders_alone_make_a_pipeline():
 
 def test_the_signatures_are_what_diffusers_expects():
     call = inspect.signature(EDiffIPipeline.__call__).parameters
-    assert len(call) - 1 <= 30
+    assert len(call) - 1 <= 31
     expected = "prompt negative_prompt height width guidance_scale prompt_embeds negative_prompt_embeds latents "
     expected += "num_inference_steps num_images_per_prompt generator output_type return_dict"
     assert set(expected.split()) <= set(call)
@@ -826,7 +826,12 @@ BAD_INPUT = {
     "latents of a wrong shape": ({"latents": torch.zeros(1, 3, 16, 16)}, "(1, 3, 8, 8)"),
     "unknown output type": ({"output_type": "jpeg"}, "pil, np, pt, latent"),
     "unknown callback tensor": ({"callback_on_step_end_tensor_inputs": ["sample"]}, "'sample' is unknown"),
-    "style is a path": ({"style_image": "style.png"}, "load_image"),
+    "style is no path": ({"style_image": "nowhere.png"}, "cannot read 'nowhere.png'"),
+    "style scale below 0": ({"style_scale": -0.1}, "style_scale=-0.1"),
+    "infinite style scale": ({"style_scale": math.inf}, "style_scale=inf"),
+    "style scale is a text": ({"style_scale": "1"}, "style_scale='1'"),
+    "schedule and prompt": ({"prompt_schedule": [("a cat", 0.0)]}, "either prompt_schedule or prompt"),
+    "schedule out of order": ({"prompt": None, "prompt_schedule": [("a cat", 0.5)]}, "out of order"),
     "styles do not match": ({"style_image": [picture()] * 3}, "3 images for 1 prompts"),
     "no styles": ({"style_image": []}, "0 images"),
     "style out of range": ({"style_image": np.full((4, 4, 3), 200.0)}, "[0, 1]"),

@@ -296,6 +296,7 @@ def test_evaluation_of_a_model(example, object_folder, objects, tmp_path):
 
     assert list(results) == ["base", "style", "sr256"]
     assert set(results["base"]["model"]) == set(results["base"]["real"]) >= {"one_object", "ground", "frechet"}
+    assert set(results["style"]["model"]) == set(results["style"]["no_style"]) >= {"style_from_image", "objects"}
     assert results["sr256"]["bicubic"]["psnr_of_downsampled"] > results["sr256"]["model"]["psnr_of_downsampled"]
     written = json.loads((tmp_path / "figures" / "results.json").read_text())
     assert written["settings"]["num_prompts"] == 6 and written["results"].keys() == results.keys()

@@ -16,6 +16,8 @@ from .lora_experts import LoraExpert, factorize_expert
 from .paint_with_words import paint_with_words
 from .painting import PaintWithWordsAttnProcessor
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
+from .pipeline_ediffi_img2img import EDiffIImg2ImgPipeline
+from .pipeline_ediffi_inpaint import EDiffIInpaintPipeline
 from .provenance import Provenance, read_provenance, save_image
 from .regions import PaintRegion, regions_from_color_map
 from .router import ExpertRouterUNet
@@ -30,6 +32,8 @@ __all__ = [
     # diffusers looks for the base classes of a component in the library that model_index.json names.
     "DiffusionPipeline",
     "EDMDEISScheduler",
+    "EDiffIImg2ImgPipeline",
+    "EDiffIInpaintPipeline",
     "EDiffIPipeline",
     "EDiffIPipelineOutput",
     "EDiffIUNet",
@@ -58,5 +62,7 @@ LOADABLE_CLASSES[__name__] = LOADABLE_CLASSES["diffusers"]
 sys.modules[f"diffusers.pipelines.{__name__}"] = sys.modules[__name__]
 setattr(pipelines, __name__, sys.modules[__name__])
 diffusers.EDiffIPipeline = EDiffIPipeline
+diffusers.EDiffIImg2ImgPipeline = EDiffIImg2ImgPipeline
+diffusers.EDiffIInpaintPipeline = EDiffIInpaintPipeline
 # `from_config` between schedulers looks a class up by its name in diffusers.
 diffusers.EDMDEISScheduler = EDMDEISScheduler

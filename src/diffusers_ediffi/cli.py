@@ -1,6 +1,6 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi info` says
-what a model consists of, or how a picture was made.
+"""The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi edit`
+changes an image or a part of it, `ediffi info` says what a model consists of, or how a picture was made.
 
 torch and diffusers take seconds to import, so functions import them after the arguments are checked.
 """
@@ -17,11 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from . import __version__
 from .demo.checkpoint import demo_checkpoint
-from .provenance import Provenance, as_json, model_name, open_image, read_provenance, region_settings, save_image
+from .provenance import (
+    COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA,
+    TRAINED_ALGORITHMIC_MEDIA,
+    Provenance,
+    as_json,
+    model_name,
+    open_image,
+    read_provenance,
+    region_settings,
+    save_image,
+)
 
 MAX_STAGES = 3
 MAX_INFERENCE_STEPS = 1000
@@ -62,7 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     generate = commands.add_parser("generate", help="draw images", description="Draws images of a sentence as PNGs.")
     generate.set_defaults(run=_generate)
-    generate.add_argument("prompt", type=_prompt, help="what to draw")
+    generate.add_argument("prompt", type=_prompt, nargs="?", help="what to draw")
+    generate.add_argument(
+        "--prompt-schedule",
+        nargs="+",
+        type=_scheduled,
+        metavar="SHARE:PROMPT",
+        help='instead of one prompt, prompts that begin after a share of the base\'s steps: "0:a cat" "0.3:a dog"',
+    )
     paint = commands.add_parser(
         "paint",
         help="draw phrases where a scene says",
@@ -72,12 +89,24 @@ def _parser() -> argparse.ArgumentParser:
         "bottom) or pictures beside the file, white inside; or a painted canvas with --prompt and --legend.",
     )
     paint.set_defaults(run=_paint)
-    paint.add_argument("scene", type=_scene, help="a JSON file, or a canvas whose colours --legend explains")
+    paint.add_argument("scene", type=_file, help="a JSON file, or a canvas whose colours --legend explains")
     paint.add_argument("--prompt", type=_prompt, help="what to draw (default: the scene's)")
     paint.add_argument(
         "--legend", nargs="+", type=_legend, metavar="COLOR=PHRASE", help="the canvas's colours: red='red apple'"
     )
     paint.add_argument("--strength", type=_per_stage(_finite), help="how strongly (default: the scene's, or 0.4)")
+    edit = commands.add_parser(
+        "edit",
+        help="change an image, or a part of it",
+        description="Draws from an image on, or what a mask paints white anew. Both are squeezed to a square.",
+    )
+    edit.set_defaults(run=_edit)
+    edit.add_argument("image", type=_file, metavar="IMAGE", help="the image to change")
+    edit.add_argument("prompt", type=_prompt, help="what to draw")
+    edit.add_argument("--mask", type=_file, metavar="FILE", help="white where to repaint; black keeps the pixels")
+    edit.add_argument(
+        "--strength", type=_per_stage(_share), help="from 0, the image, to 1 (default: 0.7, and 1 with --mask)"
+    )
     info = commands.add_parser(
         "info",
         help="describe a model or a picture",
@@ -85,9 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
     info.add_argument("picture", nargs="?", type=_picture, help="a picture instead of a model")
-    for command in (generate, paint):
+    for command in (generate, paint, edit):
         _add_drawing_options(command)
-    for command in (generate, paint, info):
+    for command in (generate, paint, edit, info):
         command.add_argument("--model", type=_model, help="folder or Hub id (default: the demo model)")
     return parser
 
@@ -99,6 +128,7 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
     add("--seed", type=_whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
     add("--num-images", type=_whole(1), default=1, metavar="N", help="writes FILE-0.png, ...; image i has seed + i")
     add("--style-image", type=_style_image, metavar="FILE", help="an image whose style to take over")
+    add("--style-scale", type=_style_scale, default=1.0, help="factor on the style; 0 is none (default: %(default)s)")
     add("--steps", type=_per_stage(_whole(1, MAX_INFERENCE_STEPS)), help="one number, or one per stage: 25,10,10")
     add("--guidance-scale", type=_guidance_scale, help="a number, one per stage: 5,1,1, or weights: t5=5,clip_text=3")
     add("--encoders", nargs="+", choices=ENCODERS, help="which conditions to use (default: all there are)")
@@ -127,16 +157,29 @@ def _output(text: str) -> Path:
 
 
 def _style_image(text: str) -> Image.Image:
+    from .style import read_image
+
     try:
-        with Image.open(Path(text).expanduser()) as image:
-            return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what bad files raise
-        raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error}") from None
+        return read_image(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _scene(text: str) -> Path:
+def _style_scale(text: str) -> float:
+    scale = _finite(text)
+    if scale < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is below 0")
+    return scale
+
+
+def _scheduled(text: str) -> tuple[str, float]:
+    share, _, prompt = text.partition(":")
+    if not prompt.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not SHARE:PROMPT, such as '0.3:a dog'")
+    return prompt.strip(), _finite(share)
+
+
+def _file(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text!r}")
@@ -192,6 +235,13 @@ def _finite(text: str) -> float:
     return number
 
 
+def _share(text: str) -> float:
+    number = _finite(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} does not lie in 0 to 1")
+    return number
+
+
 def _per_stage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """A parser of one number for all stages, or of a list with commas for each."""
 
@@ -218,7 +268,12 @@ def _guidance_scale(text: str) -> Any:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    _draw(args, {})
+    from .pipeline_inputs import check_prompt_schedule
+
+    if (args.prompt is None) == (args.prompt_schedule is None):
+        raise ValueError("give either a prompt or --prompt-schedule.")
+    check_prompt_schedule(args.prompt_schedule, None, {})
+    _draw(args, {"prompt_schedule": args.prompt_schedule} if args.prompt_schedule else {})
 
 
 def _paint(args: argparse.Namespace) -> None:
@@ -239,6 +294,16 @@ def _paint(args: argparse.Namespace) -> None:
     _draw(args, {"regions": scene["regions"], "region_strength": args.strength})
 
 
+def _edit(args: argparse.Namespace) -> None:
+    # cameras store which way is up beside the pixels
+    changed: dict[str, Any] = {"image": ImageOps.exif_transpose(open_image(args.image))}
+    if args.mask is not None:
+        changed["mask_image"] = ImageOps.exif_transpose(open_image(args.mask))
+    if args.strength is not None:
+        changed["strength"] = args.strength
+    _draw(args, changed, "EDiffIImg2ImgPipeline" if args.mask is None else "EDiffIInpaintPipeline")
+
+
 def _read_scene(path: Path) -> dict[str, Any]:
     """The entries of a JSON scene, its regions as `PaintRegion`."""
     try:
@@ -257,8 +322,8 @@ def _read_scene(path: Path) -> dict[str, Any]:
     return {**scene, "regions": [region_from_dict(region) for region in regions]}
 
 
-def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
-    """Draws what the arguments say; `painting` are further arguments of the pipeline."""
+def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "EDiffIPipeline") -> None:
+    """Draws what the arguments say; `further` are more arguments of the pipeline, `pipeline` is its name."""
     model = args.model or demo_checkpoint()
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
@@ -268,13 +333,15 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
 
     dtype = getattr(torch, args.dtype or ("float32" if device == "cpu" else "float16"))
     # T5 overflows in float16.
-    pipe = _load(model, {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype})
+    dtypes = {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype}
+    pipe = _load(model, dtypes, pipeline)
     try:
         pipe.to(device)
         output = pipe(
             args.prompt,
             negative_prompt=args.negative_prompt,
             style_image=args.style_image,
+            style_scale=args.style_scale,
             height=args.size,
             width=args.size,
             num_inference_steps=args.steps,
@@ -283,7 +350,7 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
             num_images_per_prompt=args.num_images,
             # Noise is drawn on the CPU, so that a seed means the same image on every device.
             generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
-            **painting,
+            **further,
         )
     except (RuntimeError, MemoryError) as error:  # most often too little memory
         size = args.size or pipe.stages[-1].size
@@ -291,12 +358,18 @@ def _draw(args: argparse.Namespace, painting: dict[str, Any]) -> None:
             f"cannot draw {args.num_images} of {size} x {size} pixels in {dtype} on {device}; a smaller --num-images, "
             f"--size or --dtype needs less memory: {_one_line(error)}"
         ) from error
+    _save(args, further, output, seeds)
+
+
+def _save(args: argparse.Namespace, further: dict[str, Any], output: Any, seeds: list[int]) -> None:
+    """Writes what the pipeline returned, with its provenance, and names the files."""
     detected = output.nsfw_content_detected or [False] * args.num_images
+    source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "mask_image" in further else TRAINED_ALGORITHMIC_MEDIA
     for path, image, own_seed, black in zip(
         _paths(args.output, args.num_images), output.images, seeds, detected, strict=True
     ):
-        settings = _settings(args, own_seed, painting) | ({"nsfw_content_detected": True} if black else {})
-        save_image(image, path, None if args.no_provenance else Provenance(settings))
+        settings = _settings(args, own_seed, further) | ({"nsfw_content_detected": True} if black else {})
+        save_image(image, path, None if args.no_provenance else Provenance(settings, digital_source_type=source_type))
         print(f"{path} (seed {own_seed}{', blackened by the safety checker' if black else ''})")
 
 
@@ -313,13 +386,13 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _load(model: str, dtype: Any = None) -> Any:
+def _load(model: str, dtype: Any = None, pipeline: str = "EDiffIPipeline") -> Any:
     """Loads a pipeline; every way in which its files can be wrong becomes a `ValueError`."""
-    from .pipeline_ediffi import EDiffIPipeline
+    import diffusers_ediffi
 
     _quiet()
     try:
-        pipe = EDiffIPipeline.from_pretrained(model, dtype=dtype)
+        pipe = getattr(diffusers_ediffi, pipeline).from_pretrained(model, dtype=dtype)
     except Exception as error:  # there is no end to the errors that damaged or foreign files raise
         what = f"cannot load {model!r}"
         if not Path(model).is_dir():
@@ -354,7 +427,7 @@ def _paths(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
 
 
-def _settings(args: argparse.Namespace, seed: int, painting: dict[str, Any]) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, seed: int, further: dict[str, Any]) -> dict[str, Any]:
     """What the file says: enough to draw it again, and no path, since the picture may go anywhere."""
     return {
         "prompt": args.prompt,
@@ -366,8 +439,13 @@ def _settings(args: argparse.Namespace, seed: int, painting: dict[str, Any]) -> 
         "guidance_scale": args.guidance_scale,
         "encoders": args.encoders,
         "style_image": None if args.style_image is None else True,
-        "regions": region_settings(painting["regions"]) if painting else None,
-        "region_strength": painting.get("region_strength"),
+        "style_scale": None if args.style_image is None else args.style_scale,
+        "prompt_schedule": further.get("prompt_schedule"),
+        "regions": region_settings(further["regions"]) if "regions" in further else None,
+        "region_strength": further.get("region_strength"),
+        "image": True if "image" in further else None,
+        "mask_image": True if "mask_image" in further else None,
+        "strength": further.get("strength"),
     }
 
 

@@ -63,6 +63,7 @@ class Painting:
         if normalizer not in NORMALIZERS:
             raise ValueError(f"normalizer={normalizer!r} is unknown; choose from {', '.join(NORMALIZERS)}.")
         self.regions, self.columns = [list(own) for own in regions], columns
+        self.scheduled_columns: Sequence = [columns]  # of every prompt of a schedule
         self.num_columns = num_columns
         self.strength = strength
         self.normalizer = normalizer
@@ -97,6 +98,10 @@ class Painting:
         self.images = [*images] * copies
         self.copies = copies
         self._readable = None if readable is None else tuple(map(tuple, readable))
+
+    def begin_prompt(self, number: int) -> None:
+        """Goes on with the phrases of a prompt of the schedule."""
+        self.columns, self._state = self.scheduled_columns[number], None
 
     def begin_call(self, sample: torch.Tensor, sigma: torch.Tensor, patch_size: int = 1) -> None:
         """Prepares everything for a call of the U-Net, so that its layers only read.

@@ -4,9 +4,10 @@
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -37,7 +38,6 @@ from .conditioning import (
     T5_COLUMNS,
     T5_TOKENS,
     clip_pixels,
-    encode_clip_image,
     encode_clip_text,
     encode_t5,
 )
@@ -57,14 +57,19 @@ from .pipeline_inputs import (
     check_choice,
     check_guidance,
     check_inputs,
+    check_prompt_schedule,
+    check_style,
+    check_style_weights,
     encoders_in_use,
     guidance_per_stage,
     is_number,
     per_stage,
     stages_up_to,
 )
+from .prompt_schedule import PromptSchedule, scheduled_columns
 from .regions import PaintRegion, PromptTokens, region_columns
 from .router import ExpertRouterUNet
+from .style import encode_references, mix_embeds, read_references
 from .unet import EDiffIUNet, align_weights
 
 logger = logging.get_logger(__name__)
@@ -210,6 +215,20 @@ class EDiffIPipeline(DiffusionPipeline):
             raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "EDiffIPipeline":
+        """A pipeline of the components of another, which are shared and not copied; `kwargs` replace some.
+
+        See `DiffusionPipeline.from_pipe`, which casts to float32 what both share; here `dtype` has to ask for it.
+        """
+        if not isinstance(pipeline, EDiffIPipeline) or {"dtype", "torch_dtype"} & kwargs.keys():
+            return super().from_pipe(pipeline, **kwargs)
+        _, names = cls._get_signature_keys(cls)
+        new = cls(**{**pipeline.components, **{name: pipeline.config[name] for name in names}, **kwargs})
+        if "_name_or_path" in pipeline.config:
+            new.register_to_config(_name_or_path=pipeline.config["_name_or_path"])
+        return new
+
     def to(self, *args: Any, **kwargs: Any) -> "EDiffIPipeline":
         """Moves and casts all components; a T5 that would be float16 becomes bfloat16."""
         super().to(*args, **kwargs)
@@ -337,7 +356,7 @@ class EDiffIPipeline(DiffusionPipeline):
             negative_prompt = [negative_prompt] * batch_size
         encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device, encoders), strict=True))
         if style_image is not None and "clip_image" in encoders:
-            encoded["image_embeds"] = encode_clip_image(
+            encoded["image_embeds"] = encode_references(
                 style_image, self.feature_extractor, self.image_encoder, device
             )
         embeds: Embeddings = {}
@@ -356,6 +375,29 @@ class EDiffIPipeline(DiffusionPipeline):
             embeds[tokens], embeds[mask] = _pad_t5(embeds[tokens], embeds[mask])
         return embeds
 
+    def encode_style(self, images: Any, weights: Sequence[float] | None = None) -> torch.Tensor:
+        """Embeds one or several style references as one, for `style_image=`.
+
+            >>> style = pipe.encode_style(["sunset.png", "etching.jpg"], weights=[0.7, 0.3])
+            >>> pipe("a red car", style_image=style).images[0]
+
+        Args:
+            images: What `style_image` may be, but embeddings.
+            weights: At least 0, one for each reference, which need not sum to 1; by default all are the same.
+
+        Returns:
+            (1, width): the weighted mean of the CLIP image embeddings, as long as they are in the mean.
+
+        Raises:
+            ValueError: An image cannot be read, the weights do not fit, or the image encoder is not loaded.
+        """
+        if self.image_encoder is None or self.feature_extractor is None:
+            raise ValueError("encode_style needs image_encoder and feature_extractor; load both.")
+        references = [[image] for row in read_references(images) for image in row]
+        check_style_weights(weights, len(references))
+        device = self._execution_device
+        return mix_embeds(encode_references(references, self.feature_extractor, self.image_encoder, device), weights)
+
     def _prepare_noise(
         self,
         stage: Stage,
@@ -369,6 +411,10 @@ class EDiffIPipeline(DiffusionPipeline):
         if latents is None:
             return randn_tensor(shape, generator, device, torch.float32)
         return latents.to(device, torch.float32)
+
+    def _prepare_start(self, stages: list[Stage], batch_size: int) -> None:
+        """Called once the timesteps are set and before anything expensive runs: pipelines that start from an image
+        check it here, against the number of prompts."""
 
     def _begin_index(self, stage: Stage) -> int:
         """The timestep that a stage begins with, counted from the first: pipelines that start from an image skip
@@ -391,6 +437,7 @@ class EDiffIPipeline(DiffusionPipeline):
         embeds: Embeddings,
         generator: torch.Generator | list[torch.Generator] | None,
         on_step_end: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        switches: Mapping[int, Callable[[], None]] | None = None,
     ) -> torch.Tensor:
         """The denoising loop of every stage.
 
@@ -402,6 +449,7 @@ class EDiffIPipeline(DiffusionPipeline):
             embeds: Conditions by their names in `__call__`; `on_step_end` may change them.
             generator: For schedulers that add noise.
             on_step_end: Called with timestep and sample after each step, returns the sample to go on with.
+            switches: By the index of a timestep what is called before it, to put another prompt into `embeds`.
 
         Returns:
             The sample after the last step, or after the step that was interrupted.
@@ -421,6 +469,8 @@ class EDiffIPipeline(DiffusionPipeline):
                 for index, (t, sigma) in enumerate(zip(timesteps, sigmas, strict=False), begin):
                     if routed:
                         stage.unet.select_expert(sigma)
+                    if switches and index in switches:
+                        switches[index]()
                     model_output = self._predict(stage, sample, low_res, t, sigma, embeds)
                     sample = scheduler.step(model_output, t, sample, **extra, return_dict=False)[0]
                     sample = on_step_end(t, self._after_step(stage, sample, noise, index))
@@ -482,6 +532,7 @@ class EDiffIPipeline(DiffusionPipeline):
         regions: Any,
         strength: Any,
         normalizer: str,
+        schedule: PromptSchedule | None = None,
         encoders: Sequence[str] = tuple(ENCODERS),
     ) -> list[Painting | None]:
         """What is painted in every stage; `None` where nothing is. A bad region is refused before anything runs."""
@@ -494,15 +545,56 @@ class EDiffIPipeline(DiffusionPipeline):
             return [None] * len(stages)
         if prompt is None:
             raise ValueError("regions need the prompt that their phrases stand in; pass it instead of embeddings.")
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        per_prompt = check_regions(regions, len(prompts))
-        columns = [self.region_columns(one, own, encoders) for one, own in zip(prompts, per_prompt, strict=True)]
+        prompts = [[one] if isinstance(one, str) else one for one in (schedule.prompts if schedule else [prompt])]
+        per_prompt = check_regions(regions, len(prompts[0]))
+        columns_of = partial(self.region_columns, encoders=encoders)
+        if schedule:
+            columns = scheduled_columns(prompts, per_prompt, columns_of)
+        else:
+            columns = [[columns_of(one, own) for one, own in zip(prompts[0], per_prompt, strict=True)]]
         for region in {region for own in per_prompt for region in own}:
             region.check_aspect(stages[-1].size, stages[-1].size)
-        return [
-            Painting(per_prompt, columns, NULL_COLUMN + 1, one, normalizer)
-            for one in [*strengths, 0, 0][: len(stages)]
-        ]
+        paintings: list[Painting | None] = []
+        for one in [*strengths, 0, 0][: len(stages)]:
+            # The super-resolution stages see the last prompt.
+            painting = Painting(per_prompt, columns[-1 if paintings else 0], NULL_COLUMN + 1, one, normalizer)
+            painting.scheduled_columns = columns
+            paintings.append(painting)
+        return paintings
+
+    def _prompt_switches(
+        self,
+        stages: list[Stage],
+        schedule: PromptSchedule | None,
+        embeds: Embeddings,
+        num_images_per_prompt: int,
+        encoders: Sequence[str],
+    ) -> list[dict[int, Callable[[], None]]]:
+        """For each stage what changes the prompt in `embeds` and in the painting, by the index of the timestep that it
+        is to be called before. All prompts are encoded here."""
+        switches: list[dict[int, Callable[[], None]]] = [{} for _ in stages]
+        if schedule is None:
+            return switches
+        scheduler, begin = stages[0].scheduler, self._begin_index(stages[0])
+        count = len(scheduler.timesteps)
+        begins = schedule.begins(count, scheduler.order, begin)
+        for number, (prompt, index) in enumerate(zip(schedule.prompts, begins, strict=True)):
+            if number == 0:  # in `embeds` already
+                continue
+            nothing: Embeddings = dict.fromkeys(TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS)
+            encoded = self._prepare_embeddings(prompt, None, None, nothing, num_images_per_prompt, False, encoders)
+            own = {name: encoded[name] for name in TEXT_EMBEDDINGS}
+
+            def switch(number: int = number, own: Embeddings = own) -> None:
+                embeds.update(own)
+                if self._painting is not None:
+                    self._painting.begin_prompt(number)
+
+            if index < count:
+                switches[0][index] = switch
+            elif len(stages) > 1 and number == len(begins) - 1:
+                switches[1][self._begin_index(stages[1])] = switch
+        return switches
 
     def region_columns(
         self, prompt: str, regions: Sequence[PaintRegion], encoders: Sequence[str] = tuple(ENCODERS)
@@ -573,6 +665,8 @@ class EDiffIPipeline(DiffusionPipeline):
         negative_prompt_embeds_2: torch.Tensor | None = None,
         negative_prompt_attention_mask_2: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
+        style_scale: float = 1.0,
+        prompt_schedule: Sequence[tuple[str | list[str], float]] | None = None,
         regions: Sequence[Any] | None = None,
         region_strength: float | Sequence[float] = 0.4,
         region_normalizer: str = "max",
@@ -588,7 +682,9 @@ class EDiffIPipeline(DiffusionPipeline):
             negative_prompt: What guidance leads away from. `None` is the unconditional model (zeroed embeddings),
                 `""` the encoded empty text.
             style_image: Style reference (section 5.3): a PIL image, an array (height, width, 3) or a tensor
-                (3, height, width) in [0, 1], one for all prompts or a list with one for each.
+                (3, height, width) in [0, 1], a path or an http(s) address, one for all prompts or a list with one for
+                each. A list in this list is several references for one prompt, mixed equally; `encode_style` weighs
+                them. A tensor of two dimensions is `image_embeds`.
             height, width: Size of the last stage to run, by default the largest that is loaded.
             num_inference_steps, guidance_scale: One number for every stage, or one per stage as a tuple (base, SR256,
                 SR1024); by default the pipeline's `default_...`. Guidance of 1 or less is none, at half the cost.
@@ -612,8 +708,15 @@ class EDiffIPipeline(DiffusionPipeline):
             negative_prompt_embeds, negative_pooled_prompt_embeds, negative_prompt_embeds_2,
                 negative_prompt_attention_mask_2: The same instead of `negative_prompt`.
             image_embeds: CLIP image embedding (batch or 1, width) instead of `style_image`.
+            style_scale: Factor on the CLIP image embedding; 0 is no style.
+            prompt_schedule: Instead of `prompt`, prompts that follow each other while the base stage draws (Figure 4),
+                each with the share of the steps after which it begins: `[("a cat", 0.0), ("a dog", 0.3)]`. A share
+                means the step nearest to it, a share of 1 that the base never sees the prompt. An entry may be a list
+                of prompts, one for each row of the batch. The super-resolution stages see the last prompt. What a
+                callback puts into the prompt's embeddings holds until the next one begins.
             regions: Where phrases of the prompt are to be seen (paint-with-words, section 4.4): a list of
-                [`PaintRegion`], for several prompts either for all of them or a list for each.
+                [`PaintRegion`], for several prompts either for all of them or a list for each. While a scheduled
+                prompt without the phrase holds, the region is not painted.
             region_strength: w' of the paper, how strongly attention is led; 0.1 to 0.5 is usual. One number is for the
                 base stage alone, a tuple (base, SR256, SR1024) for the others, too.
             region_normalizer: What w' log(1 + sigma) is multiplied with: `max` of the attention scores, as in the
@@ -641,6 +744,12 @@ class EDiffIPipeline(DiffusionPipeline):
             "negative_prompt_attention_mask_2": negative_prompt_attention_mask_2,
             "image_embeds": image_embeds,
         }
+        check_style(style_image, style_scale, image_embeds)
+        schedule = check_prompt_schedule(prompt_schedule, prompt, given)
+        prompt = schedule.prompts[0] if schedule else prompt
+        if isinstance(style_image, torch.Tensor) and style_image.ndim == 2:
+            given["image_embeds"], style_image = style_image, None
+        style_image = None if style_image is None else read_references(style_image)
         stages = stages_up_to(self.stages, height, width)
         steps = per_stage("num_inference_steps", num_inference_steps, self.config.default_num_inference_steps, stages)
         scales = guidance_per_stage(guidance_scale, self.config.default_guidance_scale, stages)
@@ -653,7 +762,10 @@ class EDiffIPipeline(DiffusionPipeline):
             self, stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
         )
         encoders = encoders_in_use(self, encoders, scales[0], prompt, style_image, given)
-        paintings = self._paintings(stages, prompt, regions, region_strength, region_normalizer, encoders)
+        paintings = self._paintings(stages, prompt, regions, region_strength, region_normalizer, schedule, encoders)
+        for stage, num_steps in zip(stages, steps, strict=True):
+            stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
+        self._prepare_start(stages, batch_size_of(prompt, style_image, given))
 
         num_images_per_prompt = int(num_images_per_prompt)
         self._interrupt = False
@@ -663,8 +775,9 @@ class EDiffIPipeline(DiffusionPipeline):
         embeds = self._prepare_embeddings(
             prompt, negative_prompt, style_image, given, num_images_per_prompt, guided, encoders
         )
-        for stage, num_steps in zip(stages, steps, strict=True):
-            stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
+        if embeds["image_embeds"] is not None:
+            embeds["image_embeds"] = embeds["image_embeds"] * float(style_scale) if style_scale else None
+        switches = self._prompt_switches(stages, schedule, embeds, num_images_per_prompt, encoders)
         self._num_timesteps = sum(len(stage.scheduler.timesteps) - self._begin_index(stage) for stage in stages)
         counter = itertools.count()
 
@@ -689,7 +802,7 @@ class EDiffIPipeline(DiffusionPipeline):
             if index == 0 and painting is not None:
                 noise = painting.mix_noise(noise)
             with self._painted(stage, painting):
-                sample = self._denoise_stage(stage, noise, low_res, embeds, generator, on_step_end)
+                sample = self._denoise_stage(stage, noise, low_res, embeds, generator, on_step_end, switches[index])
 
         nsfw_content_detected = None
         if output_type != "latent":

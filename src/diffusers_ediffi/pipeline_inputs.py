@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from .conditioning import CLIP_TEXT_TOKENS, T5_TOKENS, as_pil_images
+from .conditioning import CLIP_TEXT_TOKENS, T5_TOKENS
 from .discrete_time import has_betas
+from .prompt_schedule import PromptSchedule
 
 MAX_INFERENCE_STEPS = 1000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -66,7 +67,7 @@ def check_inputs(
     latents: torch.Tensor | None,
 ) -> None:
     """Refuses what the pipeline cannot draw. The arguments are those of its `__call__`, `given` its embeddings by
-    name."""
+    name, `style_image` a list with an entry for each row."""
     for stage in stages:
         _check_scheduler(stage)
     if len({id(stage.scheduler) for stage in stages}) < len(stages):
@@ -78,7 +79,7 @@ def check_inputs(
     _check_text(pipe, "prompt", prompt, given)
     _check_text(pipe, "negative_prompt", negative_prompt, given)
     if prompt is None and style_image is None and all(given[name] is None for name in EMBEDDINGS):
-        raise ValueError("there is nothing to draw; pass prompt, embeddings or style_image.")
+        raise ValueError("there is nothing to draw; pass prompt, prompt_schedule, embeddings or style_image.")
     batch_size = batch_size_of(prompt, style_image, given)
     _check_images(pipe, style_image, given, batch_size)
     if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
@@ -125,13 +126,54 @@ def _check_images(pipe: Any, style_image: Any, given: Embeddings, batch_size: in
         )
     if style_image is None:
         return
-    if given["image_embeds"] is not None:
-        raise ValueError("pass either style_image or image_embeds, not both.")
     if pipe.image_encoder is None or pipe.feature_extractor is None:
         raise ValueError("style_image needs image_encoder and feature_extractor; load both or pass image_embeds.")
-    images = len(as_pil_images(style_image))
+    images = len(style_image)
     if images not in (1, batch_size) or not images:
         raise ValueError(f"style_image holds {images} images for {batch_size} prompts; pass one, or one for each.")
+
+
+def check_style(style_image: Any, style_scale: Any, image_embeds: Any) -> None:
+    """What can be said of a style before its pictures are read."""
+    if not is_number(style_scale, Real) or not 0 <= style_scale < math.inf:
+        raise ValueError(f"style_scale={style_scale!r} must be a number of at least 0; 1 is usual, 0 is no style.")
+    if style_image is not None and image_embeds is not None:
+        raise ValueError("pass either style_image or image_embeds, not both.")
+
+
+def check_style_weights(weights: Any, references: int) -> None:
+    if weights is None:
+        return
+    values = list(weights) if isinstance(weights, list | tuple) else []
+    if not all(is_number(one, Real) and 0 <= one < math.inf for one in values) or not sum(values):
+        raise ValueError(f"weights={weights!r} must be a list of numbers of at least 0, not all of them 0.")
+    if len(values) != references:
+        raise ValueError(f"weights lists {len(values)} numbers for {references} references; pass one for each.")
+
+
+def check_prompt_schedule(schedule: Any, prompt: Any, given: Embeddings) -> PromptSchedule | None:
+    """Reads `prompt_schedule`, a list of (prompt, share of the steps)."""
+    if schedule is None:
+        return None
+    if prompt is not None or any(given.get(name) is not None for name in TEXT_EMBEDDINGS):
+        raise ValueError("pass either prompt_schedule or prompt (or its embeddings), not both.")
+    entries = schedule if isinstance(schedule, list | tuple) else []
+    if not entries or not all(isinstance(entry, list | tuple) and len(entry) == 2 for entry in entries):
+        raise ValueError(f'prompt_schedule={schedule!r} must be a list such as [("a cat", 0.0), ("a dog", 0.3)].')
+    prompts, shares = zip(*entries, strict=True)
+    if not all(is_number(share, Real) and 0 <= share <= 1 for share in shares):
+        raise ValueError(f"the shares {shares} of prompt_schedule must be numbers from 0 to 1.")
+    if shares[0] != 0 or any(one >= other for one, other in zip(shares, shares[1:], strict=False)):
+        raise ValueError(f"the shares {shares} of prompt_schedule are out of order; start with 0, then increase.")
+    for text in prompts:
+        texts = text if isinstance(text, list) and text else [text]
+        if not all(isinstance(one, str) and one.strip() for one in texts):
+            raise ValueError(f"{text!r} in prompt_schedule must be a text or a list of texts, none of them empty.")
+    rows = {len(text) for text in prompts if isinstance(text, list)}
+    if len(rows) > 1:
+        raise ValueError(f"prompt_schedule lists {sorted(rows)} prompts; give one, or one for each row, throughout.")
+    texts = [[text] * max(rows) if rows and isinstance(text, str) else text for text in prompts]
+    return PromptSchedule(texts, [float(share) for share in shares])
 
 
 def _check_embeddings(config: Any, given: Embeddings, batch_size: int) -> None:
@@ -153,14 +195,15 @@ def _check_embeddings(config: Any, given: Embeddings, batch_size: int) -> None:
         if not batch_fits or not tokens_fit or shape[-1] != width:
             tokens = "" if counts is None else f"{'up to ' if len(counts) > 1 else ''}{counts[-1]}, "
             wanted = f"({batch_size}, {tokens}{width})"
+            name = "style_image or image_embeds" if name == "image_embeds" else name
             raise ValueError(f"{name} has shape {shape}, not {wanted}; use the encoder of this model's training.")
         mask = given.get(name.replace("embeds_2", "attention_mask_2")) if name.endswith("_2") else None
         if mask is not None and tuple(mask.shape) != shape[:2]:
             raise ValueError(f"the attention mask of {name} has shape {tuple(mask.shape)}, not {shape[:2]}.")
 
 
-def batch_size_of(prompt: str | list[str] | None, style_image: Any, given: Embeddings) -> int:
-    """Number of prompts; without any, of the embeddings or style references."""
+def batch_size_of(prompt: str | list[str] | None, style_image: Sequence | None, given: Embeddings) -> int:
+    """Number of prompts; without any, of the embeddings or the rows of style references."""
     if isinstance(prompt, str):
         return 1
     if prompt is not None:
@@ -169,7 +212,7 @@ def batch_size_of(prompt: str | list[str] | None, style_image: Any, given: Embed
         embedding = given[name]
         if embedding is not None:
             return len(embedding)
-    return len(as_pil_images(style_image))
+    return len(style_image or ())
 
 
 def is_number(value: Any, kind: type) -> bool:

@@ -68,7 +68,7 @@ class PaintRegion:
             if value is not None and not (_is(value, Integral) and 0 <= value <= limit):
                 raise ValueError(f"{name}={value!r} of {self.phrase!r} must be a whole number of at least 0, or None.")
         try:
-            mask = _as_box(self.mask) if _is_box(self.mask) else _as_mask(self.mask)
+            mask = _as_box(self.mask) if _is_box(self.mask) else as_mask(self.mask)
         except ValueError as error:
             raise ValueError(f"the mask of {self.phrase!r} {error}") from None
         object.__setattr__(self, "mask", mask)
@@ -81,19 +81,14 @@ class PaintRegion:
         if isinstance(self.mask, tuple):
             left, top, right, bottom = self.mask
             return _overlap(top, bottom, height)[:, None] * _overlap(left, right, width)
-        if self.mask.shape == (height, width):
-            return self.mask
-        # Pillow antialiases; PyTorch 2.13's `interpolate(antialias=True)` loses pixels where a grid is one cell wide.
-        image = PIL.Image.fromarray(self.mask.numpy()).resize((width, height), PIL.Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(image)).clamp(0, 1)
+        return resize_mask(self.mask, height, width)
 
     def check_aspect(self, height: int, width: int) -> None:
         """Warns if the mask must be stretched to cover an image of this size in pixels."""
         if isinstance(self.mask, tuple):
             return
         rows, columns = self.mask.shape
-        stretch = (columns * height) / (rows * width)
-        if not 1 - ASPECT_TOLERANCE <= stretch <= 1 / (1 - ASPECT_TOLERANCE):
+        if not same_aspect((rows, columns), (height, width)):
             logger.warning(
                 f"the mask of {self.phrase!r} is {columns} x {rows} (width x height) and is stretched to an image of "
                 f"{width} x {height}."
@@ -320,8 +315,27 @@ def _as_box(mask: Any) -> Box:
     return left, top, right, bottom
 
 
-def _as_mask(mask: Any) -> torch.Tensor:
-    """Any mask but a box as a float32 tensor (height, width) in [0, 1]."""
+def same_aspect(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one (height, width) need not be stretched to cover another."""
+    stretch = (size[1] * other[0]) / (size[0] * other[1])
+    return 1 - ASPECT_TOLERANCE <= stretch <= 1 / (1 - ASPECT_TOLERANCE)
+
+
+def resize_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Brings a mask (rows, columns) in [0, 1] to (height, width), bilinearly with antialiasing."""
+    if mask.shape == (height, width):
+        return mask
+    # Pillow antialiases; PyTorch 2.13's `interpolate(antialias=True)` loses pixels where a grid is one cell wide.
+    image = PIL.Image.fromarray(mask.numpy()).resize((width, height), PIL.Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).clamp(0, 1)
+
+
+def as_mask(mask: Any) -> torch.Tensor:
+    """Any mask but a box as a float32 tensor (height, width) in [0, 1].
+
+    Raises:
+        ValueError: It is none; the message goes on after "the mask ...".
+    """
     if isinstance(mask, PIL.Image.Image):
         _check_pixels((mask.height, mask.width))
         mask = _luminance(mask)
@@ -351,7 +365,7 @@ def _as_mask(mask: Any) -> torch.Tensor:
         limits = "[0, 1]" if is_float else "[0, 255]"
         raise ValueError(f"has values from {low:g} to {high:g}; they must lie in {limits} as {plane.dtype}.")
     if high == 0:
-        raise ValueError("is zero everywhere; leave the region out, or paint white where it is.")
+        raise ValueError("is zero everywhere; paint white what it is for, or leave it out.")
     return values / 255 if not is_float and high > 1 else values
 
 
