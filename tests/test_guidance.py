@@ -91,6 +91,18 @@ def test_every_stage_sees_the_chosen_encoders_alone(pipe):
             handle.remove()
 
 
+def test_a_scheduled_prompt_is_read_by_the_chosen_encoders_alone(base_pipe):
+    schedule = [("a red cat", 0.0), ("a dog", 0.5)]
+    handle = base_pipe.unet.register_forward_pre_hook(check_that_clip_is_dropped, with_kwargs=True)
+    try:
+        images = draw(
+            base_pipe, None, prompt_schedule=schedule, encoders=["t5"], regions=[PaintRegion("a", (0, 0, 1, 1))]
+        )
+    finally:
+        handle.remove()
+    assert not torch.equal(images, draw(base_pipe, "a red cat", encoders=["t5"]))
+
+
 def check_that_clip_is_dropped(unet, args, kwargs):
     assert kwargs["encoder_hidden_states"] is None and kwargs["encoder_hidden_states_2"] is not None
     assert set(kwargs["added_cond_kwargs"].values()) == {None}
