@@ -20,6 +20,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,13 +45,10 @@ def render(scenes: SceneGenerator, batch: list[Scene], size: int) -> Tensor:
 
 
 def generate(
-    pipe: EDiffIPipeline,
-    args: argparse.Namespace,
-    captions: list[str],
-    style: Tensor | None = None,
-    style_scale: float = 1.0,
+    pipe: EDiffIPipeline, args: argparse.Namespace, captions: list[str], style: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """Draws one base picture for each caption; picture i depends on the seed and i alone, not on the batch size."""
+    """Draws one base picture for each caption; picture i depends on the seed and i alone, not on the batch size.
+    `options` are further arguments of the pipeline, such as another guidance."""
     size, parts = pipe.stages[0].size, []
     for start in tqdm(range(0, len(captions), args.batch_size), desc="base" if style is None else "style"):
         rows = slice(start, start + args.batch_size)
@@ -62,10 +60,9 @@ def generate(
             height=size,
             width=size,
             num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
-            style_scale=style_scale,
             generator=generators,
             output_type="pt",
+            **{"guidance_scale": args.guidance_scale, **options},
         ).images
         parts.append(images.float().cpu() * 2 - 1)
     return torch.cat(parts)
@@ -98,7 +95,7 @@ def evaluate_style(
     # The reference is the next scene of the same style: it shares the style with the wanted picture, nothing else.
     references = [by_style[s.style][(by_style[s.style].index(s) + 1) % len(by_style[s.style])] for s in batch]
     captions, size = [scene.caption for scene in batch], pipe.stages[0].size
-    images = generate(pipe, args, captions, render(scenes, references, size), args.style_scale)
+    images = generate(pipe, args, captions, render(scenes, references, size), style_scale=args.style_scale)
     save_grid(args.output / "style.png", images[:: max(1, len(images) // 32)][:32], 8, args.model)
     real = render(scenes, batch, size)
     return {

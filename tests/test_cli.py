@@ -181,6 +181,28 @@ def test_style_image_and_negative_prompt_change_the_image(generate, tmp_path):
     assert (images[0] != images[1]).any() and (images[0] != images[2]).any()
 
 
+def test_weights_and_encoders(generate, model, tmp_path):
+    style = tmp_path / "style.png"
+    Image.effect_noise((20, 20), 50).convert("RGB").save(style)
+    chosen = ["--style-image", style, "--encoders", "t5", "clip_image"]
+    assert generate("--guidance-scale", "t5=5, clip_image=-1.5", *chosen)[0] == 0
+    pipe = EDiffIPipeline.from_pretrained(model)
+    settings = read_provenance(tmp_path / "out.png").settings
+    assert settings["encoders"] == ["t5", "clip_image"]
+    assert settings["guidance_scale"] == {"t5": 5.0, "clip_image": -1.5}
+    with Image.open(style) as picture:
+        image = pipe(
+            PROMPT,
+            style_image=picture,
+            height=8,
+            num_inference_steps=2,
+            guidance_scale={"t5": 5.0, "clip_image": -1.5},
+            encoders=["t5", "clip_image"],
+            generator=torch.Generator().manual_seed(3),
+        ).images[0]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), np.asarray(image))
+
+
 def test_style_scale(generate, tmp_path):
     style = tmp_path / "style.png"
     Image.effect_noise((20, 20), 50).convert("RGB").save(style)
@@ -232,6 +254,12 @@ def test_dtype(generate, dtype):
         (["generate", "x", "--steps", "1,2,3,4"], "4 numbers for at most 3 stages"),
         (["generate", "x", "--guidance-scale", "nan"], "'nan' is not a finite number"),
         (["generate", "x", "--guidance-scale", "5,inf"], "'inf' is not a finite number"),
+        (["generate", "x", "--guidance-scale", "t5=x"], "'x' is not a finite number"),
+        (["generate", "x", "--guidance-scale", "t5=5,3"], "'t5=5,3' must give t5, clip_text, clip_image a weight"),
+        (["generate", "x", "--guidance-scale", "t5=5,t5=3"], "'t5=5,t5=3' must give"),
+        (["generate", "x", "--guidance-scale", "clip=5"], "'clip=5' must give"),
+        (["generate", "x", "--encoders", "clip"], "invalid choice: 'clip'"),
+        (["generate", "x", "--encoders"], "expected at least one argument"),
         (["generate", "x", "--style-image", "nowhere.png"], "cannot read 'nowhere.png'"),
         (["generate", "x", "--style-image", "file.txt"], "'file.txt' is not an image"),
         (["generate", "x", "--dtype", "int8"], "invalid choice: 'int8'"),
@@ -265,6 +293,7 @@ def test_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys):
         (["--device", "toaster"], "device 'toaster' is not usable here"),
         (["--device", "meta"], "device 'meta' is not usable here"),
         (["--size", 64], "8, 32"),  # names the sizes there are
+        (["--encoders", "clip_image"], "pass style_image"),
         (["--steps", "2,2,2", "--guidance-scale", "1,1,1", "--size", 9], "9"),
     ],
 )

@@ -316,6 +316,27 @@ def test_layout_of_painted_scenes(objects, tmp_path, monkeypatch):
         assert grid.size == (4 * 64, 3 * 64)
 
 
+def test_guidance_table(objects, tmp_path, monkeypatch):
+    """What is written is what is returned; every setting draws something of its own."""
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    script = importlib.import_module("guidance_table")
+    output = tmp_path / "new" / "guidance"
+    options = ["--objects", objects, "--output", output, "--num-prompts", 2, "--steps", 3, "--guidance-scale", 6]
+    chosen = ["--curves", "both", "t5", "--scales", 0, 1, 6]
+    report = script.main(list(map(str, [*options, *chosen])))
+    table, curves = report["table"], report["curves"]
+    assert list(table) == list(script.settings_at(1.0)) and list(curves) == ["both", "t5"]
+    assert len({row["frechet"] for row in table.values()}) == len(table)
+    assert curves["both"]["6"]["frechet"] == pytest.approx(table["plain"]["frechet"], rel=1e-4)
+    assert curves["both"]["1"]["frechet"] == pytest.approx(table["unguided"]["frechet"], rel=1e-4)
+    assert curves["both"]["0"]["frechet"] == pytest.approx(curves["t5"]["0"]["frechet"], rel=1e-4)
+    assert len({row["frechet"] for row in curves["t5"].values()}) == 3
+    assert output.with_suffix(".json").read_text() == json.dumps(report, indent=2) + "\n"
+    assert output.with_suffix(".png").exists()
+    with pytest.raises(ValueError, match="--scales \\[0.5\\]: guidance is 0, or at least 1"):
+        script.main(list(map(str, [*options, "--scales", 0.5])))
+
+
 def tiny_segmenter(folder: Path) -> Path:
     """A Mask2Former of COCO's kind with random weights, which takes everything for a cat."""
     torch.manual_seed(0)

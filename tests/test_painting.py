@@ -257,6 +257,37 @@ def test_the_unconditional_half_is_that_of_the_plain_processor(name):
     assert all((output[i] - plain[i]).abs().max() > 1e-2 for i in (2, 3))
 
 
+@pytest.mark.parametrize("name", PROCESSORS)
+@torch.no_grad()
+def test_a_copy_is_painted_where_its_text_stands(name):
+    """Of three copies one reads all columns, one two of them, one none: as if the regions had no more."""
+    attn, paint = attention(name), painting()
+    processor, (states, context) = attn.processor, inputs(name, 8)
+
+    def run():
+        paint.begin_call(torch.zeros(8, 4, *SAMPLE), torch.as_tensor(SIGMA))
+        attn.set_processor(PaintWithWordsAttnProcessor(processor, paint))
+        return attn(states, context)
+
+    paint.select([0, 1], 3)
+    all_columns = run()
+    paint.select([0, 1], 3, [range(COLUMNS), [2, 6], []])
+    output = run()
+    columns = paint.columns
+    paint.columns = [[[2], [2]], [[], [6]]]
+    paint.select([1, 0], 3)  # else the matrices of before are kept
+    run()
+    paint.select([0, 1], 3)
+    two_columns = run()
+    paint.columns = columns
+    attn.set_processor(processor)
+    plain = attn(states, context)
+    for rows, expected in ((slice(0, 2), plain), (slice(2, 4), all_columns), (slice(4, 6), two_columns)):
+        torch.testing.assert_close(output[rows], expected[rows], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output[6:], plain[6:], rtol=1e-5, atol=1e-5)
+    assert all((output[i] - plain[i]).abs().max() > 1e-3 for i in range(2, 6))
+
+
 @pytest.mark.parametrize("name", ["ediffi", "plain 2_0", "sliced"])
 @torch.no_grad()
 def test_each_row_has_a_sigma_of_its_own(name):

@@ -30,7 +30,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from torchao.quantization import Int8Tensor, Int8WeightOnlyConfig
 from transformers import CLIPConfig, CLIPImageProcessorPil, TorchAoConfig
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet, PaintRegion
 from diffusers_ediffi.conditioning import as_pil_images, encode_clip_text, encode_t5
 from diffusers_ediffi.edm import SIGMA_DATA, c_in, c_out, c_skip
 
@@ -690,7 +690,7 @@ def test_text_encoders_alone_make_a_pipeline():
 
 def test_the_signatures_are_what_diffusers_expects():
     call = inspect.signature(EDiffIPipeline.__call__).parameters
-    assert len(call) - 1 <= 30
+    assert len(call) - 1 <= 31
     expected = "prompt negative_prompt height width guidance_scale prompt_embeds negative_prompt_embeds latents "
     expected += "num_inference_steps num_images_per_prompt generator output_type return_dict"
     assert set(expected.split()) <= set(call)
@@ -766,6 +766,42 @@ BAD_INPUT = {
     "steps are a text": ({"num_inference_steps": "2"}, "each of the 3 stages"),
     "NaN guidance": ({"guidance_scale": math.nan}, "guidance_scale=nan"),
     "infinite guidance": ({"guidance_scale": (5.0, math.inf, 1.0)}, "finite"),
+    "a weight that is NaN": ({"guidance_scale": {"t5": math.nan}}, "finite weight"),
+    "a weight that is a text": ({"guidance_scale": {"t5": "5"}}, "finite weight"),
+    "no weights": ({"guidance_scale": {}}, "at least one encoder (t5, clip_text, clip_image)"),
+    "weight for an unknown encoder": ({"guidance_scale": {"t5": 5, "clip": 1}}, "'clip' is unknown; choose from t5"),
+    "weight without a style": (
+        {"guidance_scale": {"clip_image": 2}},
+        "'clip_image', which has no condition: pass style",
+    ),
+    "weight for what is switched off": (
+        {"guidance_scale": {"clip_text": 2}, "encoders": ["t5"]},
+        "weight for 'clip_text', which encoders=['t5'] switches off",
+    ),
+    "weights for SR256": ({"guidance_scale": (5.0, {"t5": 5}, 1.0)}, "only the base takes them"),
+    "weights for SR1024, too": ({"guidance_scale": ({"t5": 5}, 1.0, {"t5": 5})}, "only the base takes them"),
+    "too few scales beside weights": ({"guidance_scale": ({"t5": 5}, 1.0)}, "each of the 3 stages"),
+    "interval is a number": ({"guidance_interval": 1.0}, "guidance_interval=1.0"),
+    "interval of three": ({"guidance_interval": (0, 1, 2)}, "two noise levels"),
+    "interval the wrong way round": ({"guidance_interval": (5.0, 0.3)}, "0 <= low < high"),
+    "empty interval": ({"guidance_interval": (1.0, 1.0)}, "0 <= low < high"),
+    "interval below 0": ({"guidance_interval": (-1.0, 5.0)}, "0 <= low < high"),
+    "interval holds NaN": ({"guidance_interval": (0.0, math.nan)}, "0 <= low < high"),
+    "rescale above 1": ({"guidance_rescale": 1.5}, "guidance_rescale=1.5 must lie in [0, 1]"),
+    "rescale below 0": ({"guidance_rescale": -0.1}, "must lie in [0, 1]"),
+    "rescale is NaN": ({"guidance_rescale": math.nan}, "must lie in [0, 1]"),
+    "rescale is None": ({"guidance_rescale": None}, "must lie in [0, 1]"),
+    "unknown encoder": (
+        {"encoders": ["t5", "clip"]},
+        "encoders='clip' is unknown; choose from t5, clip_text, clip_image",
+    ),
+    "encoders are a text": ({"encoders": "t5"}, "encoders='t5' must be a list"),
+    "no encoders": ({"encoders": []}, "at least one of t5, clip_text, clip_image"),
+    "encoder without a style": ({"encoders": ["t5", "clip_image"]}, "pass style_image or image_embeds"),
+    "regions without text": (
+        {"encoders": ["clip_image"], "style_image": picture(), "regions": [PaintRegion("red cat", (0, 0, 1, 1))]},
+        "regions need an encoder that reads the prompt",
+    ),
     "too many guidance scales": ({"guidance_scale": (5.0,) * 4}, "each of the 3 stages"),
     "no images": ({"num_images_per_prompt": 0}, "num_images_per_prompt=0"),
     "generators do not match": ({"generator": [seeded()] * 3}, "3 generators for 1 images"),
@@ -858,6 +894,8 @@ def test_bad_components_are_refused(pipe):
         ({"feature_extractor": None}, {"style_image": picture()}, "needs image_encoder and feature_extractor"),
         ({"text_encoder": None, "text_encoder_2": None}, {}, "none is loaded"),
         ({"image_encoder": None}, {"style_image": picture()}, "pass image_embeds"),
+        ({"text_encoder": None}, {"encoders": ["clip_text"]}, "load text_encoder and pass a prompt"),
+        ({"text_encoder_2": None}, {"guidance_scale": {"t5": 5.0}}, "load text_encoder_2 and pass a prompt"),
         (
             {"safety_checker": tiny_components()["image_encoder"]},
             {},

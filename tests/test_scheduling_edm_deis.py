@@ -390,6 +390,80 @@ def test_save_and_load_give_the_same_samples(tmp_path):
     assert torch.equal(run(scheduler, Gaussian(), x), run(loaded, Gaussian(), x))
 
 
+# -- thresholding ----------------------------------------------------------------------------------------------------
+
+THRESHOLDS = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 3.0}
+SOLVERS = [
+    {},
+    {"extrapolate": "model_output"},
+    {"extrapolate": "noise", "variable": "sigma"},
+    {"method": "rho_rk", "use_atan_sigmas": False},
+]
+
+
+@pytest.mark.parametrize("config", SOLVERS, ids=str)
+def test_thresholding_of_what_is_in_range_changes_nothing(config):
+    plain, thresholded = EDMDEISScheduler(**config), EDMDEISScheduler(**config, **THRESHOLDS)
+    for scheduler in (plain, thresholded):
+        scheduler.set_timesteps(5)
+    narrow = Gaussian()
+    narrow.std = 0.05
+    assert torch.equal(run(plain, narrow, noise() * 80), run(thresholded, narrow, noise() * 80))
+    assert plain.config.thresholding is False
+
+
+@pytest.mark.parametrize("config", SOLVERS, ids=str)
+def test_the_solver_goes_on_with_the_clamped_image(config):
+    """The same samples as without thresholding from a network whose D is clamped."""
+    plain, thresholded = EDMDEISScheduler(**config), EDMDEISScheduler(**config, **THRESHOLDS)
+    for scheduler in (plain, thresholded):
+        scheduler.set_timesteps(5)
+    x = y = noise() * 80
+    for timestep, sigma in zip(plain.timesteps, plain.sigmas.tolist(), strict=False):
+        model_output = 4 * noise().flip(0)
+        output = thresholded.step(model_output, timestep, x)
+        denoised = c_skip(sigma) * x + c_out(sigma) * model_output
+        limit = denoised.abs().flatten(1).quantile(0.9, dim=1).clamp(1, 3)[:, None, None, None]
+        clamped = denoised.clamp(-limit, limit) / limit
+        torch.testing.assert_close(output.pred_original_sample, clamped)
+        y = plain.step((clamped - c_skip(sigma) * x) / c_out(sigma), timestep, y).prev_sample
+        x = output.prev_sample
+        torch.testing.assert_close(x, y)
+
+
+def test_thresholding_is_that_of_diffusers():
+    """Its DPM-Solver++ is the core of degree 1 in ln(sigma) on D."""
+    theirs = EDMDPMSolverMultistepScheduler(**THRESHOLDS, solver_type="heun", lower_order_final=False)
+    ours = EDMDEISScheduler.from_config(
+        theirs.config, degree=1, variable="log", corrector=False, use_atan_sigmas=False
+    )
+    wide, samples = Gaussian(), []
+    wide.std = 3.0
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(12)
+        samples.append(run(scheduler, wide, noise(dtype=torch.float32) * 80))
+    torch.testing.assert_close(*samples, rtol=1e-3, atol=1e-4)
+    ours = EDMDEISScheduler.from_config(ours.config, thresholding=False)
+    ours.set_timesteps(12)
+    assert (run(ours, wide, noise(dtype=torch.float32) * 80) - samples[0]).abs().max() > 0.5
+
+
+def test_thresholds_convert_both_ways():
+    ours = EDMDEISScheduler.from_config(EDMDPMSolverMultistepScheduler(**THRESHOLDS).config)
+    back = EDMDPMSolverMultistepScheduler.from_config(ours.config)
+    through_euler = EDMDEISScheduler.from_config(EDMEulerScheduler.from_config(ours.config).config)
+    for scheduler in (ours, back, through_euler):
+        assert {name: scheduler.config[name] for name in THRESHOLDS} == THRESHOLDS
+
+
+@pytest.mark.parametrize(
+    "config", [{"dynamic_thresholding_ratio": 0}, {"dynamic_thresholding_ratio": 1.1}, {"sample_max_value": 0.5}]
+)
+def test_thresholds_out_of_range_are_refused(config):
+    with pytest.raises(ValueError, match=f"{next(iter(config))} must"):
+        EDMDEISScheduler(**config)
+
+
 # -- noise levels ----------------------------------------------------------------------------------------------------
 
 

@@ -494,7 +494,8 @@ def record_attention(
 
     For [`EDiffIPipeline`] and the pipelines of diffusers with a `unet` (Stable Diffusion, SDXL, DeepFloyd IF and their
     other forms), with an [`ExpertRouterUNet`], in batches, with and without guidance, and painted with words. What is
-    drawn is the very same image. Calls with the same prompts and number of images count as further samples.
+    drawn is the very same image. Calls with the same prompts and number of images count as further samples. Guidance
+    with weights for encoders has a row for each; that of the last weight but 0 is recorded.
 
     Args:
         pipe (`DiffusionPipeline`): The pipeline.

@@ -36,6 +36,7 @@ from .provenance import (
 MAX_STAGES = 3
 MAX_INFERENCE_STEPS = 1000
 MAX_SEED = 2**63 - 1
+ENCODERS = ("t5", "clip_text", "clip_image")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -129,7 +130,8 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
     add("--style-image", type=_style_image, metavar="FILE", help="an image whose style to take over")
     add("--style-scale", type=_style_scale, default=1.0, help="factor on the style; 0 is none (default: %(default)s)")
     add("--steps", type=_per_stage(_whole(1, MAX_INFERENCE_STEPS)), help="one number, or one per stage: 25,10,10")
-    add("--guidance-scale", type=_per_stage(_finite), help="one number, or one per stage: 5,1,1")
+    add("--guidance-scale", type=_guidance_scale, help="a number, one per stage: 5,1,1, or weights: t5=5,clip_text=3")
+    add("--encoders", nargs="+", choices=ENCODERS, help="which conditions to use (default: all there are)")
     add("--negative-prompt", metavar="TEXT", help="what the image should not be")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)")
     add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
@@ -252,6 +254,19 @@ def _per_stage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse_all
 
 
+def _guidance_scale(text: str) -> Any:
+    """A number for all stages or each, or a weight for each encoder."""
+    if "=" not in text:
+        return _per_stage(_finite)(text)
+    pairs = [part.partition("=") for part in text.split(",")]
+    names = [name.strip() for name, _, _ in pairs]
+    if len(set(names)) < len(names) or not set(names) <= set(ENCODERS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must give {', '.join(ENCODERS)} a weight each or leave some out, such as t5=5,clip_text=3"
+        )
+    return {name: _finite(weight) for name, (_, _, weight) in zip(names, pairs, strict=True)}
+
+
 def _generate(args: argparse.Namespace) -> None:
     from .pipeline_inputs import check_prompt_schedule
 
@@ -331,6 +346,7 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "ED
             width=args.size,
             num_inference_steps=args.steps,
             guidance_scale=args.guidance_scale,
+            encoders=args.encoders,
             num_images_per_prompt=args.num_images,
             # Noise is drawn on the CPU, so that a seed means the same image on every device.
             generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
@@ -421,6 +437,7 @@ def _settings(args: argparse.Namespace, seed: int, further: dict[str, Any]) -> d
         "size": args.size,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
+        "encoders": args.encoders,
         "style_image": None if args.style_image is None else True,
         "style_scale": None if args.style_image is None else args.style_scale,
         "prompt_schedule": further.get("prompt_schedule"),

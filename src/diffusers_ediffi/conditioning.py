@@ -245,7 +245,8 @@ def _tokenize(prompt: Sequence[str], tokenizer: Any, tokens: int, name: str) -> 
     """Returns ids and mask (batch, tokens); warns with the words that do not fit."""
     prompt = list(prompt)
     length = min(tokenizer.model_max_length, tokens)
-    for text, ids in zip(prompt, tokenizer(prompt, verbose=False).input_ids, strict=True):
+    all_ids = tokenizer(prompt, verbose=False).input_ids
+    for text, ids in dict(zip(prompt, all_ids, strict=True)).items():  # a text that is repeated warns once
         if len(ids) > length:
             # The last kept position goes to the end-of-text token.
             lost = tokenizer.decode(ids[length - 1 :], skip_special_tokens=True).strip()

@@ -41,7 +41,7 @@ class Painting:
     """What is painted on a batch of images: A at every resolution, and w' log(1 + sigma) of the running call.
 
     The rows of a U-Net's batch that belong to painted images are its last ones; the rows before them are the
-    unconditional half of guidance, which is never painted.
+    unconditional ones of guidance, one for each image, which are never painted.
 
     Args:
         regions (`list` of `list` of [`PaintRegion`]): The regions of every prompt.
@@ -85,11 +85,19 @@ class Painting:
         weights = [region.weight for own in self.regions for region in own]
         return self.strength == 0 or not any(weights)
 
-    def select(self, images: Sequence[int], copies: int = 1) -> None:
-        """Says which prompt each image of the coming calls belongs to; perturbed-attention guidance calls the U-Net
-        with several `copies` of the conditional images."""
+    def select(self, images: Sequence[int], copies: int = 1, readable: Sequence[Sequence[int]] | None = None) -> None:
+        """Says which prompt each image of the coming calls belongs to.
+
+        Args:
+            images: Indices of prompts.
+            copies: How often the U-Net is called with these images: guidance by encoders, and perturbed-attention
+                guidance, have several conditional rows for each.
+            readable: For each copy the columns that hold its text, by default all. The others are not painted, so that
+                a copy without any is left alone.
+        """
         self.images = [*images] * copies
         self.copies = copies
+        self._readable = None if readable is None else tuple(map(tuple, readable))
 
     def begin_prompt(self, number: int) -> None:
         """Goes on with the phrases of a prompt of the schedule."""
@@ -117,7 +125,7 @@ class Painting:
         self.sigma = sigma[self.start :] if len(sigma) == len(sample) else sigma
         self.coefficient = (self.strength * self.sigma.log1p()).reshape(-1, 1, 1, 1)
         height, width = self._size = tuple(size // patch_size for size in sample.shape[-2:])
-        state = (height, width, tuple(self.images), sample.device)
+        state = (height, width, tuple(self.images), self._readable, sample.device)
         if state != self._state:
             self._state = state
             self._matrices = {
@@ -146,7 +154,13 @@ class Painting:
         used = sorted(set(self.images))
         matrices = [paint_matrix(self.regions[i], self.columns[i], self.num_columns, height, width) for i in used]
         stacked = torch.stack(matrices).to(self._state[-1])
-        return stacked if len(used) == 1 else stacked[[used.index(i) for i in self.images]]
+        if self._readable is None:
+            return stacked if len(used) == 1 else stacked[[used.index(i) for i in self.images]]
+        is_readable = stacked.new_zeros(self.copies, 1, self.num_columns)
+        for copy, columns in enumerate(self._readable):
+            is_readable[copy, :, list(columns)] = 1
+        images = len(self.images) // self.copies
+        return stacked[[used.index(i) for i in self.images]] * is_readable.repeat_interleave(images, 0)
 
     def mix_noise(self, noise: torch.Tensor, std: float = 1.0) -> torch.Tensor:
         """Noise (images, channels, height, width) of this standard deviation, with that of the regions' seeds where

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -40,21 +41,27 @@ from .conditioning import (
     encode_clip_text,
     encode_t5,
 )
+from .guidance import Guidance
 from .low_res import upsample_low_res
 from .paint_with_words import check_regions, check_strength, painted
 from .painting import Painting
 from .pipeline_inputs import (
+    ENCODERS,
     NEGATIVE_EMBEDDINGS,
     OUTPUT_TYPES,
     TEXT_EMBEDDINGS,
     Embeddings,
+    GuidanceScale,
     Stage,
     batch_size_of,
     check_choice,
+    check_guidance,
     check_inputs,
     check_prompt_schedule,
     check_style,
     check_style_weights,
+    encoders_in_use,
+    guidance_per_stage,
     is_number,
     per_stage,
     stages_up_to,
@@ -135,9 +142,12 @@ class EDiffIPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents", *TEXT_EMBEDDINGS, *NEGATIVE_EMBEDDINGS, "image_embeds"]
     # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
     pixels_per_call = 1024 * 1024
-    _painting: Painting | None = None  # of the running call
     # Told before each call of a U-Net which of how many images are its last rows, see `record_attention`.
     _batch_observers: tuple[Callable[[Any, range, int], None], ...] = ()
+    # Of the running call:
+    _painting: Painting | None = None
+    _guidance_interval: tuple[float, float] | None = None
+    _guidance_rescale: float = 0.0
 
     def __init__(
         self,
@@ -249,14 +259,19 @@ class EDiffIPipeline(DiffusionPipeline):
         return stages
 
     @property
-    def guidance_scale(self) -> float:
-        """The guidance of the stage that is running; a callback may change `_guidance_scale`. An expert with a scale
-        of its own (`ExpertRouterUNet.guidance_scales`) is called with that one instead."""
+    def guidance_scale(self) -> GuidanceScale:
+        """The guidance of the stage that is running, a number or weights for encoders; a callback may change
+        `_guidance_scale`. An expert with a scale of its own (`ExpertRouterUNet.guidance_scales`) is called with that
+        one instead, but for weights, which hold for every expert."""
         return self._guidance_scale
 
     @property
+    def guidance_rescale(self) -> float:
+        return self._guidance_rescale
+
+    @property
     def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale > 1
+        return isinstance(self._guidance_scale, dict) or self._guidance_scale > 1
 
     @property
     def num_timesteps(self) -> int:
@@ -273,8 +288,9 @@ class EDiffIPipeline(DiffusionPipeline):
         negative_prompt: str | list[str] | None = None,
         do_classifier_free_guidance: bool = True,
         device: torch.device | str | None = None,
+        encoders: Sequence[str] | None = None,
     ) -> tuple[torch.Tensor | None, ...]:
-        """Encodes the prompts by the encoders that are loaded.
+        """Encodes the prompts by the encoders that are loaded, or by those of them that are named (`t5`, `clip_text`).
 
         Returns:
             CLIP tokens (batch, 77, width), pooled CLIP (batch, width), T5 tokens (batch, 113, width) and T5 mask
@@ -282,9 +298,10 @@ class EDiffIPipeline(DiffusionPipeline):
             condition without its encoder, the unconditional model where there is no negative prompt.
         """
         device = device or self._execution_device
+        encoders = tuple(ENCODERS) if encoders is None else encoders
         count = len(prompt) if isinstance(prompt, list) else 1
         prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2 = self._encode_text(
-            [prompt] if isinstance(prompt, str) else prompt, device
+            [prompt] if isinstance(prompt, str) else prompt, device, encoders
         )
         negative_prompt = negative_prompt if do_classifier_free_guidance else None
         (
@@ -293,7 +310,7 @@ class EDiffIPipeline(DiffusionPipeline):
             negative_prompt_embeds_2,
             negative_prompt_attention_mask_2,
         ) = self._encode_text(
-            [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt, device
+            [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt, device, encoders
         )
         return (
             prompt_embeds,
@@ -306,15 +323,17 @@ class EDiffIPipeline(DiffusionPipeline):
             negative_prompt_attention_mask_2,
         )
 
-    def _encode_text(self, texts: list[str] | None, device: torch.device | str) -> tuple[torch.Tensor | None, ...]:
+    def _encode_text(
+        self, texts: list[str] | None, device: torch.device | str, encoders: Sequence[str]
+    ) -> tuple[torch.Tensor | None, ...]:
         tokens = pooled = tokens_2 = mask_2 = None
         for name in ("", "_2"):
             encoder, tokenizer = getattr(self, f"text_encoder{name}"), getattr(self, f"tokenizer{name}")
             if texts is not None and encoder is not None and tokenizer is None:
                 raise ValueError(f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or none.")
-        if texts is not None and self.text_encoder is not None:
+        if texts is not None and self.text_encoder is not None and "clip_text" in encoders:
             tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
-        if texts is not None and self.text_encoder_2 is not None:
+        if texts is not None and self.text_encoder_2 is not None and "t5" in encoders:
             tokens_2, mask_2 = encode_t5(texts, self.tokenizer_2, self.text_encoder_2, device)
         return tokens, pooled, tokens_2, mask_2
 
@@ -326,21 +345,26 @@ class EDiffIPipeline(DiffusionPipeline):
         given: Embeddings,
         num_images_per_prompt: int,
         guided: bool,
+        encoders: Sequence[str] = tuple(ENCODERS),
     ) -> Embeddings:
-        """All embeddings on the device, one row for each image; what is given is not computed."""
+        """All embeddings on the device, one row for each image; what is given is not computed, and what belongs to
+        none of the encoders is `None`."""
         device = self._execution_device
         names = TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS
         batch_size = batch_size_of(prompt, style_image, given)
         if isinstance(negative_prompt, str):
             negative_prompt = [negative_prompt] * batch_size
-        encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device), strict=True))
-        if style_image is not None:
+        encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device, encoders), strict=True))
+        if style_image is not None and "clip_image" in encoders:
             encoded["image_embeds"] = encode_references(
                 style_image, self.feature_extractor, self.image_encoder, device
             )
         embeds: Embeddings = {}
+        switched_off = [name for encoder, own in ENCODERS.items() if encoder not in encoders for name in own]
         for name, value in given.items():
             value = encoded.get(name) if value is None else value
+            if name.removeprefix("negative_") in switched_off:
+                value = None
             if value is not None:
                 if value.shape[0] == 1 < batch_size:  # one style for all prompts
                     value = value.expand(batch_size, *value.shape[1:])
@@ -447,7 +471,7 @@ class EDiffIPipeline(DiffusionPipeline):
                         stage.unet.select_expert(sigma)
                     if switches and index in switches:
                         switches[index]()
-                    model_output = self._predict(stage, sample, low_res, t, embeds)
+                    model_output = self._predict(stage, sample, low_res, t, sigma, embeds)
                     sample = scheduler.step(model_output, t, sample, **extra, return_dict=False)[0]
                     sample = on_step_end(t, self._after_step(stage, sample, noise, index))
                     progress_bar.update()
@@ -464,31 +488,32 @@ class EDiffIPipeline(DiffusionPipeline):
         sample: torch.Tensor,
         low_res: torch.Tensor | None,
         timestep: torch.Tensor,
+        sigma: float,
         embeds: Embeddings,
     ) -> torch.Tensor:
-        """The guided F (batch, 3, size, size) in float32; guidance on F equals guidance on D."""
-        unet = stage.unet
+        """The guided F (batch, 3, size, size) in float32, at a timestep of the step that begins at sigma."""
+        unet, scale = stage.unet, self._guidance_scale
         own_scale = getattr(unet, "guidance_scale", None)  # of a router's selected expert
-        guidance_scale = self.guidance_scale if own_scale is None else own_scale
-        guided = guidance_scale > 1
+        if own_scale is not None and not isinstance(scale, dict):
+            scale = own_scale
+        guidance, sigma_data = Guidance.at(sigma, scale, self._guidance_interval), stage.scheduler.config.sigma_data
         model_input = stage.scheduler.scale_model_input(sample, timestep)
-        images = max(1, self.pixels_per_call // (model_input.shape[-1] * model_input.shape[-2]))
+        # An image may have two rows; with more of them fewer images pass at a time.
+        pixels = max(2, len(guidance.rows)) * model_input.shape[-1] * model_input.shape[-2]
+        images = max(1, 2 * self.pixels_per_call // pixels)
         outputs = []
         for start in range(0, len(model_input), images):
             rows = slice(start, start + images)
             x = model_input[rows] if low_res is None else torch.cat([model_input[rows], low_res[rows]], dim=1)
-            x = torch.cat([x, x]) if guided else x
-            conditioning = _conditioning(embeds, rows, guided, unet.dtype)
+            x = torch.cat([x] * len(guidance.rows)).to(unet.dtype)
             if self._painting is not None:
                 prompts = len(self._painting.regions)
-                self._painting.select([image * prompts // len(sample) for image in range(len(sample))][rows])
+                of_images = [image * prompts // len(sample) for image in range(len(sample))][rows]
+                self._painting.select(of_images, *guidance.painted_rows())
             for observer in self._batch_observers:
                 observer(unet, range(len(sample))[rows], len(sample))
-            output = unet(x.to(unet.dtype), timestep, **conditioning, return_dict=False)[0].float()
-            if guided:
-                unconditional, conditional = output.chunk(2)
-                output = unconditional + guidance_scale * (conditional - unconditional)
-            outputs.append(output)
+            output = unet(x, timestep, **guidance.conditions(embeds, rows, unet.dtype), return_dict=False)[0].float()
+            outputs.append(guidance.combine(output, sample[rows], timestep, sigma_data, self._guidance_rescale))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     @contextmanager
@@ -508,6 +533,7 @@ class EDiffIPipeline(DiffusionPipeline):
         strength: Any,
         normalizer: str,
         schedule: PromptSchedule | None = None,
+        encoders: Sequence[str] = tuple(ENCODERS),
     ) -> list[Painting | None]:
         """What is painted in every stage; `None` where nothing is. A bad region is refused before anything runs."""
         strengths = [strength] if is_number(strength, Real) else strength
@@ -521,10 +547,11 @@ class EDiffIPipeline(DiffusionPipeline):
             raise ValueError("regions need the prompt that their phrases stand in; pass it instead of embeddings.")
         prompts = [[one] if isinstance(one, str) else one for one in (schedule.prompts if schedule else [prompt])]
         per_prompt = check_regions(regions, len(prompts[0]))
+        columns_of = partial(self.region_columns, encoders=encoders)
         if schedule:
-            columns = scheduled_columns(prompts, per_prompt, self.region_columns)
+            columns = scheduled_columns(prompts, per_prompt, columns_of)
         else:
-            columns = [[self.region_columns(one, own) for one, own in zip(prompts[0], per_prompt, strict=True)]]
+            columns = [[columns_of(one, own) for one, own in zip(prompts[0], per_prompt, strict=True)]]
         for region in {region for own in per_prompt for region in own}:
             region.check_aspect(stages[-1].size, stages[-1].size)
         paintings: list[Painting | None] = []
@@ -536,7 +563,12 @@ class EDiffIPipeline(DiffusionPipeline):
         return paintings
 
     def _prompt_switches(
-        self, stages: list[Stage], schedule: PromptSchedule | None, embeds: Embeddings, num_images_per_prompt: int
+        self,
+        stages: list[Stage],
+        schedule: PromptSchedule | None,
+        embeds: Embeddings,
+        num_images_per_prompt: int,
+        encoders: Sequence[str],
     ) -> list[dict[int, Callable[[], None]]]:
         """For each stage what changes the prompt in `embeds` and in the painting, by the index of the timestep that it
         is to be called before. All prompts are encoded here."""
@@ -550,7 +582,7 @@ class EDiffIPipeline(DiffusionPipeline):
             if number == 0:  # in `embeds` already
                 continue
             nothing: Embeddings = dict.fromkeys(TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS)
-            encoded = self._prepare_embeddings(prompt, None, None, nothing, num_images_per_prompt, False)
+            encoded = self._prepare_embeddings(prompt, None, None, nothing, num_images_per_prompt, False, encoders)
             own = {name: encoded[name] for name in TEXT_EMBEDDINGS}
 
             def switch(number: int = number, own: Embeddings = own) -> None:
@@ -564,13 +596,19 @@ class EDiffIPipeline(DiffusionPipeline):
                 switches[1][self._begin_index(stages[1])] = switch
         return switches
 
-    def region_columns(self, prompt: str, regions: Sequence[PaintRegion]) -> list[list[int]]:
-        """For each region the columns of its phrase in the text that the U-Nets attend to.
+    def region_columns(
+        self, prompt: str, regions: Sequence[PaintRegion], encoders: Sequence[str] = tuple(ENCODERS)
+    ) -> list[list[int]]:
+        """For each region the columns of its phrase in the text that the U-Nets attend to, of these encoders.
 
         Raises:
-            ValueError: The prompt has no such phrase.
+            ValueError: The prompt has no such phrase, or no encoder reads it.
         """
-        return region_columns(prompt, regions, self.prompt_tokens(prompt))
+        names = {"CLIP": "clip_text", "T5": "t5"}
+        read = [one for one in self.prompt_tokens(prompt) if names[one[0]] in encoders]
+        if not read:
+            raise ValueError(f"regions need an encoder that reads the prompt; encoders={encoders!r} leaves none.")
+        return region_columns(prompt, regions, read)
 
     def prompt_tokens(self, prompt: str) -> list[tuple[str, PromptTokens, int]]:
         """For each text encoder its name, the prompt's tokens and their first column in what the U-Nets attend to."""
@@ -611,7 +649,10 @@ class EDiffIPipeline(DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | Sequence[int] | None = None,
-        guidance_scale: float | Sequence[float] | None = None,
+        guidance_scale: GuidanceScale | Sequence[GuidanceScale] | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        encoders: Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
@@ -647,7 +688,18 @@ class EDiffIPipeline(DiffusionPipeline):
             height, width: Size of the last stage to run, by default the largest that is loaded.
             num_inference_steps, guidance_scale: One number for every stage, or one per stage as a tuple (base, SR256,
                 SR1024); by default the pipeline's `default_...`. Guidance of 1 or less is none, at half the cost.
-                Experts with a guidance scale of their own keep it.
+                Experts with a guidance scale of their own keep it. For the base, alone or as the tuple's first entry,
+                guidance may be a dictionary with a weight for each encoder, such as `{"t5": 5, "clip_text": 3}`:
+                D_none + sum of w_k (D_k - D_none) with D_k conditioned on encoder k alone. Encoders without a weight
+                guide nothing, and experts' own scales do not count. Each weight but 0 costs a row for each image in
+                the network's batch, beside the one of D_none (a number: two rows in all).
+            guidance_interval: Noise levels (low, high] in sigma within which every stage is guided (arXiv 2404.07724).
+                Outside it costs half: one row, conditioned on all encoders that guide.
+            guidance_rescale: phi of arXiv 2305.08891: how far, in every guided step, the standard deviation of the
+                denoised image is brought back to that without guidance; 0.7 is usual, 0 changes nothing.
+            encoders: Which conditions are used in every stage, of `t5`, `clip_text` (tokens and pooled) and
+                `clip_image`; by default all. The others are as training saw them dropped, in the negative prompt,
+                too, and are not encoded.
             num_images_per_prompt: Images for each prompt.
             generator: Makes the noise repeatable; a list gives each image its own.
             latents: Standard normal noise for the base stage (images, 3, base size, base size).
@@ -700,7 +752,8 @@ class EDiffIPipeline(DiffusionPipeline):
         style_image = None if style_image is None else read_references(style_image)
         stages = stages_up_to(self.stages, height, width)
         steps = per_stage("num_inference_steps", num_inference_steps, self.config.default_num_inference_steps, stages)
-        scales = per_stage("guidance_scale", guidance_scale, self.config.default_guidance_scale, stages)
+        scales = guidance_per_stage(guidance_scale, self.config.default_guidance_scale, stages)
+        check_guidance(guidance_interval, guidance_rescale)
         check_choice("output_type", [output_type], OUTPUT_TYPES)
         check_choice(
             "callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
@@ -708,19 +761,23 @@ class EDiffIPipeline(DiffusionPipeline):
         check_inputs(
             self, stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
         )
-        paintings = self._paintings(stages, prompt, regions, region_strength, region_normalizer, schedule)
+        encoders = encoders_in_use(self, encoders, scales[0], prompt, style_image, given)
+        paintings = self._paintings(stages, prompt, regions, region_strength, region_normalizer, schedule, encoders)
         for stage, num_steps in zip(stages, steps, strict=True):
             stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
         self._prepare_start(stages, batch_size_of(prompt, style_image, given))
 
         num_images_per_prompt = int(num_images_per_prompt)
         self._interrupt = False
+        self._guidance_interval, self._guidance_rescale = guidance_interval, guidance_rescale
         experts_scales = [scale for stage in stages for scale in getattr(stage.unet, "guidance_scales", ())]
-        guided = max(scale for scale in (*scales, *experts_scales) if scale is not None) > 1
-        embeds = self._prepare_embeddings(prompt, negative_prompt, style_image, given, num_images_per_prompt, guided)
+        guided = any(isinstance(one, dict) or one > 1 for one in (*scales, *experts_scales) if one is not None)
+        embeds = self._prepare_embeddings(
+            prompt, negative_prompt, style_image, given, num_images_per_prompt, guided, encoders
+        )
         if embeds["image_embeds"] is not None:
             embeds["image_embeds"] = embeds["image_embeds"] * float(style_scale) if style_scale else None
-        switches = self._prompt_switches(stages, schedule, embeds, num_images_per_prompt)
+        switches = self._prompt_switches(stages, schedule, embeds, num_images_per_prompt, encoders)
         self._num_timesteps = sum(len(stage.scheduler.timesteps) - self._begin_index(stage) for stage in stages)
         counter = itertools.count()
 
@@ -766,28 +823,6 @@ def _keep_out_of_float16(text_encoder: Any) -> None:
             "The quantised text_encoder_2 computes in float16, where T5 overflows. Load the pipeline with "
             'dtype={"default": torch.float16, "text_encoder_2": torch.bfloat16}.'
         )
-
-
-def _conditioning(embeds: Embeddings, rows: slice, guided: bool, dtype: torch.dtype) -> dict[str, Any]:
-    """The network's arguments for some rows of the batch; with guidance the unconditional half comes first."""
-
-    def pick(name: str, dropped: int = 0) -> torch.Tensor | None:
-        positive, negative = embeds[name], embeds.get(f"negative_{name}")
-        parts = [negative, positive] if guided else [positive]
-        like = next((part for part in parts if part is not None), None)
-        if like is None:
-            return None
-        return torch.cat([(torch.full_like(like, dropped) if part is None else part)[rows] for part in parts]).to(
-            dtype
-        )
-
-    return {
-        "encoder_hidden_states": pick("prompt_embeds"),
-        "encoder_hidden_states_2": pick("prompt_embeds_2"),
-        # Zeros in all columns, none of them masked, are what training saw as "dropped".
-        "encoder_attention_mask_2": pick("prompt_attention_mask_2", dropped=1),
-        "added_cond_kwargs": {"text_embeds": pick("pooled_prompt_embeds"), "image_embeds": pick("image_embeds")},
-    }
 
 
 def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:

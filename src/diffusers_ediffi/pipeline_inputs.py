@@ -22,8 +22,15 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 TEXT_EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds", "prompt_embeds_2", "prompt_attention_mask_2")
 NEGATIVE_EMBEDDINGS = tuple(f"negative_{name}" for name in TEXT_EMBEDDINGS)
 EMBEDDINGS = ("prompt_embeds", "prompt_embeds_2", "image_embeds")
+# The names of `encoders` and of weights in `guidance_scale`, with the embeddings that are the encoder's.
+ENCODERS = {
+    "t5": ("prompt_embeds_2", "prompt_attention_mask_2"),
+    "clip_text": ("prompt_embeds", "pooled_prompt_embeds"),
+    "clip_image": ("image_embeds",),
+}
 
 Embeddings = dict[str, torch.Tensor | None]
+GuidanceScale = float | dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -229,6 +236,73 @@ def per_stage(name: str, value: Any, default: Sequence, stages: list[Stage]) -> 
             raise ValueError(f"{name}={value!r} must be finite; 1 switches guidance off, 5 is usual for the base.")
     kind = int if name == "num_inference_steps" else float
     return [kind(number) for number in values[: len(stages)]]
+
+
+def guidance_per_stage(value: Any, default: Sequence, stages: list[Stage]) -> list[GuidanceScale]:
+    """The guidance scale of each stage that runs. That of the base may be a dictionary of weights for encoders, alone
+    or as the first entry; alone it leaves the other stages their defaults."""
+    value = default if value is None else value
+    values = (value, *default[1:]) if isinstance(value, dict) else value
+    if not isinstance(values, list | tuple) or not any(isinstance(one, dict) for one in values):
+        return per_stage("guidance_scale", values, default, stages)
+    weights, *others = values
+    if any(isinstance(other, dict) for other in others):
+        raise ValueError(
+            f"guidance_scale={value!r} has weights for a super-resolution stage; only the base takes them, the others "
+            "a number."
+        )
+    numbers = per_stage("guidance_scale", [1.0, *others], default, stages)
+    if not weights or not all(is_number(weight, Real) and math.isfinite(weight) for weight in weights.values()):
+        raise ValueError(
+            f"guidance_scale={weights!r} must hold a finite weight for at least one encoder ({', '.join(ENCODERS)})."
+        )
+    check_choice("encoder in guidance_scale", list(weights), tuple(ENCODERS))
+    return [{name: float(weight) for name, weight in weights.items()}, *numbers[1:]]
+
+
+def check_guidance(interval: Any, rescale: Any) -> None:
+    """What narrows and what tames guidance."""
+    if interval is not None:
+        numbers = isinstance(interval, list | tuple) and all(is_number(sigma, Real) for sigma in interval)
+        if not numbers or len(interval) != 2 or not 0 <= interval[0] < interval[1]:
+            raise ValueError(
+                f"guidance_interval={interval!r} must be two noise levels (low, high) in sigma, 0 <= low < high."
+            )
+    if not is_number(rescale, Real) or not 0 <= rescale <= 1:
+        raise ValueError(f"guidance_rescale={rescale!r} must lie in [0, 1]; 0 switches it off, 0.7 is usual.")
+
+
+def encoders_in_use(
+    pipe: Any, encoders: Any, scale: GuidanceScale, prompt: Any, style_image: Any, given: Embeddings
+) -> tuple[str, ...]:
+    """The encoders whose conditions the networks receive; those named, in `encoders` or by a weight in the base's
+    guidance scale, must have one."""
+    has_condition = {
+        "t5": given["prompt_embeds_2"] is not None or (prompt is not None and pipe.text_encoder_2 is not None),
+        "clip_text": given["prompt_embeds"] is not None or (prompt is not None and pipe.text_encoder is not None),
+        "clip_image": given["image_embeds"] is not None or style_image is not None,
+    }
+    remedies = {
+        "t5": "load text_encoder_2 and pass a prompt, or pass prompt_embeds_2",
+        "clip_text": "load text_encoder and pass a prompt, or pass prompt_embeds and pooled_prompt_embeds",
+        "clip_image": "pass style_image or image_embeds",
+    }
+    if encoders is not None and (not isinstance(encoders, list | tuple) or not encoders):
+        raise ValueError(f"encoders={encoders!r} must be a list of at least one of {', '.join(ENCODERS)}.")
+    used = tuple(ENCODERS if encoders is None else encoders)
+    check_choice("encoders", used, tuple(ENCODERS))
+    weighted = [name for name, weight in scale.items() if weight] if isinstance(scale, dict) else []
+    for argument, names in (("encoders", () if encoders is None else used), ("guidance_scale", weighted)):
+        for name in names:
+            if not has_condition[name]:
+                raise ValueError(
+                    f"{argument} names {name!r}, which has no condition: {remedies[name]}, or leave it out."
+                )
+            if name not in used:
+                raise ValueError(
+                    f"guidance_scale has a weight for {name!r}, which encoders={encoders!r} switches off."
+                )
+    return used
 
 
 def _check_tensor(name: str, value: Any) -> None:

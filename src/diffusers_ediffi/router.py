@@ -72,8 +72,9 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         adapters (`list`, *optional*): For each expert an [`ExpertAdapter`] (or its entries) or `None`: experts may
             differ in what they are conditioned on.
         guidance_scales (`list`, *optional*): For each expert its guidance scale, or `None` for the pipeline's. A
-            U-Net does not see guidance: [`EDiffIPipeline`] and loops that read `guidance_scale` follow them. The
-            pipelines of diffusers use their own scale throughout, unless `rescale_guidance` says which that is.
+            U-Net does not see guidance: [`EDiffIPipeline`] and loops that read `guidance_scale` follow them (inside
+            of `guidance_interval`, and unless a call gives weights for encoders). The pipelines of diffusers use
+            their own scale throughout, unless `rescale_guidance` says which that is.
         shared_base (`bool`): Whether all experts are one network that turns into each of them in place, see
             `from_lora_experts`.
     """

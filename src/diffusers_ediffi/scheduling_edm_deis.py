@@ -138,6 +138,10 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             `DDPMScheduler`.
         timestep_type: "continuous" says of a model with `beta_schedule` and v-prediction that it is called with
             c_noise and sampled over EDM's range all the same, as Stable Video Diffusion is.
+        thresholding: clamp D as Imagen does (arXiv 2205.11487), which is for models of pixels: to [-s, s], then divide
+            by s, where s is the quantile `dynamic_thresholding_ratio` of abs(D) in each image, but at least 1.
+        dynamic_thresholding_ratio: see there.
+        sample_max_value: the largest s; 1 clamps D to [-1, 1] (static thresholding), more is dynamic.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -179,6 +183,9 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         trained_betas: Sequence[float] | None = None,
         rescale_betas_zero_snr: bool = False,
         timestep_type: Literal["discrete", "continuous"] = "discrete",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
     ) -> None:
         self._check_choices()
         from_betas = has_betas(self.config)
@@ -219,6 +226,12 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         for name in ("sigma_data", "rho", "num_train_timesteps", "variable_scale", "atan_width", "sigma_end"):
             if config[name] is not None and not 0 < config[name] < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {config[name]}.")
+        if not 0 < config.dynamic_thresholding_ratio <= 1:
+            raise ValueError(
+                f"dynamic_thresholding_ratio must lie in (0, 1], got {config.dynamic_thresholding_ratio}."
+            )
+        if not 1 <= config.sample_max_value < math.inf:
+            raise ValueError(f"sample_max_value must be at least 1 and finite, got {config.sample_max_value}.")
         if config.atan_center is not None and not math.isfinite(config.atan_center):
             raise ValueError(f"atan_center must be finite, got {config.atan_center}.")
 
@@ -467,6 +480,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"All {index} timesteps are used up: call set_timesteps before sampling again.")
         return self._entry_sigmas[index]
 
+    _threshold_sample = EDMDPMSolverMultistepScheduler._threshold_sample  # reads `config`
+
     # -- the solvers -------------------------------------------------------------------------------------------------
 
     def step(
@@ -501,6 +516,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         if self._rounding is not None:
             x = x + self._rounding
         denoised = self.precondition_outputs(x, model_output.to(x.dtype), sigma)
+        if self.config.thresholding:  # what the solver goes on with, be it D, F or the noise, follows from this D
+            denoised = self._threshold_sample(denoised)
         if self.order == 3:
             prev_sample = self._runge_kutta_stage(x, denoised, sigma, self._step_index)
         else:
