@@ -51,7 +51,7 @@ def test_an_address_is_read(file, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         assert np.array_equal(read_image(address + "style.png"), picture())
-        with pytest.raises(ValueError, match="cannot read 'http.*nothing.png'"):
+        with pytest.raises(ValueError, match="'http.*nothing.png' is not an image"):
             read_image(address + "nothing.png")
         server.shutdown()
 

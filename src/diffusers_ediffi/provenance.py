@@ -9,7 +9,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,13 +139,19 @@ def open_image(path: str | os.PathLike) -> PIL.Image.Image:
     Raises:
         ValueError: The file is no picture, is damaged, too large or not readable.
     """
-    name = str(path)
+    with reading_image(str(path)), PIL.Image.open(path) as image:
+        image.load()
+        return image.copy()
+
+
+@contextmanager
+def reading_image(name: str) -> Iterator[None]:
+    """Turns all that a bad picture of this name raises, or one with more pixels than Pillow trusts, into a
+    `ValueError`."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         try:
-            with PIL.Image.open(path) as image:
-                image.load()
-                return image.copy()
+            yield
         except PIL.UnidentifiedImageError:
             raise ValueError(f"{name!r} is not an image") from None
         except (

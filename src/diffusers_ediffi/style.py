@@ -2,7 +2,6 @@
 """Style references (section 5.3): pictures in all their forms, read from files, and several of them mixed into one."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from diffusers.utils import load_image
 
 from .conditioning import as_pil_images, encode_clip_image
-from .provenance import open_image
+from .provenance import open_image, reading_image
 
 References = list[list[PIL.Image.Image]]  # for each row of the batch one picture, or several that are mixed
 
@@ -48,18 +47,8 @@ def read_image(path: str | os.PathLike) -> PIL.Image.Image:
     name = os.fspath(path)
     if not name.startswith(("http://", "https://")):
         return load_image(open_image(os.path.expanduser(name)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        try:
-            return load_image(name)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            PIL.Image.DecompressionBombError,
-            PIL.Image.DecompressionBombWarning,
-        ) as error:
-            raise ValueError(f"cannot read {name!r}: {error}") from None
+    with reading_image(name):
+        return load_image(name)
 
 
 def _read(image: Any) -> list[PIL.Image.Image]:
