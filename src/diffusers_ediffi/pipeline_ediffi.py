@@ -146,6 +146,7 @@ class EDiffIPipeline(DiffusionPipeline):
     _batch_observers: tuple[Callable[[Any, range, int], None], ...] = ()
     # Of the running call:
     _painting: Painting | None = None
+    _prompt_schedule: PromptSchedule | None = None
     _guidance_interval: tuple[float, float] | None = None
     _guidance_rescale: float = 0.0
 
@@ -769,6 +770,7 @@ class EDiffIPipeline(DiffusionPipeline):
 
         num_images_per_prompt = int(num_images_per_prompt)
         self._interrupt = False
+        self._prompt_schedule = schedule
         self._guidance_interval, self._guidance_rescale = guidance_interval, guidance_rescale
         experts_scales = [scale for stage in stages for scale in getattr(stage.unet, "guidance_scales", ())]
         guided = any(isinstance(one, dict) or one > 1 for one in (*scales, *experts_scales) if one is not None)
