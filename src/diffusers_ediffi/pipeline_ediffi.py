@@ -593,8 +593,12 @@ class EDiffIPipeline(DiffusionPipeline):
 
             if index < count:
                 switches[0][index] = switch
-            elif len(stages) > 1 and number == len(begins) - 1:
-                switches[1][self._begin_index(stages[1])] = switch
+            elif number == len(begins) - 1:  # for the first further stage that runs
+                for own_switches, stage in zip(switches[1:], stages[1:], strict=True):
+                    first = self._begin_index(stage)
+                    if first < len(stage.scheduler.timesteps):
+                        own_switches[first] = switch
+                        break
         return switches
 
     def region_columns(
