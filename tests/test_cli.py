@@ -2,6 +2,7 @@
 """The command line, as a user runs it, on a tiny saved pipeline of 8, 32 and 128 pixels."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -360,6 +361,18 @@ def test_damaged_model(generate, model, damage, name, message, tmp_path_factory,
     assert code == 2 and out == "" and err.startswith("ediffi: error: cannot load ") and err.count("\n") == 1
     assert message in err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["info"], ["--help"]])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(model, command):
+    program = [sys.executable, "-m", "diffusers_ediffi", *command]
+    program += ["--model", str(model)] if command == ["info"] else []
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # as a shell starts it
+    run = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writer)
+    assert run.returncode == 141 and "Broken pipe" not in run.stderr and "Error" not in run.stderr
 
 
 def test_info_lists_stages_experts_and_licence(model, capsys):

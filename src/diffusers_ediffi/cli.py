@@ -47,11 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0, or 2 after one line on standard error about a bad input.
+        The exit code: 0, or 2 after one line on standard error about a bad input; 130 after Ctrl-C and 141 where the
+        reader of the output has gone, as shells have it.
     """
     try:
-        args = _parser().parse_args(argv)
-        args.run(args)
+        try:
+            args = _parser().parse_args(argv)
+            args.run(args)
+        finally:  # what is buffered, that of --help too, must fail here and not when Python ends
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (OSError, ValueError) as error:
         print(f"ediffi: error: {_one_line(error)}", file=sys.stderr)
         return 2
