@@ -395,6 +395,8 @@ class EDiffIPipeline(DiffusionPipeline):
         if self.image_encoder is None or self.feature_extractor is None:
             raise ValueError("encode_style needs image_encoder and feature_extractor; load both.")
         references = [[image] for row in read_references(images) for image in row]
+        if not references:
+            raise ValueError(f"images={images!r} holds no reference; give at least one.")
         check_style_weights(weights, len(references))
         device = self._execution_device
         return mix_embeds(encode_references(references, self.feature_extractor, self.image_encoder, device), weights)

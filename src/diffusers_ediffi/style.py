@@ -33,7 +33,7 @@ def read_references(style_image: Any) -> References:
             rows.append([image for one in entry for image in _read(one)])
         else:
             rows.extend([image] for image in _read(entry))
-    if not rows or not all(rows):
+    if not all(rows):
         raise ValueError("style_image holds an empty list; give at least one reference for each prompt.")
     return rows
 
