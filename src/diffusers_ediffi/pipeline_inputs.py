@@ -253,8 +253,8 @@ def guidance_per_stage(value: Any, default: Sequence, stages: list[Stage]) -> li
         )
     if not len(stages) <= len(values) <= 3 or not all(is_number(one, Real) and math.isfinite(one) for one in others):
         raise ValueError(
-            f"guidance_scale={value!r} must be weights for the base alone, or these and a finite number for each "
-            f"further of the {len(stages)} stages ({', '.join(stage.label for stage in stages)})."
+            f"guidance_scale={value!r} must be weights for the base alone, or these and finite numbers, one entry "
+            f"for each of the {len(stages)} stages ({', '.join(stage.label for stage in stages)})."
         )
     numbers = per_stage("guidance_scale", [1.0, *others], default, stages)
     if not weights or not all(is_number(weight, Real) and math.isfinite(weight) for weight in weights.values()):
@@ -305,7 +305,8 @@ def encoders_in_use(
                 )
             if name not in used:
                 raise ValueError(
-                    f"guidance_scale has a weight for {name!r}, which encoders={encoders!r} switches off."
+                    f"guidance_scale has a weight for {name!r}, which encoders={encoders!r} switches off: "
+                    "name it there, or leave the weight out."
                 )
     return used
 
