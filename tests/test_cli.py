@@ -483,6 +483,13 @@ def test_paint_refuses_bad_scenes_in_one_line(paint, arguments, message):
     assert re.search(message, err), err
 
 
+def test_paint_refuses_a_scene_that_is_nested_too_deeply(paint, tmp_path):
+    scene = tmp_path / "deep.json"
+    scene.write_text("[" * 100_000)
+    code, err = paint(scene)
+    assert code == 2 and "deep.json' is not JSON" in err and err.count("\n") == 1
+
+
 def test_paint_refuses_decompression_bombs(paint, monkeypatch):
     for limit in (1000, 4000):  # far beyond Pillow's limit and just beyond it
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)

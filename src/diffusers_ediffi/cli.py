@@ -315,7 +315,7 @@ def _read_scene(path: Path) -> dict[str, Any]:
     """The entries of a JSON scene, its regions as `PaintRegion`."""
     try:
         scene = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
     known = {"prompt", "regions", "strength"}
     regions = scene.get("regions") if isinstance(scene, dict) else None
