@@ -371,7 +371,7 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "ED
 def _save(args: argparse.Namespace, further: dict[str, Any], output: Any, seeds: list[int]) -> None:
     """Writes what the pipeline returned, with its provenance, and names the files."""
     detected = output.nsfw_content_detected or [False] * args.num_images
-    source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "mask_image" in further else TRAINED_ALGORITHMIC_MEDIA
+    source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "image" in further else TRAINED_ALGORITHMIC_MEDIA
     for path, image, own_seed, black in zip(
         _paths(args.output, args.num_images), output.images, seeds, detected, strict=True
     ):
