@@ -496,3 +496,27 @@ def test_embeddings_have_no_words():
     assert "words" not in recorder.shares() and recorder.masses().shape[0] == 1
     with pytest.raises(ValueError, match="prompt instead of embeddings"):
         recorder.words()
+
+
+def test_a_schedule_has_no_words():
+    """Its prompts take turns, so that a column has no one word; the same schedule again is a further sample."""
+    pipe, schedule = ediffi(), [(PROMPT, 0.0), ("a dog", 0.5)]
+    with record_attention(pipe) as recorder:
+        for _ in range(2):
+            draw(pipe, None, prompt_schedule=schedule)
+        with pytest.raises(ValueError, match="open a record_attention block for each"):
+            draw(pipe, None, prompt_schedule=[(PROMPT, 0.0), ("a dog", 0.9)])
+    assert recorder.prompts == [] and "words" not in recorder.shares()
+    with pytest.raises(ValueError, match="embeddings or a schedule"):
+        recorder.words()
+    with record_attention(pipe) as recorder:
+        draw(pipe, None, prompt_schedule=[(PROMPT, 0.0)])
+    assert recorder.prompts == [PROMPT] and recorder.words()
+
+
+def test_an_encoder_that_is_switched_off_has_no_words():
+    pipe = ediffi()
+    with record_attention(pipe, heat_maps=True) as recorder:
+        draw(pipe, encoders=["t5"])
+    assert {token.encoder for token in recorder.words()} == {"t5"}
+    assert torch.equal(recorder.heat_map("cat"), recorder.heat_map("cat", encoder="t5"))

@@ -2,6 +2,7 @@
 """The command line, as a user runs it, on a tiny saved pipeline of 8, 32 and 128 pixels."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -362,6 +363,18 @@ def test_damaged_model(generate, model, damage, name, message, tmp_path_factory,
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", [["info"], ["--help"]])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(model, command):
+    program = [sys.executable, "-m", "diffusers_ediffi", *command]
+    program += ["--model", str(model)] if command == ["info"] else []
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # as a shell starts it
+    run = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writer)
+    assert run.returncode == 141 and "Broken pipe" not in run.stderr and "Error" not in run.stderr
+
+
 def test_info_lists_stages_experts_and_licence(model, capsys):
     assert main(["info", "--model", str(model)]) == 0
     out, err = capsys.readouterr()
@@ -470,6 +483,13 @@ def test_paint_refuses_bad_scenes_in_one_line(paint, arguments, message):
     assert re.search(message, err), err
 
 
+def test_paint_refuses_a_scene_that_is_nested_too_deeply(paint, tmp_path):
+    scene = tmp_path / "deep.json"
+    scene.write_text("[" * 100_000)
+    code, err = paint(scene)
+    assert code == 2 and "deep.json' is not JSON" in err and err.count("\n") == 1
+
+
 def test_paint_refuses_decompression_bombs(paint, monkeypatch):
     for limit in (1000, 4000):  # far beyond Pillow's limit and just beyond it
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -499,9 +519,9 @@ def test_edit_draws_what_the_pipelines_draw(model, tmp_path, capsys):
         pipe = pipeline.from_pretrained(model)
         expected = pipe(PROMPT, generator=torch.Generator().manual_seed(3), **call, **arguments).images[0]
         np.testing.assert_array_equal(pixels(drawn), np.asarray(expected))
-    provenance = read_provenance(drawn)  # of the last, with the mask
-    assert provenance.settings["image"] is provenance.settings["mask_image"] is True
-    assert provenance.digital_source_type.endswith("compositeWithTrainedAlgorithmicMedia")
+        provenance = read_provenance(drawn)
+        assert provenance.settings["image"] and provenance.settings.get("mask_image", False) is ("--mask" in options)
+        assert provenance.digital_source_type.endswith("compositeWithTrainedAlgorithmicMedia")
 
 
 @pytest.mark.parametrize(

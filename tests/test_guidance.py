@@ -173,6 +173,12 @@ def test_weights_are_for_the_base(pipe):
     assert pipe.guidance_scale == 1.0, "the stage that ran last"
 
 
+@pytest.mark.parametrize("others", [(), (1.0,), (1.0, "5")])
+def test_the_error_names_the_weights_that_were_passed(pipe, others):
+    with pytest.raises(ValueError, match=r"guidance_scale=\(\{'t5': 5\}"):
+        draw(pipe, guidance_scale=({"t5": 5}, *others))
+
+
 def test_a_callback_may_change_a_weight(base_pipe):
     def change(pipe, step, timestep, tensors):
         assert pipe.do_classifier_free_guidance and pipe.guidance_scale is pipe._guidance_scale

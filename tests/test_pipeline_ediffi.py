@@ -776,7 +776,7 @@ BAD_INPUT = {
     ),
     "weight for what is switched off": (
         {"guidance_scale": {"clip_text": 2}, "encoders": ["t5"]},
-        "weight for 'clip_text', which encoders=['t5'] switches off",
+        "weight for 'clip_text', which encoders=['t5'] switches off: name it there",
     ),
     "weights for SR256": ({"guidance_scale": (5.0, {"t5": 5}, 1.0)}, "only the base takes them"),
     "weights for SR1024, too": ({"guidance_scale": ({"t5": 5}, 1.0, {"t5": 5})}, "only the base takes them"),

@@ -8,7 +8,7 @@ import torch
 from conftest import SIZES, tiny_components, tiny_pipeline
 from test_pipeline_ediffi import draw, embeddings, picture, seeded
 
-from diffusers_ediffi import EDMDEISScheduler, ExpertRouterUNet, PaintRegion
+from diffusers_ediffi import EDiffIImg2ImgPipeline, EDMDEISScheduler, ExpertRouterUNet, PaintRegion
 from diffusers_ediffi.prompt_schedule import PromptSchedule
 
 CAT, DOG = "a red cat", "two blue dogs"
@@ -102,6 +102,13 @@ def test_super_resolution_sees_the_last_prompt(pipe, share):
     assert base == ([0, 1] if share < 1 else [0, 0])
     for unet in (pipe.unet_sr256, pipe.unet_sr1024):
         assert set(names_of_calls(pipe, unet, [CAT, DOG], **run)) == {1}
+
+
+def test_super_resolution_alone_sees_the_last_prompt(pipe):
+    edit = EDiffIImg2ImgPipeline.from_pipe(pipe)
+    run = {"prompt_schedule": [(CAT, 0.0), (DOG, 0.4)], "guidance_scale": 1.0, "num_inference_steps": 2}
+    run |= {"image": picture(), "strength": (0, 0, 1)}
+    assert set(names_of_calls(edit, pipe.unet_sr1024, [CAT, DOG], **run)) == {1}
 
 
 def test_all_prompts_are_encoded_before_the_first_step(base_pipe):

@@ -223,6 +223,11 @@ def test_bad_weights_are_refused(base_pipe, weights, message):
         base_pipe.encode_style([picture(0), picture(1)], weights)
 
 
+def test_no_reference_is_refused(base_pipe):
+    with pytest.raises(ValueError, match="holds no reference; give at least one"):
+        base_pipe.encode_style([])
+
+
 def test_without_an_image_encoder_nothing_is_embedded():
     with pytest.raises(ValueError, match="load both"):
         tiny_pipeline(image_encoder=None).encode_style(picture())

@@ -7,7 +7,7 @@ recorder.shares()["t5"]  # by the noise level
 recorder.heat_map("rocket")
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -104,8 +104,8 @@ class AttentionRecorder:
     Only `full` grows, by every matrix of every call.
 
     Attributes:
-        prompts (`list` of `str`): What is drawn; empty where it is not known. Image i belongs to prompt
-            i * prompts // images.
+        prompts (`list` of `str`): What is drawn; empty where it is not known, or changes under way
+            (`prompt_schedule`). Image i belongs to prompt i * prompts // images.
         num_images (`int`): Images of a call of the pipeline.
         matrices (`list` of [`AttentionMatrix`]): With `full`, everything.
     """
@@ -131,6 +131,8 @@ class AttentionRecorder:
             raise ValueError(f"the {unet} has no cross-attention to the text: there is nothing to record.")
         self._is_ediffi = isinstance(next(iter(self._text_layers.values())), EDiffIAttention)
         self.prompts: list[str] = []
+        self._drawn: Any = []  # the prompts, or their schedule
+        self._encoders: Sequence[str] = tuple(NAMES.values())  # that read them
         self.num_images = 0
         self.matrices: list[AttentionMatrix] = []
         self._copies = 1
@@ -287,12 +289,13 @@ class AttentionRecorder:
         if self.unconditional:
             raise ValueError("the unconditional half of guidance was recorded, which does not see the prompt.")
         if not self.prompts:
-            raise ValueError("which words? Call the pipeline with the prompt instead of embeddings.")
+            raise ValueError("which words? Call the pipeline with the prompt instead of embeddings or a schedule.")
         return self.prompts[image * len(self.prompts) // self.num_images]
 
     def _tokens(self, prompt: str) -> list[tuple[str, PromptTokens, int]]:
         if self._is_ediffi:
-            return [(NAMES[name], tokens, first) for name, tokens, first in self.pipe.prompt_tokens(prompt)]
+            encoders = [(NAMES[name], tokens, first) for name, tokens, first in self.pipe.prompt_tokens(prompt)]
+            return [encoder for encoder in encoders if encoder[0] in self._encoders]
         return [("text", prompt_tokens(self.pipe, prompt)[1], 0)]
 
     def _columns(self, phrase: str, prompt: str, encoder: str | None, occurrence: int | None) -> list[int]:
@@ -368,12 +371,17 @@ class AttentionRecorder:
         bound.apply_defaults()
         prompt, embeds = bound.arguments.get("prompt"), bound.arguments.get("prompt_embeds")
         prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        if self._masses and prompts != self.prompts:
+        schedule = getattr(self.pipe, "_prompt_schedule", None)
+        drawn = prompts
+        if schedule is not None and len(schedule.prompts) > 1:  # each of its prompts comes by here
+            drawn, prompts = schedule, []
+        if self._masses and drawn != self._drawn:
             raise ValueError(
-                f"the pipeline is called with {prompt!r} after {self.prompts!r} was recorded; open a record_attention "
+                f"the pipeline is called with {drawn!r} after {self._drawn!r} was recorded; open a record_attention "
                 "block for each prompt."
             )
-        self.prompts = prompts
+        self.prompts, self._drawn = prompts, drawn
+        self._encoders = bound.arguments.get("encoders") or self._encoders
         if not self._is_ediffi:
             count = len(prompts) or (0 if embeds is None else len(embeds))
             count *= int(bound.arguments.get("num_images_per_prompt") or 1)

@@ -47,11 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0, or 2 after one line on standard error about a bad input.
+        The exit code: 0, or 2 after one line on standard error about a bad input; 130 after Ctrl-C and 141 where the
+        reader of the output has gone, as shells have it.
     """
     try:
-        args = _parser().parse_args(argv)
-        args.run(args)
+        try:
+            args = _parser().parse_args(argv)
+            args.run(args)
+        finally:  # what is buffered, that of --help too, must fail here and not when Python ends
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (OSError, ValueError) as error:
         print(f"ediffi: error: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -308,7 +315,7 @@ def _read_scene(path: Path) -> dict[str, Any]:
     """The entries of a JSON scene, its regions as `PaintRegion`."""
     try:
         scene = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
     known = {"prompt", "regions", "strength"}
     regions = scene.get("regions") if isinstance(scene, dict) else None
@@ -364,7 +371,7 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "ED
 def _save(args: argparse.Namespace, further: dict[str, Any], output: Any, seeds: list[int]) -> None:
     """Writes what the pipeline returned, with its provenance, and names the files."""
     detected = output.nsfw_content_detected or [False] * args.num_images
-    source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "mask_image" in further else TRAINED_ALGORITHMIC_MEDIA
+    source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "image" in further else TRAINED_ALGORITHMIC_MEDIA
     for path, image, own_seed, black in zip(
         _paths(args.output, args.num_images), output.images, seeds, detected, strict=True
     ):

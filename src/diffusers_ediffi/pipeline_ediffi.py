@@ -146,6 +146,7 @@ class EDiffIPipeline(DiffusionPipeline):
     _batch_observers: tuple[Callable[[Any, range, int], None], ...] = ()
     # Of the running call:
     _painting: Painting | None = None
+    _prompt_schedule: PromptSchedule | None = None
     _guidance_interval: tuple[float, float] | None = None
     _guidance_rescale: float = 0.0
 
@@ -394,6 +395,8 @@ class EDiffIPipeline(DiffusionPipeline):
         if self.image_encoder is None or self.feature_extractor is None:
             raise ValueError("encode_style needs image_encoder and feature_extractor; load both.")
         references = [[image] for row in read_references(images) for image in row]
+        if not references:
+            raise ValueError(f"images={images!r} holds no reference; give at least one.")
         check_style_weights(weights, len(references))
         device = self._execution_device
         return mix_embeds(encode_references(references, self.feature_extractor, self.image_encoder, device), weights)
@@ -592,8 +595,12 @@ class EDiffIPipeline(DiffusionPipeline):
 
             if index < count:
                 switches[0][index] = switch
-            elif len(stages) > 1 and number == len(begins) - 1:
-                switches[1][self._begin_index(stages[1])] = switch
+            elif number == len(begins) - 1:  # for the first further stage that runs
+                for own_switches, stage in zip(switches[1:], stages[1:], strict=True):
+                    first = self._begin_index(stage)
+                    if first < len(stage.scheduler.timesteps):
+                        own_switches[first] = switch
+                        break
         return switches
 
     def region_columns(
@@ -769,6 +776,7 @@ class EDiffIPipeline(DiffusionPipeline):
 
         num_images_per_prompt = int(num_images_per_prompt)
         self._interrupt = False
+        self._prompt_schedule = schedule
         self._guidance_interval, self._guidance_rescale = guidance_interval, guidance_rescale
         experts_scales = [scale for stage in stages for scale in getattr(stage.unet, "guidance_scales", ())]
         guided = any(isinstance(one, dict) or one > 1 for one in (*scales, *experts_scales) if one is not None)

@@ -251,6 +251,11 @@ def guidance_per_stage(value: Any, default: Sequence, stages: list[Stage]) -> li
             f"guidance_scale={value!r} has weights for a super-resolution stage; only the base takes them, the others "
             "a number."
         )
+    if not len(stages) <= len(values) <= 3 or not all(is_number(one, Real) and math.isfinite(one) for one in others):
+        raise ValueError(
+            f"guidance_scale={value!r} must be weights for the base alone, or these and finite numbers, one entry "
+            f"for each of the {len(stages)} stages ({', '.join(stage.label for stage in stages)})."
+        )
     numbers = per_stage("guidance_scale", [1.0, *others], default, stages)
     if not weights or not all(is_number(weight, Real) and math.isfinite(weight) for weight in weights.values()):
         raise ValueError(
@@ -300,7 +305,8 @@ def encoders_in_use(
                 )
             if name not in used:
                 raise ValueError(
-                    f"guidance_scale has a weight for {name!r}, which encoders={encoders!r} switches off."
+                    f"guidance_scale has a weight for {name!r}, which encoders={encoders!r} switches off: "
+                    "name it there, or leave the weight out."
                 )
     return used
 

@@ -23,7 +23,7 @@ from PIL import PngImagePlugin
 from .regions import PaintRegion
 
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-# A picture of another origin with a part that was painted in.
+# "Edited using Generative AI": a picture of another origin, changed as a whole or with a part that was painted in.
 COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA = (
     "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 )
