@@ -262,7 +262,7 @@ def test_painted_attention_of_ediffi():
     """Its painting is installed inside the call."""
     pipe, seen = ediffi(), []
 
-    def observe(unet, images, total):
+    def observe(unet, images, total, encoders):
         pipe._painting.observer = lambda p: seen.append(p.clone())
 
     with record_attention(pipe, full=True, heat_maps=True) as recorder:

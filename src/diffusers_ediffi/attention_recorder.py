@@ -133,6 +133,7 @@ class AttentionRecorder:
         self.prompts: list[str] = []
         self._drawn: Any = []  # the prompts, or their schedule
         self._encoders: Sequence[str] = tuple(NAMES.values())  # that read them
+        self._row_encoders: set[str] = set()  # that recorded rows are conditioned on
         self.num_images = 0
         self.matrices: list[AttentionMatrix] = []
         self._copies = 1
@@ -295,7 +296,7 @@ class AttentionRecorder:
     def _tokens(self, prompt: str) -> list[tuple[str, PromptTokens, int]]:
         if self._is_ediffi:
             encoders = [(NAMES[name], tokens, first) for name, tokens, first in self.pipe.prompt_tokens(prompt)]
-            return [encoder for encoder in encoders if encoder[0] in self._encoders]
+            return [encoder for encoder in encoders if encoder[0] in self._row_encoders.intersection(self._encoders)]
         return [("text", prompt_tokens(self.pipe, prompt)[1], 0)]
 
     def _columns(self, phrase: str, prompt: str, encoder: str | None, occurrence: int | None) -> list[int]:
@@ -389,9 +390,10 @@ class AttentionRecorder:
             self._copies = 2 if getattr(self.pipe, "do_perturbed_attention_guidance", False) else 1
         return original(*args, **kwargs)
 
-    def _announce(self, unet: Any, images: range, total: int) -> None:
+    def _announce(self, unet: Any, images: range, total: int, encoders: Sequence[str]) -> None:
         if unet is self.unet:
             self._announced = images, total
+            self._row_encoders.update(encoders)
 
     @torch.no_grad()
     def _begin_call(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:

@@ -143,7 +143,7 @@ class EDiffIPipeline(DiffusionPipeline):
     # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
     pixels_per_call = 1024 * 1024
     # Told before each call of a U-Net which of how many images are its last rows, see `record_attention`.
-    _batch_observers: tuple[Callable[[Any, range, int], None], ...] = ()
+    _batch_observers: tuple[Callable[[Any, range, int, Sequence[str]], None], ...] = ()
     # Of the running call:
     _painting: Painting | None = None
     _prompt_schedule: PromptSchedule | None = None
@@ -514,7 +514,7 @@ class EDiffIPipeline(DiffusionPipeline):
                 of_images = [image * prompts // len(sample) for image in range(len(sample))][rows]
                 self._painting.select(of_images, *guidance.painted_rows())
             for observer in self._batch_observers:
-                observer(unet, range(len(sample))[rows], len(sample))
+                observer(unet, range(len(sample))[rows], len(sample), guidance.rows[-1] or ())
             output = unet(x, timestep, **guidance.conditions(embeds, rows, unet.dtype), return_dict=False)[0].float()
             outputs.append(guidance.combine(output, sample[rows], timestep, sigma_data, self._guidance_rescale))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
