@@ -226,6 +226,47 @@ def test_prompt_schedule(model, tmp_path):
     assert read_provenance(output).settings["prompt_schedule"] == [list(entry) for entry in schedule]
 
 
+def test_interval_and_rescale(generate, model, tmp_path):
+    assert generate("--guidance-scale", 6, "--guidance-interval", 1, "inf", "--guidance-rescale", 0.5)[0] == 0
+    pipe = EDiffIPipeline.from_pretrained(model)
+    image = pipe(
+        PROMPT,
+        height=8,
+        num_inference_steps=2,
+        guidance_scale=6.0,
+        guidance_interval=(1.0, float("inf")),
+        guidance_rescale=0.5,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), np.asarray(image))
+    settings = read_provenance(tmp_path / "out.png").settings
+    assert (settings["guidance_interval"], settings["guidance_rescale"]) == ([1.0, "inf"], 0.5)
+
+
+def test_attention(generate, tmp_path):
+    plain = generate()
+    picture = pixels(tmp_path / "out.png")
+    code, out, _ = generate("--attention", tmp_path / "seen.json")
+    assert (plain[0], code) == (0, 0) and "seen.json" in out
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), picture)
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    encoders = {"clip_text", "t5", "clip_image", "null_token"}
+    assert sum(seen["shares"][name][0] for name in encoders) == pytest.approx(1, abs=1e-4)
+    assert len(seen["sigmas"]) == len(seen["shares"]["t5"]) == len(seen["words"][0]["masses"])
+    words = "".join(word["text"] for word in seen["words"] if word["encoder"] == "clip_text")
+    assert words.replace(" ", "") == PROMPT.replace(" ", "")
+
+
+def test_variations(model, tmp_path):
+    style, output = tmp_path / "style.png", tmp_path / "out.png"
+    Image.effect_noise((20, 20), 50).convert("RGB").save(style)
+    options = ["--output", output, "--model", model, "--size", 8, "--seed", 3, "--device", "cpu"]
+    assert main(["generate", "--style-image", str(style), *map(str, options)]) == 0
+    pipe = EDiffIPipeline.from_pretrained(model)
+    image = pipe(style_image=str(style), height=8, generator=torch.Generator().manual_seed(3)).images[0]
+    np.testing.assert_array_equal(pixels(output), np.asarray(image))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype(generate, dtype):
     code, _, err = generate("--dtype", dtype)
@@ -236,7 +277,12 @@ def test_dtype(generate, dtype):
     ("arguments", "message"),
     [
         (["generate", ""], "argument prompt: is empty"),
-        (["generate"], "give either a prompt or --prompt-schedule"),
+        (["generate"], "there is nothing to draw; give a prompt, --prompt-schedule, or --style-image"),
+        (["generate", "x", "--guidance-interval", "-1", "5"], "argument --guidance-interval"),
+        (["generate", "x", "--guidance-interval", "low", "5"], "'low' is no noise level: 0 or more"),
+        (["generate", "x", "--guidance-rescale", "2"], "argument --guidance-rescale: '2'"),
+        (["generate", "x", "--attention", "seen.txt"], "argument --attention: 'seen.txt' must end in .json"),
+        (["generate", "x", "--attention", "/no/such/seen.json"], "there is no folder '/no/such'"),
         (["generate", "x", "--prompt-schedule", "0:a cat"], "give either a prompt or --prompt-schedule"),
         (["generate", "--prompt-schedule", "a cat"], "'a cat' is not SHARE:PROMPT"),
         (["generate", "--prompt-schedule", "0:a cat", "x:a dog"], "'x' is not a finite number"),

@@ -6,6 +6,7 @@ torch and diffusers take seconds to import, so functions import them after the a
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -138,10 +139,23 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
     add("--style-scale", type=_style_scale, default=1.0, help="factor on the style; 0 is none (default: %(default)s)")
     add("--steps", type=_per_stage(_whole(1, MAX_INFERENCE_STEPS)), help="one number, or one per stage: 25,10,10")
     add("--guidance-scale", type=_guidance_scale, help="a number, one per stage: 5,1,1, or weights: t5=5,clip_text=3")
+    add("--guidance-interval", nargs=2, type=_noise_level, metavar=("LOW", "HIGH"), help="guide at these sigmas alone")
+    add(
+        "--guidance-rescale",
+        type=_share,
+        default=0.0,
+        help="against overexposure; 0.7 is usual (default: %(default)s)",
+    )
     add("--encoders", nargs="+", choices=ENCODERS, help="which conditions to use (default: all there are)")
     add("--negative-prompt", metavar="TEXT", help="what the image should not be")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)")
     add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
+    add(
+        "--attention",
+        type=_json_output,
+        metavar="FILE",
+        help="write what the base attends to, by noise level and word",
+    )
     add("--no-provenance", action="store_true", help="keep out of the file how it was made (prompt, seed, model, ...)")
 
 
@@ -152,10 +166,18 @@ def _prompt(text: str) -> str:
 
 
 def _output(text: str) -> Path:
+    return _writable(text, ".png")
+
+
+def _json_output(text: str) -> Path:
+    return _writable(text, ".json")
+
+
+def _writable(text: str, suffix: str) -> Path:
     path = Path(text).expanduser()
     folder = path.absolute().parent
-    if path.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"{text!r} must end in .png")
+    if path.suffix.lower() != suffix:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {suffix}")
     if not folder.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(folder)!r}")
     if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
@@ -177,6 +199,16 @@ def _style_scale(text: str) -> float:
     if scale < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is below 0")
     return scale
+
+
+def _noise_level(text: str) -> float:
+    try:
+        level = float(text)
+    except ValueError:
+        level = math.nan
+    if not level >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no noise level: 0 or more, inf for all above")
+    return level
 
 
 def _scheduled(text: str) -> tuple[str, float]:
@@ -277,8 +309,12 @@ def _guidance_scale(text: str) -> Any:
 def _generate(args: argparse.Namespace) -> None:
     from .pipeline_inputs import check_prompt_schedule
 
-    if (args.prompt is None) == (args.prompt_schedule is None):
-        raise ValueError("give either a prompt or --prompt-schedule.")
+    if args.prompt is not None and args.prompt_schedule is not None:
+        raise ValueError("give either a prompt or --prompt-schedule, not both.")
+    if args.prompt is None and args.prompt_schedule is None and args.style_image is None:
+        raise ValueError(
+            "there is nothing to draw; give a prompt, --prompt-schedule, or --style-image for variations."
+        )
     check_prompt_schedule(args.prompt_schedule, None, {})
     _draw(args, {"prompt_schedule": args.prompt_schedule} if args.prompt_schedule else {})
 
@@ -342,23 +378,27 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "ED
     # T5 overflows in float16.
     dtypes = {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype}
     pipe = _load(model, dtypes, pipeline)
+    recording: Any = contextlib.nullcontext() if args.attention is None else _recording(pipe)
     try:
         pipe.to(device)
-        output = pipe(
-            args.prompt,
-            negative_prompt=args.negative_prompt,
-            style_image=args.style_image,
-            style_scale=args.style_scale,
-            height=args.size,
-            width=args.size,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
-            encoders=args.encoders,
-            num_images_per_prompt=args.num_images,
-            # Noise is drawn on the CPU, so that a seed means the same image on every device.
-            generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
-            **further,
-        )
+        with recording as recorder:
+            output = pipe(
+                args.prompt,
+                negative_prompt=args.negative_prompt,
+                style_image=args.style_image,
+                style_scale=args.style_scale,
+                height=args.size,
+                width=args.size,
+                num_inference_steps=args.steps,
+                guidance_scale=args.guidance_scale,
+                guidance_interval=args.guidance_interval and tuple(args.guidance_interval),
+                guidance_rescale=args.guidance_rescale,
+                encoders=args.encoders,
+                num_images_per_prompt=args.num_images,
+                # Noise is drawn on the CPU, so that a seed means the same image on every device.
+                generator=[torch.Generator("cpu").manual_seed(one) for one in seeds],
+                **further,
+            )
     except (RuntimeError, MemoryError) as error:  # most often too little memory
         size = args.size or pipe.stages[-1].size
         raise ValueError(
@@ -366,6 +406,35 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "ED
             f"--size or --dtype needs less memory: {_one_line(error)}"
         ) from error
     _save(args, further, output, seeds)
+    if args.attention is not None:
+        _save_attention(args.attention, recorder)
+
+
+def _recording(pipe: Any) -> Any:
+    from .attention_recorder import record_attention
+
+    return record_attention(pipe)
+
+
+def _save_attention(path: Path, recorder: Any) -> None:
+    """Writes the shares of attention by noise level and those of the prompt's words, the means over the images."""
+    words = [recorder.words(image) for image in range(recorder.num_images)] if recorder.prompts else []
+    report = {
+        "sigmas": recorder.sigmas,
+        "shares": {name: share.mean(0).tolist() for name, share in recorder.shares().items()},
+        "words": [
+            {
+                "text": own[0].text,
+                "encoder": own[0].encoder,
+                "masses": (sum(one.masses for one in own) / len(own)).tolist(),
+            }
+            for own in zip(*words, strict=True)
+        ],
+    }
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(report, indent=2) + "\n")
+    os.replace(unfinished, path)
+    print(path)
 
 
 def _save(args: argparse.Namespace, further: dict[str, Any], output: Any, seeds: list[int]) -> None:
@@ -445,6 +514,10 @@ def _settings(args: argparse.Namespace, seed: int, further: dict[str, Any]) -> d
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
         "encoders": args.encoders,
+        # JSON has no infinity.
+        "guidance_interval": args.guidance_interval
+        and [one if math.isfinite(one) else "inf" for one in args.guidance_interval],
+        "guidance_rescale": args.guidance_rescale or None,
         "style_image": None if args.style_image is None else True,
         "style_scale": None if args.style_image is None else args.style_scale,
         "prompt_schedule": further.get("prompt_schedule"),
