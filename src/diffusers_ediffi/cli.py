@@ -342,8 +342,8 @@ def _edit(args: argparse.Namespace) -> None:
     changed: dict[str, Any] = {"image": ImageOps.exif_transpose(open_image(args.image))}
     if args.mask is not None:
         changed["mask_image"] = ImageOps.exif_transpose(open_image(args.mask))
-    if args.strength is not None:
-        changed["strength"] = args.strength
+    default = 0.7 if args.mask is None else 1.0
+    changed["strength"] = default if args.strength is None else args.strength
     _draw(args, changed, "EDiffIImg2ImgPipeline" if args.mask is None else "EDiffIInpaintPipeline")
 
 
