@@ -48,12 +48,12 @@ def box_masks(scene: Scene, size: int) -> dict[str, np.ndarray]:
 def draw(pipe: EDiffIPipeline, batch: list[Scene], strength: float, args: Any) -> torch.Tensor:
     """One base picture (3, size, size) in [-1, 1] for each scene; picture i depends on the seed and i alone."""
     size, parts = pipe.stages[0].size, []
+    pipe.region_normalizer = args.normalizer
     for start in tqdm(range(0, len(batch), args.batch_size), desc=f"strength {strength:g}"):
         part = batch[start : start + args.batch_size]
         painted: dict[str, Any] = {}
         if strength:
             painted = {"regions": [boxes(scene) for scene in part], "region_strength": strength}
-            painted["region_normalizer"] = args.normalizer
         images = pipe(
             [scene.caption for scene in part],
             height=size,

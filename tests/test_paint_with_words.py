@@ -403,15 +403,19 @@ def ediffi(pipe, regions=None, prompt=PROMPT, count=1, **arguments):
     return pipe(prompt, regions=regions, **arguments).images
 
 
-def test_ediffi_paints_what_regions_say(base_pipe):
+def test_ediffi_paints_what_regions_say(base_pipe, monkeypatch):
     plain = ediffi(base_pipe)
     assert torch.equal(ediffi(base_pipe, []), plain)
     assert torch.equal(ediffi(base_pipe, REGIONS, region_strength=0), plain)
     image = ediffi(base_pipe, REGIONS)
     assert (image - plain).abs().max() > 1e-3 and (image - ediffi(base_pipe, SWAPPED)).abs().max() > 1e-3
     assert 0 < (ediffi(base_pipe, REGIONS, region_strength=1e-6) - plain).abs().max() < 1e-4
-    assert not torch.equal(ediffi(base_pipe, REGIONS, region_normalizer="std"), image)
     assert torch.equal(ediffi(base_pipe), plain)
+    monkeypatch.setattr(base_pipe, "region_normalizer", "std")
+    assert not torch.equal(ediffi(base_pipe, REGIONS), image)
+    monkeypatch.setattr(base_pipe, "region_normalizer", "mean")
+    with pytest.raises(ValueError, match="normalizer='mean' is unknown; choose from max, std"):
+        ediffi(base_pipe, REGIONS)
     assert not any(isinstance(p, PaintWithWordsAttnProcessor) for p in base_pipe.unet.attn_processors.values())
 
 
@@ -475,7 +479,6 @@ def test_ediffi_region_seeds(base_pipe):
         ({"region_strength": -1}, "region_strength=-1 must be"),
         ({"region_strength": (0.1,) * 4}, "one number, or one for each stage"),
         ({"region_strength": "much"}, "region_strength='much'"),
-        ({"region_normalizer": "mean"}, "normalizer='mean'"),
         ({"regions": [REGIONS, REGIONS]}, "2 lists for 1 prompts"),
         ({"regions": [PaintRegion("a", LEFT)] * 80}, "80 regions for the"),
     ],

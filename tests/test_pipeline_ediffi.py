@@ -690,7 +690,7 @@ def test_text_encoders_alone_make_a_pipeline():
 
 def test_the_signatures_are_what_diffusers_expects():
     call = inspect.signature(EDiffIPipeline.__call__).parameters
-    assert len(call) - 1 <= 31
+    assert len(call) - 1 <= 30
     expected = "prompt negative_prompt height width guidance_scale prompt_embeds negative_prompt_embeds latents "
     expected += "num_inference_steps num_images_per_prompt generator output_type return_dict"
     assert set(expected.split()) <= set(call)

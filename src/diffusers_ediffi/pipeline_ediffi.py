@@ -142,6 +142,9 @@ class EDiffIPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents", *TEXT_EMBEDDINGS, *NEGATIVE_EMBEDDINGS, "image_embeds"]
     # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
     pixels_per_call = 1024 * 1024
+    # What w' log(1 + sigma) of paint-with-words is multiplied with: `max` of the attention scores, as in the paper, or
+    # `std`, their standard deviation.
+    region_normalizer = "max"
     # Told before each call of a U-Net which of how many images are its last rows, see `record_attention`.
     _batch_observers: tuple[Callable[[Any, range, int, Sequence[str]], None], ...] = ()
     # Of the running call:
@@ -534,7 +537,6 @@ class EDiffIPipeline(DiffusionPipeline):
         prompt: str | list[str] | None,
         regions: Any,
         strength: Any,
-        normalizer: str,
         schedule: PromptSchedule | None = None,
         encoders: Sequence[str] = tuple(ENCODERS),
     ) -> list[Painting | None]:
@@ -560,7 +562,9 @@ class EDiffIPipeline(DiffusionPipeline):
         paintings: list[Painting | None] = []
         for one in [*strengths, 0, 0][: len(stages)]:
             # The super-resolution stages see the last prompt.
-            painting = Painting(per_prompt, columns[-1 if paintings else 0], NULL_COLUMN + 1, one, normalizer)
+            painting = Painting(
+                per_prompt, columns[-1 if paintings else 0], NULL_COLUMN + 1, one, self.region_normalizer
+            )
             painting.scheduled_columns = columns
             paintings.append(painting)
         return paintings
@@ -676,7 +680,6 @@ class EDiffIPipeline(DiffusionPipeline):
         prompt_schedule: Sequence[tuple[str | list[str], float]] | None = None,
         regions: Sequence[Any] | None = None,
         region_strength: float | Sequence[float] = 0.4,
-        region_normalizer: str = "max",
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
@@ -726,8 +729,6 @@ class EDiffIPipeline(DiffusionPipeline):
                 prompt without the phrase holds, the region is not painted.
             region_strength: w' of the paper, how strongly attention is led; 0.1 to 0.5 is usual. One number is for the
                 base stage alone, a tuple (base, SR256, SR1024) for the others, too.
-            region_normalizer: What w' log(1 + sigma) is multiplied with: `max` of the attention scores, as in the
-                paper, or `std`, their standard deviation.
             output_type: `pil`, `np`, `pt` or `latent`, see [`EDiffIPipelineOutput`].
             return_dict: Whether to return an [`EDiffIPipelineOutput`] instead of a tuple.
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; steps are
@@ -769,7 +770,7 @@ class EDiffIPipeline(DiffusionPipeline):
             self, stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
         )
         encoders = encoders_in_use(self, encoders, scales[0], prompt, style_image, given)
-        paintings = self._paintings(stages, prompt, regions, region_strength, region_normalizer, schedule, encoders)
+        paintings = self._paintings(stages, prompt, regions, region_strength, schedule, encoders)
         for stage, num_steps in zip(stages, steps, strict=True):
             stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
         self._prepare_start(stages, batch_size_of(prompt, style_image, given))
