@@ -15,6 +15,7 @@ from diffusers.utils import load_image
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from diffusers_ediffi import EDiffIInpaintPipeline, EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.provenance import COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA as EDITED
 from diffusers_ediffi.provenance import model_name
 
 
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         "steps": args.steps,
         "strength": args.strength,
     }
-    save_image(row, args.output, None if args.no_provenance else Provenance(settings))
+    save_image(row, args.output, None if args.no_provenance else Provenance(settings, digital_source_type=EDITED))
     print(args.output)
 
 

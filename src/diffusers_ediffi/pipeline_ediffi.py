@@ -142,9 +142,7 @@ class EDiffIPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents", *TEXT_EMBEDDINGS, *NEGATIVE_EMBEDDINGS, "image_embeds"]
     # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
     pixels_per_call = 1024 * 1024
-    # What w' log(1 + sigma) of paint-with-words is multiplied with: `max` of the attention scores, as in the paper, or
-    # `std`, their standard deviation.
-    region_normalizer = "max"
+    region_normalizer = "max"  # of paint-with-words, or "std"; see `region_strength`
     # Told before each call of a U-Net which of how many images are its last rows, see `record_attention`.
     _batch_observers: tuple[Callable[[Any, range, int, Sequence[str]], None], ...] = ()
     # Of the running call:
@@ -728,7 +726,8 @@ class EDiffIPipeline(DiffusionPipeline):
                 [`PaintRegion`], for several prompts either for all of them or a list for each. While a scheduled
                 prompt without the phrase holds, the region is not painted.
             region_strength: w' of the paper, how strongly attention is led; 0.1 to 0.5 is usual. One number is for the
-                base stage alone, a tuple (base, SR256, SR1024) for the others, too.
+                base stage alone, a tuple (base, SR256, SR1024) for the others, too. `pipe.region_normalizer` says what
+                it multiplies: the `max` of the attention scores, as in the paper, or their `std`.
             output_type: `pil`, `np`, `pt` or `latent`, see [`EDiffIPipelineOutput`].
             return_dict: Whether to return an [`EDiffIPipelineOutput`] instead of a tuple.
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; steps are
