@@ -70,6 +70,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, preset: str | None) -> N
     scenes.add_argument(
         "--object-weights", type=float, nargs="+", default=[0.5, 0.4, 0.1], help="share of scenes with 1, 2, 3 objects"
     )
+    scenes.add_argument("--flat-share", type=float, default=0.5, help="share of scenes in the flat style")
     scenes.add_argument("--num-samples", type=int, default=8, help="held-out scenes in the sample grids")
     parser.add_argument("--drop-clip-text", type=float, default=0.2, help="dropout of the CLIP text embeddings")
     parser.add_argument("--drop-t5", type=float, default=0.25)
@@ -116,6 +117,7 @@ def scene_generators(args: argparse.Namespace) -> tuple[SceneGenerator, SceneGen
         "grounds": [ground for ground in GROUNDS if ground.kind in args.ground_kinds],
         "max_objects": min(len(args.object_weights), len(objects)),
         "object_weights": tuple(args.object_weights),
+        "flat_share": args.flat_share,
     }
     train = SceneGenerator(objects, **options, seed=args.seed)
     return train, SceneGenerator(objects, **options, seed=args.seed, split="held_out")
@@ -159,6 +161,7 @@ def load_data(args: argparse.Namespace, dataset_options: dict[str, Any]) -> dict
         "styles": list(args.styles),
         "ground_kinds": args.ground_kinds,
         "object_weights": args.object_weights,
+        "flat_share": args.flat_share,
         "encoders": encoder.fingerprint(),
     }
     return {

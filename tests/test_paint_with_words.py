@@ -27,7 +27,13 @@ from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnPro
 from test_router import SD_BETAS
 from test_router_in_pipelines import PIPELINES, SIZE, build, ip_adapter, lora, three_experts, unet_for
 
-from diffusers_ediffi import ExpertRouterUNet, PaintRegion, paint_with_words
+from diffusers_ediffi import (
+    EDiffIInpaintPipeline,
+    EDiffIPipeline,
+    ExpertRouterUNet,
+    PaintRegion,
+    paint_with_words,
+)
 from diffusers_ediffi.paint_with_words import NoiseLevels, painted
 from diffusers_ediffi.painting import PaintWithWordsAttnProcessor
 
@@ -441,6 +447,19 @@ def test_super_resolution_is_painted_on_request(pipe):
     assert not torch.equal(base, plain)
 
 
+def test_a_model_brings_its_own_default_strength(base_pipe, tmp_path):
+    explicit = {strength: ediffi(base_pipe, REGIONS, region_strength=strength) for strength in (0.4, 0.1)}
+    assert torch.equal(ediffi(base_pipe, REGIONS), explicit[0.4]) and not torch.equal(*explicit.values())
+    base_pipe.register_to_config(default_region_strength=0.1)
+    base_pipe.save_pretrained(tmp_path)
+    for pipe in (base_pipe, EDiffIPipeline.from_pretrained(tmp_path), EDiffIInpaintPipeline.from_pipe(base_pipe)):
+        assert pipe.config.default_region_strength == 0.1
+    assert torch.equal(ediffi(base_pipe, REGIONS), explicit[0.1])
+    base_pipe.register_to_config(default_region_strength="much")
+    with pytest.raises(ValueError, match="region_strength='much'"):
+        ediffi(base_pipe, REGIONS)
+
+
 def test_an_expert_that_folds_pixels_is_painted_on_its_own_grid(base_pipe):
     """Experts of one router may work at different resolutions, or have no attention at all."""
     folded = tiny_unet(1, patch_size=2, self_attention_factors=(4,), cross_attention_factors=(4,))
@@ -448,7 +467,7 @@ def test_an_expert_that_folds_pixels_is_painted_on_its_own_grid(base_pipe):
     base_pipe.unet = ExpertRouterUNet.from_unets([blind, base_pipe.unet, folded], [0.1, 5.0])
     run = {"num_inference_steps": 6}
     assert not torch.equal(ediffi(base_pipe, REGIONS, **run), ediffi(base_pipe, **run))
-    painting = base_pipe._paintings(base_pipe.stages, PROMPT, REGIONS, 0.4, "max")[0]
+    painting = base_pipe._paintings(base_pipe.stages, PROMPT, REGIONS, 0.4)[0]
     with painted(base_pipe.unet, painting), torch.no_grad():
         folded(torch.randn(1, 3, 8, 8), torch.tensor(0.5), None)
         assert set(painting._matrices) == {16, 4, 1}

@@ -120,8 +120,18 @@ def test_captions_say_the_style_in_the_share_asked_for(objects):
     assert 0.4 < np.mean([scene.style_said for scene in scenes]) < 0.6
     pixel_art = [scene for scene in scenes if scene.style == "pixel art"]
     assert all(("pixel art" in scene.caption.lower()) == scene.style_said for scene in pixel_art)
+    assert 0.4 < len(pixel_art) / 400 < 0.6
     never = SceneGenerator(objects, style_said=0.0)
     assert not any(never.scene(index).style_said for index in range(100))
+
+
+def test_scenes_are_flat_in_the_share_asked_for(objects):
+    for share, (low, high) in {0.5: (0.43, 0.57), 0.2: (0.15, 0.25), 0: (0, 0)}.items():
+        generator = SceneGenerator(objects, flat_share=share)
+        styles = [generator.scene(index).style for index in range(400)]
+        assert low <= styles.count("flat") / 400 <= high
+        for style in set(STYLES) - {"flat"}:  # the others share the rest equally
+            assert (1 - share) / 5 - 0.05 < styles.count(style) / 400 < (1 - share) / 5 + 0.05
 
 
 def test_everything_there_is_appears(objects):
@@ -306,6 +316,7 @@ def test_unknown_phrases_are_refused(folder):
         ({"object_weights": (1, float("nan"), 1)}, "`object_weights`"),
         ({"object_weights": (1,)}, "`object_weights`"),
         ({"style_said": 1.5}, "`style_said`"),
+        ({"flat_share": 1}, "`flat_share`"),
         ({"seed": -1}, "`seed`"),
         ({"split": "test"}, "`split`"),
     ],

@@ -102,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     paint.add_argument(
         "--legend", nargs="+", type=_legend, metavar="COLOR=PHRASE", help="the canvas's colours: red='red apple'"
     )
-    paint.add_argument("--strength", type=_per_stage(_finite), help="how strongly (default: the scene's, or 0.4)")
+    paint.add_argument(
+        "--strength", type=_per_stage(_finite), help="how strongly (default: the scene's, or the model's)"
+    )
     edit = commands.add_parser(
         "edit",
         help="change an image, or a part of it",
@@ -333,8 +335,8 @@ def _paint(args: argparse.Namespace) -> None:
     args.prompt = args.prompt or scene.get("prompt")
     if not isinstance(args.prompt, str) or not args.prompt.strip():
         raise ValueError("there is no prompt; give --prompt, or one in the scene.")
-    args.strength = scene.get("strength", 0.4) if args.strength is None else args.strength
-    _draw(args, {"regions": scene["regions"], "region_strength": args.strength})
+    strength = scene.get("strength") if args.strength is None else args.strength
+    _draw(args, {"regions": scene["regions"], "region_strength": strength})
 
 
 def _edit(args: argparse.Namespace) -> None:

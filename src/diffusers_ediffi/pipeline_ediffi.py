@@ -121,6 +121,7 @@ class EDiffIPipeline(DiffusionPipeline):
             its own config says, whatever `feature_extractor` is for.
         default_num_inference_steps (`tuple`): Steps of base, SR256 and SR1024 (25, 10, 10: Table 7).
         default_guidance_scale (`tuple`): Guidance of base, SR256 and SR1024.
+        default_region_strength (`float` or `tuple`): w' of paint-with-words, see `region_strength`.
         sr_scale (`int`): How much larger than its input the image of a super-resolution stage is.
     """
 
@@ -169,6 +170,7 @@ class EDiffIPipeline(DiffusionPipeline):
         safety_checker: PreTrainedModel | None = None,
         default_num_inference_steps: tuple[int, ...] | list[int] = (25, 10, 10),
         default_guidance_scale: tuple[float, ...] | list[float] = (5.0, 1.0, 1.0),
+        default_region_strength: float | tuple[float, ...] | list[float] = 0.4,
         sr_scale: int = 4,
     ):
         super().__init__()
@@ -200,6 +202,7 @@ class EDiffIPipeline(DiffusionPipeline):
         self.register_to_config(
             default_num_inference_steps=tuple(default_num_inference_steps),
             default_guidance_scale=tuple(default_guidance_scale),
+            default_region_strength=default_region_strength,
             sr_scale=sr_scale,
         )
         self.image_processor = VaeImageProcessor(do_resize=False, vae_scale_factor=1)
@@ -539,6 +542,7 @@ class EDiffIPipeline(DiffusionPipeline):
         encoders: Sequence[str] = tuple(ENCODERS),
     ) -> list[Painting | None]:
         """What is painted in every stage; `None` where nothing is. A bad region is refused before anything runs."""
+        strength = self.config.default_region_strength if strength is None else strength
         strengths = [strength] if is_number(strength, Real) else strength
         if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= 3:
             raise ValueError(f"region_strength={strength!r} must be one number, or one for each stage.")
@@ -677,7 +681,7 @@ class EDiffIPipeline(DiffusionPipeline):
         style_scale: float = 1.0,
         prompt_schedule: Sequence[tuple[str | list[str], float]] | None = None,
         regions: Sequence[Any] | None = None,
-        region_strength: float | Sequence[float] = 0.4,
+        region_strength: float | Sequence[float] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
@@ -725,9 +729,10 @@ class EDiffIPipeline(DiffusionPipeline):
             regions: Where phrases of the prompt are to be seen (paint-with-words, section 4.4): a list of
                 [`PaintRegion`], for several prompts either for all of them or a list for each. While a scheduled
                 prompt without the phrase holds, the region is not painted.
-            region_strength: w' of the paper, how strongly attention is led; 0.1 to 0.5 is usual. One number is for the
-                base stage alone, a tuple (base, SR256, SR1024) for the others, too. `pipe.region_normalizer` says what
-                it multiplies: the `max` of the attention scores, as in the paper, or their `std`.
+            region_strength: w' of the paper, how strongly attention is led; 0.1 to 0.5 is usual, the pipeline's
+                `default_region_strength` by default. One number is for the base stage alone, a tuple (base, SR256,
+                SR1024) for the others, too. `pipe.region_normalizer` says what it multiplies: the `max` of the
+                attention scores, as in the paper, or their `std`.
             output_type: `pil`, `np`, `pt` or `latent`, see [`EDiffIPipelineOutput`].
             return_dict: Whether to return an [`EDiffIPipelineOutput`] instead of a tuple.
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; steps are

@@ -43,7 +43,6 @@ RELATIONS = ("single", "above", "below", "left of", "right of", "next to", "in a
 TWO_OBJECT_RELATIONS = RELATIONS[1:6]
 _KIND_WEIGHTS = {"plain": 0.5, "gradient": 0.2, "landscape": 0.3}
 _OPENINGS = ("", "", "", "", "a picture of", "an image of", "a drawing of", "a scene with")
-_FLAT_WEIGHT = 0.5  # the other styles share the rest
 
 
 # ---------------------------------------------------------------------------------------------------- objects
@@ -210,6 +209,7 @@ class SceneGenerator:
         max_objects: most objects in a scene, 1 to 3.
         object_weights: how often there are one, two and three objects, relative to each other.
         style_said: share of captions that say their style ("flat" is said a fifth as often).
+        flat_share: share of flat scenes, if "flat" is not the only style; the others share the rest equally.
         seed: any non-negative number.
         split: "train" or "held_out".
     """
@@ -222,6 +222,7 @@ class SceneGenerator:
         max_objects: int = 3,
         object_weights: Sequence[float] = (0.5, 0.4, 0.1),
         style_said: float = 0.5,
+        flat_share: float = 0.5,
         seed: int = 0,
         split: str = "train",
     ) -> None:
@@ -235,6 +236,8 @@ class SceneGenerator:
             raise ValueError(f"`object_weights` must be {max_objects} non-negative numbers, got {object_weights}.")
         if not 0 <= style_said <= 1:
             raise ValueError(f"`style_said` is a share between 0 and 1, got {style_said}.")
+        if not 0 <= flat_share < 1:
+            raise ValueError(f"`flat_share` must be at least 0 and below 1, got {flat_share}.")
         if seed < 0:
             raise ValueError(f"`seed` must not be negative, got {seed}.")
         self.objects = {thing.phrase: thing for thing in objects}
@@ -246,7 +249,7 @@ class SceneGenerator:
         self.split = split
         self._count_cdf = np.cumsum(weights / weights.sum())
         others = max(len(styles) - 1, 1)
-        self._style_cdf = _cdf([_FLAT_WEIGHT * others if s == "flat" else 1 - _FLAT_WEIGHT for s in styles])
+        self._style_cdf = _cdf([flat_share * others if s == "flat" else 1 - flat_share for s in styles])
         kinds = [ground.kind for ground in grounds]
         self._ground_cdf = _cdf([_KIND_WEIGHTS[kind] / kinds.count(kind) for kind in kinds])
 
