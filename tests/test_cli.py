@@ -57,6 +57,12 @@ def restore_logging():
 
 
 @pytest.fixture
+def nothing_loads(monkeypatch):
+    """For what is to be refused before a model is read."""
+    monkeypatch.setattr("diffusers_ediffi.cli._load", lambda *_: pytest.fail("a model is loaded"))
+
+
+@pytest.fixture
 def generate(model, tmp_path, capsys):
     """Runs `ediffi generate` for a small image; returns the exit code and what was printed."""
 
@@ -279,15 +285,24 @@ def test_dtype(generate, dtype):
         (["generate", ""], "argument prompt: is empty"),
         (["generate"], "there is nothing to draw; give a prompt, --prompt-schedule, or --style-image"),
         (["generate", "x", "--guidance-interval", "-1", "5"], "argument --guidance-interval"),
+        (["generate", "x", "--guidance-interval", "5", "1"], "--guidance-interval 5 1: LOW must be below HIGH"),
         (["generate", "x", "--guidance-interval", "low", "5"], "'low' is no noise level: 0 or more"),
         (["generate", "x", "--guidance-rescale", "2"], "argument --guidance-rescale: '2'"),
         (["generate", "x", "--attention", "seen.txt"], "argument --attention: 'seen.txt' must end in .json"),
         (["generate", "x", "--attention", "/no/such/seen.json"], "there is no folder '/no/such'"),
         (["generate", "x", "--prompt-schedule", "0:a cat"], "give either a prompt or --prompt-schedule"),
         (["generate", "--prompt-schedule", "a cat"], "'a cat' is not SHARE:PROMPT"),
+        (["generate", "--prompt-schedule", "0:a cat", ":a dog"], "':a dog' is not SHARE:PROMPT"),
         (["generate", "--prompt-schedule", "0:a cat", "x:a dog"], "'x' is not a finite number"),
+        (["generate", "--prompt-schedule", "0:a cat", "2:a dog"], "'2' does not lie in 0 to 1"),
         (["generate", "--prompt-schedule", "0.5:a cat", "0:a dog"], "out of order"),
         (["generate", "x", "--style-scale", "-1"], "'-1' is below 0"),
+        (["generate", "x", "--style-scale", "0.5"], "--style-scale 0.5 scales no style; give --style-image"),
+        (["generate", "a", "red", "car"], "'red' is one value too many; a prompt of several words needs quotes"),
+        (["generate", "x", "--style-image", "a.png", "a.png"], "'a.png' is one value too many"),
+        (["generate", "--style-image", "a.png", "a.png"], "argument prompt: 'a.png' is a file, one too many here"),
+        (["generate", "x", "--sized", "8"], "ediffi generate has no option '--sized'"),
+        (["generate", "--prompt", "x"], "ediffi generate has no option '--prompt'"),
         (["generate", "x", "--output", "out.jpg"], "'out.jpg' must end in .png"),
         (["generate", "x", "--output", "nowhere/out.png"], "nowhere"),
         (["generate", "x", "--output", "folder.png"], "'folder.png' cannot be written"),
@@ -298,15 +313,28 @@ def test_dtype(generate, dtype):
         (["generate", "x", "--num-images", "0"], "'0' is not a whole number"),
         (["generate", "x", "--steps", "0"], "'0' is not a whole number from 1 to 1000"),
         (["generate", "x", "--steps", "25,1001"], "'1001' is not a whole number from 1 to 1000"),
+        (["generate", "x", "--steps", "25,"], "argument --steps: '25,' leaves a number out"),
+        (["generate", "x", "--steps", "-1,x"], "argument --steps: '-1' is not a whole number"),
         (["generate", "x", "--steps", "1,2,3,4"], "4 numbers for at most 3 stages"),
         (["generate", "x", "--guidance-scale", "nan"], "'nan' is not a finite number"),
         (["generate", "x", "--guidance-scale", "5,inf"], "'inf' is not a finite number"),
         (["generate", "x", "--guidance-scale", "t5=x"], "'x' is not a finite number"),
+        (["generate", "x", "--guidance-scale", "t5="], "argument --guidance-scale: 't5=' gives t5 no weight"),
         (["generate", "x", "--guidance-scale", "t5=5,3"], "'t5=5,3' must give t5, clip_text, clip_image a weight"),
         (["generate", "x", "--guidance-scale", "t5=5,t5=3"], "'t5=5,t5=3' must give"),
         (["generate", "x", "--guidance-scale", "clip=5"], "'clip=5' must give"),
         (["generate", "x", "--encoders", "clip"], "invalid choice: 'clip'"),
         (["generate", "x", "--encoders"], "expected at least one argument"),
+        (["generate", "x", "--encoders", "clip_image"], "--encoders names clip_image, which needs --style-image"),
+        (["generate", "--style-image", "a.png", "--encoders", "t5"], "--encoders names t5, which needs a prompt"),
+        (
+            ["generate", "x", "--guidance-scale", "clip_image=2"],
+            "--guidance-scale names clip_image, which needs --style-image",
+        ),
+        (
+            ["generate", "x", "--encoders", "t5", "--guidance-scale", "clip_text=2"],
+            "--guidance-scale weights clip_text, which --encoders leaves out",
+        ),
         (["generate", "x", "--style-image", "nowhere.png"], "cannot read 'nowhere.png'"),
         (["generate", "x", "--style-image", "file.txt"], "'file.txt' is not an image"),
         (["generate", "x", "--dtype", "int8"], "invalid choice: 'int8'"),
@@ -314,7 +342,7 @@ def test_dtype(generate, dtype):
         (["generate", "x", "--model", "nowhere"], "there is no folder 'nowhere'"),
         (["generate", "x", "--model", "folder.png"], "holds no model_index.json"),
         (["info", "--model", "./nowhere"], "there is no folder './nowhere'"),
-        (["info", "nowhere.png"], "there is no picture 'nowhere.png'"),
+        (["info", "nowhere.png"], "there is no picture 'nowhere.png'; a model is named with --model"),
         (["info", "folder.png"], "'folder.png' is a folder; for a model say --model folder.png"),
         (["info", "file.txt"], "'file.txt' is not an image"),
         (["info", "file.txt", "--model", "org/name"], "a picture or a --model, not both"),
@@ -323,8 +351,9 @@ def test_dtype(generate, dtype):
     ],
     ids=" ".join,
 )
-def test_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys):
+def test_bad_arguments(arguments, message, nothing_loads, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file.txt").write_text("text")
     before = sorted(tmp_path.rglob("*"))
@@ -339,9 +368,9 @@ def test_bad_arguments(arguments, message, tmp_path, monkeypatch, capsys):
     [
         (["--device", "toaster"], "device 'toaster' is not usable here"),
         (["--device", "meta"], "device 'meta' is not usable here"),
-        (["--size", 64], "8, 32"),  # names the sizes there are
-        (["--encoders", "clip_image"], "pass style_image"),
-        (["--steps", "2,2,2", "--guidance-scale", "1,1,1", "--size", 9], "9"),
+        (["--size", 64], "--size 64: the model draws 8, 32, 128 pixels; choose one"),
+        (["--steps", "2,1", "--size", 128], "--steps 2,1: give one number, or one for each of the 3 stages that draw"),
+        (["--guidance-scale", "5,1.5", "--size", 128], "--guidance-scale 5,1.5: give one number, or one for each of"),
     ],
 )
 def test_bad_choices_for_this_model(generate, arguments, message, tmp_path):
@@ -506,16 +535,19 @@ def test_paint_draws_what_the_pipeline_draws(paint, model, tmp_path):
     [
         (["nowhere.json"], "there is no file"),
         (["canvas.png", "--prompt", "x"], "needs --legend COLOR=PHRASE"),
+        (["canvas.png", "--legend", "--prompt", "x"], "needs --legend COLOR=PHRASE"),
         (["canvas.png", "--legend", "red"], "'red' is not COLOR=PHRASE"),
         (["canvas.png", "--legend", "red=cat"], "576 pixels|not in the legend"),
-        (["canvas.png", "--legend", "red=cat", "blue=house"], "there is no prompt"),
+        (["canvas.png", "--legend", "red=cat", "blue=house"], "there is no prompt in .*canvas.png'; give --prompt"),
         ([*CANVAS[:4], "red=cat", "blue=dog"], "'dog' is not in the prompt"),
-        ([*CANVAS, "--strength", "-1"], "region_strength=-1.0 must be"),
+        ([*CANVAS, "--strength", "-1"], "argument --strength: '-1' is below 0"),
+        ([*CANVAS, "--strength", "-1,x"], "argument --strength: '-1' is below 0"),
         (["text.png", "--legend", "red=cat"], "is not an image"),
         (["text.png.json"], "there is no file"),
         ([{"prompt": PROMPT}], "must be"),
         ([{**SCENE, "region": []}], "must be"),
         ([SCENE, "--legend", "red=cat"], "--legend is for a canvas"),
+        ([SCENE, "--prompt", "a dog"], "the phrase 'cat' is not in the prompt 'a dog'"),
         ([{**SCENE, "regions": [{"phrase": "cat"}]}], "needs phrase and mask"),
         ([{**SCENE, "regions": [{"phrase": "cat", "mask": [0, 0, 1]}]}], "the mask of 'cat'"),
         ([{**SCENE, "regions": [{"phrase": "cat", "mask": "black.png"}]}], "is zero everywhere"),
@@ -523,7 +555,7 @@ def test_paint_draws_what_the_pipeline_draws(paint, model, tmp_path):
         ([{**SCENE, "regions": [{**HOUSE, "color": 1}]}], "it needs phrase and mask"),
     ],
 )
-def test_paint_refuses_bad_scenes_in_one_line(paint, arguments, message):
+def test_paint_refuses_bad_scenes_in_one_line(paint, nothing_loads, arguments, message):
     code, err = paint(*arguments)
     assert code == 2 and err.startswith("ediffi: error: ") and err.count("\n") == 1
     assert re.search(message, err), err
@@ -578,16 +610,18 @@ def test_edit_draws_what_the_pipelines_draw(model, tmp_path, capsys):
         (["image.png", " "], "is empty"),
         (["image.png", PROMPT, "--strength", "1.5"], "'1.5' does not lie in 0 to 1"),
         (["image.png", PROMPT, "--strength", "nan"], "not a finite number"),
+        (["image.png", PROMPT, "--strength", "-1,x"], "argument --strength: '-1' does not lie in 0 to 1"),
+        (["image.png", "wide.png"], "'wide.png' is a file, one too many here"),
         (["image.png", PROMPT, "--mask", "text.png"], "text.png' is not an image"),
         (["image.png", PROMPT, "--mask", "wide.png"], "mask_image is 16 x 8"),
         (["image.png", PROMPT, "--mask", "black.png"], "mask_image is zero everywhere"),
     ],
 )
-def test_edit_refuses_bad_input_in_one_line(arguments, message, model, tmp_path, monkeypatch, capsys):
+def test_edit_refuses_bad_input_in_one_line(arguments, message, nothing_loads, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.png").write_text("no image")
     for name, size, color in (("image", (8, 8), 9), ("wide", (16, 8), 255), ("black", (8, 8), 0)):
         Image.new("L", size, color).save(f"{name}.png")
-    assert main(["edit", *arguments, "--model", str(model), "--size", "8", "--device", "cpu"]) == 2
+    assert main(["edit", *arguments, "--size", "8", "--device", "cpu"]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err

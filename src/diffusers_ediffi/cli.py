@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            args = _parser().parse_args(argv)
+            args, rest = _parser().parse_known_args(argv)
+            _refuse_rest(args.command, rest)
             args.run(args)
         finally:  # what is buffered, that of --help too, must fail here and not when Python ends
             sys.stdout.flush()
@@ -69,9 +70,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, allow_abbrev=False, **kwargs)  # --prompt is no --prompt-schedule
+        # "-1,x" is a value as "-1" is, so that its type says what is wrong with it.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
     def error(self, message: str) -> NoReturn:
         """Leaves the usage out: one line says what is wrong."""
         raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def _refuse_rest(command: str, rest: list[str]) -> None:
+    """Refuses the arguments that no parser knew."""
+    if rest and rest[0].startswith("-"):
+        raise ValueError(f"ediffi {command} has no option {rest[0]!r} (see ediffi {command} --help)")
+    if rest:
+        raise ValueError(
+            f"{rest[0]!r} is one value too many; a prompt of several words needs quotes, and an option has as many "
+            f"values as ediffi {command} --help says"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,10 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     paint.add_argument("scene", type=_file, help="a JSON file, or a canvas whose colours --legend explains")
     paint.add_argument("--prompt", type=_prompt, help="what to draw (default: the scene's)")
     paint.add_argument(
-        "--legend", nargs="+", type=_legend, metavar="COLOR=PHRASE", help="the canvas's colours: red='red apple'"
+        "--legend", nargs="*", type=_legend, metavar="COLOR=PHRASE", help="the canvas's colours: red='red apple'"
     )
     paint.add_argument(
-        "--strength", type=_per_stage(_finite), help="how strongly (default: the scene's, or the model's)"
+        "--strength", type=_per_stage(_at_least_0), help="how strongly (default: the scene's, or the model's)"
     )
     edit = commands.add_parser(
         "edit",
@@ -138,7 +155,7 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
     add("--seed", type=_whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
     add("--num-images", type=_whole(1), default=1, metavar="N", help="writes FILE-0.png, ...; image i has seed + i")
     add("--style-image", type=_style_image, metavar="FILE", help="an image whose style to take over")
-    add("--style-scale", type=_style_scale, default=1.0, help="factor on the style; 0 is none (default: %(default)s)")
+    add("--style-scale", type=_at_least_0, default=1.0, help="factor on the style; 0 is none (default: %(default)s)")
     add("--steps", type=_per_stage(_whole(1, MAX_INFERENCE_STEPS)), help="one number, or one per stage: 25,10,10")
     add("--guidance-scale", type=_guidance_scale, help="a number, one per stage: 5,1,1, or weights: t5=5,clip_text=3")
     add("--guidance-interval", nargs=2, type=_noise_level, metavar=("LOW", "HIGH"), help="guide at these sigmas alone")
@@ -164,6 +181,8 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
 def _prompt(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty; say what to draw")
+    if Path(text).suffix and os.path.isfile(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a file, one too many here; say what to draw in words")
     return text
 
 
@@ -196,11 +215,11 @@ def _style_image(text: str) -> Image.Image:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _style_scale(text: str) -> float:
-    scale = _finite(text)
-    if scale < 0:
+def _at_least_0(text: str) -> float:
+    number = _finite(text)
+    if number < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is below 0")
-    return scale
+    return number
 
 
 def _noise_level(text: str) -> float:
@@ -215,9 +234,9 @@ def _noise_level(text: str) -> float:
 
 def _scheduled(text: str) -> tuple[str, float]:
     share, _, prompt = text.partition(":")
-    if not prompt.strip():
+    if not share.strip() or not prompt.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not SHARE:PROMPT, such as '0.3:a dog'")
-    return prompt.strip(), _finite(share)
+    return prompt.strip(), _share(share)
 
 
 def _file(text: str) -> Path:
@@ -232,7 +251,7 @@ def _picture(text: str) -> Path:
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a folder; for a model say --model {text}")
     if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no picture {text!r}")
+        raise argparse.ArgumentTypeError(f"there is no picture {text!r}; a model is named with --model")
     return path
 
 
@@ -287,7 +306,10 @@ def _per_stage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """A parser of one number for all stages, or of a list with commas for each."""
 
     def parse_all(text: str) -> Any:
-        numbers = tuple(parse(part.strip()) for part in text.split(","))
+        parts = [part.strip() for part in text.split(",")]
+        if not all(parts):
+            raise argparse.ArgumentTypeError(f"{text!r} leaves a number out; give one, or one per stage: 1,2,3")
+        numbers = tuple(map(parse, parts))
         if len(numbers) > MAX_STAGES:
             raise argparse.ArgumentTypeError(f"{text!r} has {len(numbers)} numbers for at most {MAX_STAGES} stages")
         return numbers[0] if len(numbers) == 1 else numbers
@@ -305,6 +327,9 @@ def _guidance_scale(text: str) -> Any:
         raise argparse.ArgumentTypeError(
             f"{text!r} must give {', '.join(ENCODERS)} a weight each or leave some out, such as t5=5,clip_text=3"
         )
+    for name, _, weight in pairs:
+        if not weight.strip():
+            raise argparse.ArgumentTypeError(f"{text!r} gives {name.strip()} no weight; write {name.strip()}=5")
     return {name: _finite(weight) for name, (_, _, weight) in zip(names, pairs, strict=True)}
 
 
@@ -323,18 +348,22 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _paint(args: argparse.Namespace) -> None:
     if args.scene.suffix.lower() == ".json":
-        if args.legend:
+        if args.legend is not None:
             raise ValueError("--legend is for a canvas; a JSON scene names its phrases itself.")
         scene = _read_scene(args.scene)
     elif not args.legend:
-        raise ValueError(f"the canvas {str(args.scene)!r} needs --legend COLOR=PHRASE ...")
+        raise ValueError(f"the canvas {str(args.scene)!r} needs --legend COLOR=PHRASE ..., such as red='red apple'.")
     else:
         from .regions import regions_from_color_map
 
         scene = {"regions": regions_from_color_map(open_image(args.scene), dict(args.legend))}
     args.prompt = args.prompt or scene.get("prompt")
     if not isinstance(args.prompt, str) or not args.prompt.strip():
-        raise ValueError("there is no prompt; give --prompt, or one in the scene.")
+        raise ValueError(f"there is no prompt in {str(args.scene)!r}; give --prompt.")
+    from .regions import find_phrase
+
+    for region in scene["regions"]:
+        find_phrase(args.prompt, region.phrase, region.occurrence)
     strength = scene.get("strength") if args.strength is None else args.strength
     _draw(args, {"regions": scene["regions"], "region_strength": strength})
 
@@ -346,6 +375,9 @@ def _edit(args: argparse.Namespace) -> None:
         changed["mask_image"] = ImageOps.exif_transpose(open_image(args.mask))
     default = 0.7 if args.mask is None else 1.0
     changed["strength"] = default if args.strength is None else args.strength
+    from .image_start import ImageStart
+
+    ImageStart(**changed)  # refuses what the pipeline would refuse, before it is loaded
     _draw(args, changed, "EDiffIImg2ImgPipeline" if args.mask is None else "EDiffIInpaintPipeline")
 
 
@@ -369,6 +401,7 @@ def _read_scene(path: Path) -> dict[str, Any]:
 
 def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "EDiffIPipeline") -> None:
     """Draws what the arguments say; `further` are more arguments of the pipeline, `pipeline` is its name."""
+    _check_together(args)
     model = args.model or demo_checkpoint()
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
@@ -380,6 +413,7 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "ED
     # T5 overflows in float16.
     dtypes = {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype}
     pipe = _load(model, dtypes, pipeline)
+    _check_stages(args, pipe.stages)
     recording: Any = contextlib.nullcontext() if args.attention is None else _recording(pipe)
     try:
         pipe.to(device)
@@ -410,6 +444,42 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "ED
     _save(args, further, output, seeds)
     if args.attention is not None:
         _save_attention(args.attention, recorder)
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Refuses options that do not go with each other."""
+    interval = args.guidance_interval
+    if interval and not interval[0] < interval[1]:
+        raise ValueError(f"--guidance-interval {interval[0]:g} {interval[1]:g}: LOW must be below HIGH.")
+    if args.style_image is None and args.style_scale != 1:
+        raise ValueError(f"--style-scale {args.style_scale:g} scales no style; give --style-image, or leave it out.")
+    weights = args.guidance_scale if isinstance(args.guidance_scale, dict) else {}
+    weighted = [name for name, weight in weights.items() if weight]
+    missing = {"clip_image": "--style-image"} if args.style_image is None else {}
+    if args.prompt is None and args.prompt_schedule is None:
+        missing |= dict.fromkeys(("t5", "clip_text"), "a prompt")
+    for option, names in (("--encoders", args.encoders or ()), ("--guidance-scale", weighted)):
+        for name in names:
+            if name in missing:
+                raise ValueError(f"{option} names {name}, which needs {missing[name]}; give it, or leave {name} out.")
+    for name in weighted:
+        if args.encoders and name not in args.encoders:
+            raise ValueError(f"--guidance-scale weights {name}, which --encoders leaves out; name it in both or none.")
+
+
+def _check_stages(args: argparse.Namespace, stages: Sequence[Any]) -> None:
+    """Refuses a size that the model does not draw, and lists that are too short for its stages."""
+    sizes = [stage.size for stage in stages]
+    if args.size not in (None, *sizes):
+        raise ValueError(f"--size {args.size}: the model draws {', '.join(map(str, sizes))} pixels; choose one.")
+    count = len(sizes) if args.size is None else sizes.index(args.size) + 1
+    for option, values in (("--steps", args.steps), ("--guidance-scale", args.guidance_scale)):
+        if isinstance(values, tuple) and len(values) < count:
+            given = ",".join(f"{value:g}" for value in values)
+            raise ValueError(
+                f"{option} {given}: give one number, or one for each of the {count} stages that draw "
+                f"{sizes[count - 1]} pixels."
+            )
 
 
 def _recording(pipe: Any) -> Any:

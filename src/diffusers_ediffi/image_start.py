@@ -53,7 +53,7 @@ class ImageStart:
         mask_image (*optional*): What [`PaintRegion`] takes for a mask but a box, or a list of them; 1 is repainted.
 
     Raises:
-        ValueError: An argument is none of these.
+        ValueError: An argument is none of these, or a mask has other proportions than its image.
     """
 
     def __init__(self, image: Any, strength: Any, sigma_start: Any = None, mask_image: Any = None):
@@ -63,6 +63,8 @@ class ImageStart:
         if not self._images or not all(min(one.size) for one in self._images):
             raise ValueError("image holds no pixels; pass one image for all prompts, or one for each.")
         self._masks = None if mask_image is None else _masks(mask_image)
+        self._sizes = [(image.height, image.width) for image in self._images]
+        self._check_masks()
         self._starts: dict[str, StageStart] = {}
         # Of the running stage: (1 or batch, 3, size, size) in [-1, 1], and (1 or batch, 1, size, size) in [0, 1].
         self._pixels = self._mask = torch.empty(0)
@@ -71,7 +73,7 @@ class ImageStart:
         """Finds where the stages begin, whose timesteps are set, and returns the noise levels there.
 
         Raises:
-            ValueError: Images or masks do not fit the prompts or each other, or a noise level no grid.
+            ValueError: Images or masks do not fit the prompts, or a noise level no grid.
         """
         self._check_counts(batch_size)
         drawn = False
@@ -87,14 +89,8 @@ class ImageStart:
             self._starts[stage.label] = start
         return tuple(start.sigma for start in self._starts.values())
 
-    def _check_counts(self, batch_size: int) -> None:
-        for name, values in (("image", self._images), ("mask_image", self._masks or self._images)):
-            if len(values) not in (1, batch_size):
-                raise ValueError(
-                    f"{name} holds {len(values)} pictures for {batch_size} prompts; pass one for all, or one for each."
-                )
-        sizes = [(image.height, image.width) for image in self._images]
-        masks = [tuple(mask.shape) for mask in self._masks or []]
+    def _check_masks(self) -> None:
+        sizes, masks = self._sizes, [tuple(mask.shape) for mask in self._masks or []]
         for i in range(max(len(sizes), len(masks)) if masks else 0):
             size, mask = sizes[i % len(sizes)], masks[i % len(masks)]
             if not same_aspect(size, mask):
@@ -102,7 +98,14 @@ class ImageStart:
                     f"mask_image is {mask[1]} x {mask[0]} (width x height), which does not cover an image of "
                     f"{size[1]} x {size[0]}; draw it over that image, in any size of the same shape."
                 )
-        for size in {size for size in sizes if not same_aspect(size, (1, 1))}:
+
+    def _check_counts(self, batch_size: int) -> None:
+        for name, values in (("image", self._images), ("mask_image", self._masks or self._images)):
+            if len(values) not in (1, batch_size):
+                raise ValueError(
+                    f"{name} holds {len(values)} pictures for {batch_size} prompts; pass one for all, or one for each."
+                )
+        for size in {size for size in self._sizes if not same_aspect(size, (1, 1))}:
             logger.warning(
                 f"the image is {size[1]} x {size[0]} (width x height) and is squeezed to a square; crop it first to "
                 "keep its proportions."
