@@ -218,11 +218,11 @@ def print_table(results: dict[str, dict]) -> None:
             print(f"{stage + ' ' + name:34}" + "".join(f"{cell:>10}" for cell in cells))
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """The options; examples/compare_experts.py has them as well."""
+def make_parser(description: str, need_objects: bool = True) -> argparse.ArgumentParser:
+    """The options; other examples have them as well, and some of these can do without `--objects`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", help="pipeline folder or Hub id; by default the one in the package")
-    parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
+    parser.add_argument("--objects", type=Path, required=need_objects, help="folder with object images and index.json")
     parser.add_argument("--scorer", type=Path, help="folder of a trained scorer; by default the one in the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and the pictures")
     chosen = parser.add_mutually_exclusive_group()
@@ -249,8 +249,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(args: argparse.Namespace) -> tuple[EDiffIPipeline, SceneScorer, SceneGenerator]:
-    """The model, the scorer and the held-out scenes that the options name; fills up --steps and --guidance-scale."""
+def load_pipeline(args: argparse.Namespace) -> EDiffIPipeline:
+    """The model that the options name; fills up --steps and --guidance-scale."""
     if args.threads:
         torch.set_num_threads(args.threads)
     for name in ("steps", "guidance_scale"):
@@ -260,14 +260,19 @@ def prepare(args: argparse.Namespace) -> tuple[EDiffIPipeline, SceneScorer, Scen
         tuple(values * 3 if len(values) == 1 else values) if values else None
         for values in (args.steps, args.guidance_scale)
     )
+    pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint(), dtype=torch.float32).to(args.device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def prepare(args: argparse.Namespace) -> tuple[EDiffIPipeline, SceneScorer, SceneGenerator]:
+    """The model, the scorer and the held-out scenes that the options name."""
     objects = load_objects(args.objects, args.phrases)[: args.num_objects]
     grounds = [ground for ground in GROUNDS if ground.kind in args.ground_kinds]
     weights = {"max_objects": len(args.object_weights), "object_weights": args.object_weights}
     scenes = SceneGenerator(objects, args.styles, grounds, **weights, seed=args.seed, split="held_out")
     scorer = SceneScorer.from_pretrained(args.scorer or Path(demo_checkpoint()).with_name("scorer")).eval()
-    pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint(), dtype=torch.float32).to(args.device)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe, scorer, scenes
+    return load_pipeline(args), scorer, scenes
 
 
 def precision(args: argparse.Namespace) -> contextlib.AbstractContextManager:

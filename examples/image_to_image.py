@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers.utils import load_image
-from PIL import Image
+from style_transfer import draw_grid
 
 from diffusers_ediffi import EDiffIImg2ImgPipeline, EDiffIPipeline, Provenance, demo_checkpoint, save_image
 from diffusers_ediffi.provenance import COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA as EDITED
@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         source = load_image(args.image)
 
-    grid = Image.new("RGB", ((1 + len(args.strengths)) * size, len(args.seeds) * size))
-    for column, strength in enumerate(args.strengths, 1):
+    rows = [[source.resize((size, size))] for _ in args.seeds]
+    for strength in args.strengths:
         images = edit(
             args.prompt,
             image=source,
@@ -54,9 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
             **options,
         ).images
         print(f"strength {strength:g}: sigma {edit.start_sigmas[0]:.3g}, {edit.num_timesteps} evaluations")
-        for row, image in enumerate(images):
-            grid.paste(source.resize((size, size)), (0, row * size))
-            grid.paste(image, (column * size, row * size))
+        for row, image in zip(rows, images, strict=True):
+            row.append(image)
+    columns = ["picture", *(f"strength {strength:g}" for strength in args.strengths)]
+    grid = draw_grid(rows, [f"{args.prompt}, seed {seed}" for seed in args.seeds], columns)
     settings = {
         "prompt": args.prompt,
         "source_prompt": args.source_prompt if args.image is None else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from diffusers.utils import load_image
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from style_transfer import draw_grid
 
 from diffusers_ediffi import EDiffIInpaintPipeline, EDiffIPipeline, Provenance, demo_checkpoint, save_image
 from diffusers_ediffi.provenance import COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA as EDITED
@@ -69,9 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
         generator=[torch.Generator().manual_seed(seed) for seed in args.seeds],
         **options,
     ).images
-    row = Image.new("RGB", ((1 + len(images)) * size, size))
-    for column, image in enumerate([outlined(source, mask, size), *images]):
-        row.paste(image, (column * size, 0))
+    columns = ["picture", *(f"seed {seed}" for seed in args.seeds)]
+    grid = draw_grid([[outlined(source, mask, size), *images]], [args.prompt], columns)
     settings = {
         "prompt": args.prompt,
         "source_prompt": args.source_prompt if args.image is None else None,
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         "steps": args.steps,
         "strength": args.strength,
     }
-    save_image(row, args.output, None if args.no_provenance else Provenance(settings, digital_source_type=EDITED))
+    save_image(grid, args.output, None if args.no_provenance else Provenance(settings, digital_source_type=EDITED))
     print(args.output)
 
 

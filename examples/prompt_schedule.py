@@ -1,11 +1,13 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Switch from one prompt to another while the base stage draws, and measure what is left to the second (Figure 4).
 
+    python examples/prompt_schedule.py --pair "a red mushroom" "a red heart" --output runs/prompt_schedule
     python examples/prompt_schedule.py --objects noto_objects --output runs/prompt_schedule
 
-Pairs of held-out captions are drawn from one noise each; the second prompt gets the last 0, 7, 30, 60 and 100% of the
-steps. OUTPUT/results.json holds the settings and how far each picture is from that of the first prompt alone: the mean
-absolute difference of pixels in [0, 1], of the base stage. OUTPUT/pairs.png shows the first pairs, a row for each.
+Pairs of prompts, or of held-out captions of the demo's objects, are drawn from one noise each; the second prompt gets
+the last 0, 7, 30, 60 and 100% of the steps. OUTPUT/results.json holds the settings and how far each picture is from
+that of the first prompt alone: the mean absolute difference of pixels in [0, 1], of the base stage. OUTPUT/pairs.png
+shows the first pairs, a row for each.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from evaluate_demo import make_parser, precision, prepare
+from evaluate_demo import load_pipeline, make_parser, precision, prepare
 from style_transfer import draw_grid
 from torch import Tensor
 from tqdm import tqdm
@@ -63,20 +65,28 @@ def measure(pipe: EDiffIPipeline, args: argparse.Namespace, captions: list[str])
 
 def main(arguments: list[str] | None = None) -> dict:
     """Draws, measures, writes, prints and returns the figures."""
-    parser = make_parser(__doc__.split("\n")[0])
-    parser.add_argument("--num-pairs", type=int, default=64)
+    parser = make_parser(__doc__.split("\n")[0], need_objects=False)
+    parser.add_argument(
+        "--pair", nargs=2, action="append", metavar=("FIRST", "SECOND"), help="two prompts; once for each pair"
+    )
+    parser.add_argument("--num-pairs", type=int, default=64, help="of held-out captions")
     parser.add_argument("--left", type=float, nargs="+", default=[0, 7, 30, 60, 100], help="per cent of the steps")
     args = parser.parse_args(arguments)
+    if (args.pair is None) == (args.objects is None):
+        raise ValueError("give either --pair FIRST SECOND, or --objects for pairs of held-out captions.")
     if args.num_pairs < 1 or not all(0 <= left <= 100 for left in args.left):
         raise ValueError(f"--num-pairs={args.num_pairs} must be at least 1, and --left={args.left} lie in 0 to 100.")
-    pipe, _, scenes = prepare(args)
+    if args.pair:
+        pipe, captions = load_pipeline(args), [prompt for pair in args.pair for prompt in pair]
+    else:
+        pipe, _, scenes = prepare(args)
+        captions = [scenes.scene(index).caption for index in range(2 * args.num_pairs)]
     args.output.mkdir(parents=True, exist_ok=True)
-    captions = [scenes.scene(index).caption for index in range(2 * args.num_pairs)]
     with precision(args):
         differences, pictures = measure(pipe, args, captions)
     columns = [f"{left:g}% to the second" for left in args.left]
     images = {left: EDiffIPipeline.numpy_to_pil(own[:SHOWN].movedim(1, -1).numpy()) for left, own in pictures.items()}
-    rows = [[images[left][i] for left in args.left] for i in range(min(SHOWN, args.num_pairs))]
+    rows = [[images[left][i] for left in args.left] for i in range(min(SHOWN, len(captions) // 2))]
     labels = [f"{captions[2 * i]} -> {captions[2 * i + 1]}" for i in range(len(rows))]
     provenance = Provenance({"prompts": captions[: 2 * len(rows)], "seed": args.seed, "model": model_name(args.model)})
     save_image(draw_grid(rows, labels, columns), args.output / "pairs.png", provenance)

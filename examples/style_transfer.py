@@ -8,6 +8,7 @@ A row for each reference and one for their mix; the first column is the referenc
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import torch
@@ -23,23 +24,27 @@ REFERENCES = (
     "a water colour of a globe on a white background",
 )
 TILE = 128  # pixels of a picture in the grid, at least
-LABEL = 18  # height of a line of text
+LABEL = 18  # height of a line of text, at least
 
 
 def draw_grid(rows: list[list[Image.Image | None]], row_labels: list[str], column_labels: list[str]) -> Image.Image:
-    """Pictures of one size with a line of text above each row, and above each column."""
+    """Pictures of one size with a text above each row, wrapped to its width, and one above each column."""
     size = next(image.width for row in rows for image in row if image is not None)
     tile = size * max(1, TILE // size)
-    grid = Image.new("RGB", (len(column_labels) * tile, LABEL + len(rows) * (tile + LABEL)), "white")
-    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(12)
+    line, width = max(LABEL, tile // 14), len(column_labels) * tile
+    texts = [textwrap.wrap(label, round(width / (0.4 * line))) for label in row_labels]
+    band = tile + line * max(map(len, texts))
+    grid = Image.new("RGB", (width, line + len(rows) * band), "white")
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(2 * line / 3)
     for i, label in enumerate(column_labels):
         draw.text((i * tile + 3, 2), label, fill="black", font=font)
-    for i, (row, label) in enumerate(zip(rows, row_labels, strict=True)):
-        top = LABEL + i * (tile + LABEL)
-        draw.text((3, top + 2), label, fill="black", font=font)
+    for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        top = line + (i + 1) * band - tile  # of the pictures; the text ends there
+        for number, part in enumerate(text):
+            draw.text((3, top - (len(text) - number) * line + 2), part, fill="black", font=font)
         for j, image in enumerate(row):
             if image is not None:
-                grid.paste(image.resize((tile, tile), Image.Resampling.NEAREST), (j * tile, top + LABEL))
+                grid.paste(image.resize((tile, tile), Image.Resampling.NEAREST), (j * tile, top))
     return grid
 
 

@@ -472,9 +472,10 @@ def tiny_model(tmp_path) -> Path:
 
 def test_style_transfer(tiny_model, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    monkeypatch.chdir(tmp_path)
     for number in range(2):
-        Image.effect_noise((20, 20), 90 * number + 20).save(tmp_path / f"{number}.png")
-    files = [str(tmp_path / f"{number}.png") for number in range(2)]
+        Image.effect_noise((20, 20), 90 * number + 20).save(f"{number}.png")
+    files = [f"{number}.png" for number in range(2)]
     options = ["--model", str(tiny_model), "--size", "8", "--scales", "0", "2", "--seeds", "3"]
     script = importlib.import_module("style_transfer")
     script.main([*options, "--styles", *files, "--weights", "0", "1", "--output", str(tmp_path / "out.png")])
@@ -512,9 +513,46 @@ def test_prompt_schedule(tiny_model, objects, tmp_path, monkeypatch):
     assert mean["0"] == 0 < mean["50"] and mean["100"] > 0
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == json.loads(json.dumps(results))
     with Image.open(tmp_path / "out" / "pairs.png") as grid:
-        assert grid.size == (3 * 128, 18 + 3 * (128 + 18))
+        assert grid.size == (3 * 128, 18 + 3 * (128 + 2 * 18))  # two lines for each pair of captions
     with pytest.raises(ValueError, match="lie in 0 to 100"):
         main(list(map(str, [*options, "--left", "101"])))
+
+
+def test_prompt_schedule_of_given_prompts(tiny_model, tmp_path, monkeypatch):
+    """Needs no objects; 100% to the second is the second prompt, drawn from the same noise."""
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    main = importlib.import_module("prompt_schedule").main
+    options = ["--model", tiny_model, "--output", tmp_path / "out", "--left", "0", "100"]
+    pairs = ["--pair", "a cat", "a red cat", "--pair", "a dog", "a dog"]
+    results = main(list(map(str, [*options, *pairs])))
+    assert results["captions"] == ["a cat", "a red cat", "a dog", "a dog"]
+    with Image.open(tmp_path / "out" / "pairs.png") as grid:
+        pictures = np.array(grid)
+        assert grid.size == (2 * 128, 18 + 2 * (128 + 18))
+    cat, dog = ((pictures[top : top + 128, :128], pictures[top : top + 128, 128:]) for top in (36, 182))
+    assert (cat[0] != cat[1]).any() and (dog[0] == dog[1]).all()
+    for wrong in ([], [*pairs, "--objects", tmp_path]):
+        with pytest.raises(ValueError, match="give either --pair FIRST SECOND, or --objects"):
+            main(list(map(str, [*options, *wrong])))
+
+
+def test_captions_of_a_grid_are_wrapped_to_its_width(monkeypatch):
+    """A long one is not cut: it has more lines, right above its own row, and the pictures stay where they belong."""
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    draw_grid = importlib.import_module("style_transfer").draw_grid
+    red, blue = (Image.new("RGB", (64, 64), color) for color in ("red", "blue"))
+    prompt = "pixel art of a red balloon to the left of a sunflower in front of a light blue background"
+    grid = np.array(draw_grid([[red, blue], [blue, red]], ["short", prompt], ["picture", "seed 1"]))
+    lines = (grid.shape[0] - 18) // 2 - 128  # of each row, as tall as the most lines
+    assert grid.shape[1] == 256 and lines == 3 * 18
+    tops = [18 + lines, 18 + 2 * lines + 128]
+    for top, colors in zip(tops, ([(255, 0, 0), (0, 0, 255)], [(0, 0, 255), (255, 0, 0)]), strict=True):
+        for column, color in enumerate(colors):
+            assert (grid[top : top + 128, 128 * column : 128 * (column + 1)] == color).all()
+    dark = (grid < 128).all(axis=2)
+    written = [[dark[top - 18 * back : top - 18 * (back - 1)].any() for back in (3, 2, 1)] for top in tops]
+    assert written == [[False, False, True], [True, True, True]]
+    assert not dark[tops[1] - lines : tops[1], -2:].any(), "no letter touches the edge"
 
 
 def test_paint_with_words_sd(tmp_path):
@@ -562,28 +600,30 @@ def test_paint_with_words_sd(tmp_path):
         run("--region", "cat=0,0,3,1")
 
 
-def test_image_to_image_on_the_demo_model(tmp_path, capsys):
+def test_image_to_image_on_the_demo_model(tmp_path, capsys, monkeypatch):
     """A row of the picture itself, of what strength 0 leaves as it is, and of what is drawn without it."""
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
     Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "red.png")
     script = runpy.run_path(str(EXAMPLES[0].parent / "image_to_image.py"))
     paths = ["--output", tmp_path / "out.png", "--image", tmp_path / "red.png"]
     script["main"]([*map(str, paths), "--size", "64", "--steps", "2", "--seeds", "3", "--strengths", "0", "1"])
     assert "strength 1: sigma 80, 2 evaluations" in capsys.readouterr().out
     with Image.open(tmp_path / "out.png") as grid:
-        assert grid.size == (3 * 64, 64)
-        source, kept, drawn = np.split(np.array(grid), 3, axis=1)
+        assert grid.size == (3 * 128, 18 + 18 + 128)
+        source, kept, drawn = np.split(np.array(grid)[36:], 3, axis=1)
     assert read_provenance(tmp_path / "out.png").settings["strengths"] == [0, 1]
     assert (source == (255, 0, 0)).all() and (kept == source).all() and (drawn != source).any()
 
 
-def test_inpaint_on_the_demo_model(tmp_path):
+def test_inpaint_on_the_demo_model(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
     script = runpy.run_path(str(EXAMPLES[0].parent / "inpaint.py"))
     options = ["--size", "64", "--steps", "2", "--seeds", "3", "--box", "0.5", "0", "1", "1"]
     script["main"](list(map(str, ["--output", tmp_path / "out.png", *options])))
-    with Image.open(tmp_path / "out.png") as row:
-        source, drawn = np.split(np.array(row), 2, axis=1)
-    assert (drawn[:, :32] == source[:, :32]).all()
-    assert (drawn[1:-1, 34:-2] != source[1:-1, 34:-2]).any()
+    with Image.open(tmp_path / "out.png") as grid:
+        source, drawn = np.split(np.array(grid)[-128:], 2, axis=1)
+    assert (drawn[:, :64] == source[:, :64]).all()
+    assert (drawn[2:-2, 68:-4] != source[2:-2, 68:-4]).any()
 
 
 def test_record_attention_of_the_demo_model(objects, tmp_path):
