@@ -70,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, allow_abbrev=False, **kwargs)  # --prompt is no --prompt-schedule
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, **kwargs)  # --prompt is no --prompt-schedule
         # "-1,x" is a value as "-1" is, so that its type says what is wrong with it.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
@@ -132,7 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("prompt", type=_prompt, help="what to draw")
     edit.add_argument("--mask", type=_file, metavar="FILE", help="white where to repaint; black keeps the pixels")
     edit.add_argument(
-        "--strength", type=_per_stage(_share), help="from 0, the image, to 1 (default: 0.7, and 1 with --mask)"
+        "--strength",
+        type=_per_stage(_share),
+        help="from 0, the image, to 1 (default: 0.7, and 1 with --mask); the demo model draws a new object from about "
+        "0.8, a new background from 0.9",
     )
     info = commands.add_parser(
         "info",
