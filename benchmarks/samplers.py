@@ -47,6 +47,11 @@ PROMPTS = (
 )
 DEFAULT = "multistep (default)"
 DEMO = "multistep, demo's settings"
+DEMO_SETTINGS = {
+    name: value
+    for name, value in EDMDEISScheduler.load_config(demo_checkpoint(), subfolder="scheduler").items()
+    if name in ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
+}
 OURS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "multistep of F": {"extrapolate": "model_output"},
@@ -90,6 +95,7 @@ GRIDS: dict[str, Callable[[int], torch.Tensor]] = {
     "karras": karras_sigmas,
     "exponential": lambda n: torch.linspace(math.log(SIGMA_MAX), math.log(SIGMA_MIN), n, dtype=torch.float64).exp(),
     "default": own_grid(),
+    "demo's": own_grid(**DEMO_SETTINGS),
     "atan(0, 4)": own_grid(atan_center=0.0, atan_width=4.0),
     "atan(-1, 3)": lambda n: atan_sigmas(n, SIGMA_MIN, SIGMA_MAX, -1.0, 3.0),
 }
@@ -152,7 +158,7 @@ def sample_with_exact_switch(
     for boundary in boundaries:
         nearest = min(range(1, len(sigmas) - 1), key=lambda i: abs(math.log(sigmas[i] / boundary)))
         sigmas[nearest] = boundary
-    degree, last = 3 if nfe > 8 else 2, np.zeros(0)
+    degree, last = settings.get("degree") or (3 if nfe > 8 else 2), np.zeros(0)
     history: list[torch.Tensor] = []
     for i, (start, end) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
         nodes = sigmas[max(0, i - degree - 1) : i + 1][::-1]
@@ -259,16 +265,11 @@ class Demo:
         self.exact = self.solve(steps)
 
     def samplers(self) -> dict[tuple[str, str], Any]:
-        """With the settings of the packaged scheduler, keeping the history across boundaries or switching exactly, and
-        with settings chosen for the least error on four pictures from other noise."""
-        names = ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
-        settings = {name: self.pipe.scheduler.config[name] for name in names}
+        """With the settings of the packaged scheduler, keeping the history across boundaries or switching exactly."""
         boundaries = list(self.unet.boundaries)
-        found: dict[tuple[str, str], Any] = {(DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **settings)}
-        tuned = {"atan_center": 1.0, "atan_width": 3.0, "degree": 2}
-        found["multistep, tuned", "own"] = lambda d, x, n: sample_ours(d, x, n, **tuned)
+        found: dict[tuple[str, str], Any] = {(DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS)}
         if boundaries:
-            found["exact switch", "own"] = lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, settings)
+            found["exact switch", "own"] = lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, DEMO_SETTINGS)
         return found
 
     @torch.no_grad()
@@ -409,7 +410,7 @@ def main() -> None:
     parser.add_argument("--demo-nfe", type=int, nargs="+", default=[12, 20, 25], help="the demo model's")
     parser.add_argument("--grids", nargs="+", choices=list(GRIDS), default=list(GRIDS), help="of diffusers' solvers")
     parser.add_argument(
-        "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "atan(0, 4)"], help="the same on the demo"
+        "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "demo's"], help="the same on the demo"
     )
     parser.add_argument("--images", type=int, default=4, help="pictures of the demo model, at most 8")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")

@@ -31,8 +31,10 @@ MAY_IMPORT = {
     r"style": r"conditioning|provenance",
     r"pipeline_inputs": r"conditioning|discrete_time|prompt_schedule",
     r"guidance": r"conditioning|edm|pipeline_inputs",
-    r"pipeline_ediffi": r"conditioning|guidance|low_res|paint_with_words|painting|pipeline_inputs|prompt_schedule|"
-    r"regions|router|style|unet",
+    r"pipeline_encoders": r"conditioning|pipeline_inputs|regions|style",
+    r"pipeline_paintings": r"conditioning|paint_with_words|painting|pipeline_inputs|prompt_schedule",
+    r"pipeline_ediffi": r"conditioning|guidance|low_res|paint_with_words|painting|pipeline_encoders|pipeline_inputs|"
+    r"pipeline_paintings|prompt_schedule|router|style|unet",
     r"image_start": r"conditioning|pipeline_inputs|regions",
     r"pipeline_ediffi_img2img": r"image_start|pipeline_ediffi|pipeline_inputs",
     r"pipeline_ediffi_inpaint": r"image_start|pipeline_ediffi|pipeline_ediffi_img2img|pipeline_inputs",

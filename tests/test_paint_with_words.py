@@ -36,6 +36,7 @@ from diffusers_ediffi import (
 )
 from diffusers_ediffi.paint_with_words import NoiseLevels, painted
 from diffusers_ediffi.painting import PaintWithWordsAttnProcessor
+from diffusers_ediffi.pipeline_paintings import paintings_per_stage
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers 0.42 on numpy 2.4
@@ -467,7 +468,7 @@ def test_an_expert_that_folds_pixels_is_painted_on_its_own_grid(base_pipe):
     base_pipe.unet = ExpertRouterUNet.from_unets([blind, base_pipe.unet, folded], [0.1, 5.0])
     run = {"num_inference_steps": 6}
     assert not torch.equal(ediffi(base_pipe, REGIONS, **run), ediffi(base_pipe, **run))
-    painting = base_pipe._paintings(base_pipe.stages, PROMPT, REGIONS, 0.4)[0]
+    painting = paintings_per_stage(base_pipe, base_pipe.stages, PROMPT, REGIONS, 0.4)[0]
     with painted(base_pipe.unet, painting), torch.no_grad():
         folded(torch.randn(1, 3, 8, 8), torch.tensor(0.5), None)
         assert set(painting._matrices) == {16, 4, 1}

@@ -7,19 +7,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-import torch.nn.functional as nnf
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput, logging
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import (
     CLIPTextModelWithProjection,
@@ -31,22 +28,13 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .conditioning import (
-    CLIP_TEXT_COLUMNS,
-    CLIP_TEXT_TOKENS,
-    NULL_COLUMN,
-    T5_COLUMNS,
-    T5_TOKENS,
-    clip_pixels,
-    encode_clip_text,
-    encode_t5,
-)
+from .conditioning import clip_pixels
 from .guidance import Guidance
 from .low_res import upsample_low_res
-from .paint_with_words import check_regions, check_strength, painted
+from .paint_with_words import painted
 from .painting import Painting
+from .pipeline_encoders import EncodersMixin, keep_out_of_float16
 from .pipeline_inputs import (
-    ENCODERS,
     NEGATIVE_EMBEDDINGS,
     OUTPUT_TYPES,
     TEXT_EMBEDDINGS,
@@ -59,20 +47,16 @@ from .pipeline_inputs import (
     check_inputs,
     check_prompt_schedule,
     check_style,
-    check_style_weights,
     encoders_in_use,
     guidance_per_stage,
-    is_number,
     per_stage,
     stages_up_to,
 )
-from .prompt_schedule import PromptSchedule, scheduled_columns
-from .regions import PaintRegion, PromptTokens, region_columns
+from .pipeline_paintings import paintings_per_stage
+from .prompt_schedule import PromptSchedule
 from .router import ExpertRouterUNet
-from .style import encode_references, mix_embeds, read_references
+from .style import read_references
 from .unet import EDiffIUNet, align_weights
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -91,7 +75,7 @@ class EDiffIPipelineOutput(BaseOutput):
     nsfw_content_detected: list[bool] | None = None
 
 
-class EDiffIPipeline(DiffusionPipeline):
+class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
     """Text-to-image generation with eDiff-I: an ensemble of expert denoisers and two super-resolution stages.
 
     ```python
@@ -174,7 +158,7 @@ class EDiffIPipeline(DiffusionPipeline):
         sr_scale: int = 4,
     ):
         super().__init__()
-        _keep_out_of_float16(text_encoder_2)
+        keep_out_of_float16(text_encoder_2)
         for encoder in (text_encoder, text_encoder_2, image_encoder):
             if isinstance(encoder, torch.nn.Module):
                 align_weights(encoder)
@@ -237,7 +221,7 @@ class EDiffIPipeline(DiffusionPipeline):
     def to(self, *args: Any, **kwargs: Any) -> "EDiffIPipeline":
         """Moves and casts all components; a T5 that would be float16 becomes bfloat16."""
         super().to(*args, **kwargs)
-        _keep_out_of_float16(self.text_encoder_2)
+        keep_out_of_float16(self.text_encoder_2)
         return self
 
     def set_attention_backend(self, backend: str) -> None:
@@ -286,124 +270,6 @@ class EDiffIPipeline(DiffusionPipeline):
     @property
     def interrupt(self) -> bool:
         return self._interrupt
-
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        do_classifier_free_guidance: bool = True,
-        device: torch.device | str | None = None,
-        encoders: Sequence[str] | None = None,
-    ) -> tuple[torch.Tensor | None, ...]:
-        """Encodes the prompts by the encoders that are loaded, or by those of them that are named (`t5`, `clip_text`).
-
-        Returns:
-            CLIP tokens (batch, 77, width), pooled CLIP (batch, width), T5 tokens (batch, 113, width) and T5 mask
-            (batch, 113) of the prompts, then the same four of the negative prompts. `None` stands for zeros: a
-            condition without its encoder, the unconditional model where there is no negative prompt.
-        """
-        device = device or self._execution_device
-        encoders = tuple(ENCODERS) if encoders is None else encoders
-        count = len(prompt) if isinstance(prompt, list) else 1
-        prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2 = self._encode_text(
-            [prompt] if isinstance(prompt, str) else prompt, device, encoders
-        )
-        negative_prompt = negative_prompt if do_classifier_free_guidance else None
-        (
-            negative_prompt_embeds,
-            negative_pooled_prompt_embeds,
-            negative_prompt_embeds_2,
-            negative_prompt_attention_mask_2,
-        ) = self._encode_text(
-            [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt, device, encoders
-        )
-        return (
-            prompt_embeds,
-            pooled_prompt_embeds,
-            prompt_embeds_2,
-            prompt_attention_mask_2,
-            negative_prompt_embeds,
-            negative_pooled_prompt_embeds,
-            negative_prompt_embeds_2,
-            negative_prompt_attention_mask_2,
-        )
-
-    def _encode_text(
-        self, texts: list[str] | None, device: torch.device | str, encoders: Sequence[str]
-    ) -> tuple[torch.Tensor | None, ...]:
-        tokens = pooled = tokens_2 = mask_2 = None
-        for name in ("", "_2"):
-            encoder, tokenizer = getattr(self, f"text_encoder{name}"), getattr(self, f"tokenizer{name}")
-            if texts is not None and encoder is not None and tokenizer is None:
-                raise ValueError(f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or none.")
-        if texts is not None and self.text_encoder is not None and "clip_text" in encoders:
-            tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
-        if texts is not None and self.text_encoder_2 is not None and "t5" in encoders:
-            tokens_2, mask_2 = encode_t5(texts, self.tokenizer_2, self.text_encoder_2, device)
-        return tokens, pooled, tokens_2, mask_2
-
-    def _prepare_embeddings(
-        self,
-        prompt: str | list[str] | None,
-        negative_prompt: str | list[str] | None,
-        style_image: Any,
-        given: Embeddings,
-        num_images_per_prompt: int,
-        guided: bool,
-        encoders: Sequence[str] = tuple(ENCODERS),
-    ) -> Embeddings:
-        """All embeddings on the device, one row for each image; what is given is not computed, and what belongs to
-        none of the encoders is `None`."""
-        device = self._execution_device
-        names = TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS
-        batch_size = batch_size_of(prompt, style_image, given)
-        if isinstance(negative_prompt, str):
-            negative_prompt = [negative_prompt] * batch_size
-        encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device, encoders), strict=True))
-        if style_image is not None and "clip_image" in encoders:
-            encoded["image_embeds"] = encode_references(
-                style_image, self.feature_extractor, self.image_encoder, device
-            )
-        embeds: Embeddings = {}
-        switched_off = [name for encoder, own in ENCODERS.items() if encoder not in encoders for name in own]
-        for name, value in given.items():
-            value = encoded.get(name) if value is None else value
-            if name.removeprefix("negative_") in switched_off:
-                value = None
-            if value is not None:
-                if value.shape[0] == 1 < batch_size:  # one style for all prompts
-                    value = value.expand(batch_size, *value.shape[1:])
-                value = value.to(device).repeat_interleave(num_images_per_prompt, dim=0)
-            embeds[name] = value
-        for prefix in ("", "negative_"):
-            tokens, mask = f"{prefix}prompt_embeds_2", f"{prefix}prompt_attention_mask_2"
-            embeds[tokens], embeds[mask] = _pad_t5(embeds[tokens], embeds[mask])
-        return embeds
-
-    def encode_style(self, images: Any, weights: Sequence[float] | None = None) -> torch.Tensor:
-        """Embeds one or several style references as one, for `style_image=`.
-
-            >>> style = pipe.encode_style(["sunset.png", "etching.jpg"], weights=[0.7, 0.3])
-            >>> pipe("a red car", style_image=style).images[0]
-
-        Args:
-            images: What `style_image` may be, but embeddings.
-            weights: At least 0, one for each reference, which need not sum to 1; by default all are the same.
-
-        Returns:
-            (1, width): the weighted mean of the CLIP image embeddings, as long as they are in the mean.
-
-        Raises:
-            ValueError: An image cannot be read, the weights do not fit, or the image encoder is not loaded.
-        """
-        if self.image_encoder is None or self.feature_extractor is None:
-            raise ValueError("encode_style needs image_encoder and feature_extractor; load both.")
-        references = [[image] for row in read_references(images) for image in row]
-        if not references:
-            raise ValueError(f"images={images!r} holds no reference; give at least one.")
-        check_style_weights(weights, len(references))
-        device = self._execution_device
-        return mix_embeds(encode_references(references, self.feature_extractor, self.image_encoder, device), weights)
 
     def _prepare_noise(
         self,
@@ -532,45 +398,6 @@ class EDiffIPipeline(DiffusionPipeline):
         finally:
             self._painting = None
 
-    def _paintings(
-        self,
-        stages: list[Stage],
-        prompt: str | list[str] | None,
-        regions: Any,
-        strength: Any,
-        schedule: PromptSchedule | None = None,
-        encoders: Sequence[str] = tuple(ENCODERS),
-    ) -> list[Painting | None]:
-        """What is painted in every stage; `None` where nothing is. A bad region is refused before anything runs."""
-        strength = self.config.default_region_strength if strength is None else strength
-        strengths = [strength] if is_number(strength, Real) else strength
-        if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= 3:
-            raise ValueError(f"region_strength={strength!r} must be one number, or one for each stage.")
-        for one in strengths:
-            check_strength("region_strength", one)
-        if not regions:
-            return [None] * len(stages)
-        if prompt is None:
-            raise ValueError("regions need the prompt that their phrases stand in; pass it instead of embeddings.")
-        prompts = [[one] if isinstance(one, str) else one for one in (schedule.prompts if schedule else [prompt])]
-        per_prompt = check_regions(regions, len(prompts[0]))
-        columns_of = partial(self.region_columns, encoders=encoders)
-        if schedule:
-            columns = scheduled_columns(prompts, per_prompt, columns_of)
-        else:
-            columns = [[columns_of(one, own) for one, own in zip(prompts[0], per_prompt, strict=True)]]
-        for region in {region for own in per_prompt for region in own}:
-            region.check_aspect(stages[-1].size, stages[-1].size)
-        paintings: list[Painting | None] = []
-        for one in [*strengths, 0, 0][: len(stages)]:
-            # The super-resolution stages see the last prompt.
-            painting = Painting(
-                per_prompt, columns[-1 if paintings else 0], NULL_COLUMN + 1, one, self.region_normalizer
-            )
-            painting.scheduled_columns = columns
-            paintings.append(painting)
-        return paintings
-
     def _prompt_switches(
         self,
         stages: list[Stage],
@@ -581,60 +408,20 @@ class EDiffIPipeline(DiffusionPipeline):
     ) -> list[dict[int, Callable[[], None]]]:
         """For each stage what changes the prompt in `embeds` and in the painting, by the index of the timestep that it
         is to be called before. All prompts are encoded here."""
-        switches: list[dict[int, Callable[[], None]]] = [{} for _ in stages]
         if schedule is None:
-            return switches
-        scheduler, begin = stages[0].scheduler, self._begin_index(stages[0])
-        count = len(scheduler.timesteps)
-        begins = schedule.begins(count, scheduler.order, begin)
-        for number, (prompt, index) in enumerate(zip(schedule.prompts, begins, strict=True)):
-            if number == 0:  # in `embeds` already
-                continue
-            nothing: Embeddings = dict.fromkeys(TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS)
-            encoded = self._prepare_embeddings(prompt, None, None, nothing, num_images_per_prompt, False, encoders)
-            own = {name: encoded[name] for name in TEXT_EMBEDDINGS}
+            return [{} for _ in stages]
+        nothing: Embeddings = dict.fromkeys(TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS)
+        encoded: list[Embeddings] = [{}]  # the first prompt is in `embeds` already
+        for prompt in schedule.prompts[1:]:
+            own = self._prepare_embeddings(prompt, None, None, nothing, num_images_per_prompt, False, encoders)
+            encoded.append({name: own[name] for name in TEXT_EMBEDDINGS})
 
-            def switch(number: int = number, own: Embeddings = own) -> None:
-                embeds.update(own)
-                if self._painting is not None:
-                    self._painting.begin_prompt(number)
+        def begin_prompt(number: int) -> None:
+            embeds.update(encoded[number])
+            if self._painting is not None:
+                self._painting.begin_prompt(number)
 
-            if index < count:
-                switches[0][index] = switch
-            elif number == len(begins) - 1:  # for the first further stage that runs
-                for own_switches, stage in zip(switches[1:], stages[1:], strict=True):
-                    first = self._begin_index(stage)
-                    if first < len(stage.scheduler.timesteps):
-                        own_switches[first] = switch
-                        break
-        return switches
-
-    def region_columns(
-        self, prompt: str, regions: Sequence[PaintRegion], encoders: Sequence[str] = tuple(ENCODERS)
-    ) -> list[list[int]]:
-        """For each region the columns of its phrase in the text that the U-Nets attend to, of these encoders.
-
-        Raises:
-            ValueError: The prompt has no such phrase, or no encoder reads it.
-        """
-        names = {"CLIP": "clip_text", "T5": "t5"}
-        read = [one for one in self.prompt_tokens(prompt) if names[one[0]] in encoders]
-        if not read:
-            raise ValueError(f"regions need an encoder that reads the prompt; encoders={encoders!r} leaves none.")
-        return region_columns(prompt, regions, read)
-
-    def prompt_tokens(self, prompt: str) -> list[tuple[str, PromptTokens, int]]:
-        """For each text encoder its name, the prompt's tokens and their first column in what the U-Nets attend to."""
-        encoders = []
-        for name, suffix, length, columns in (
-            ("CLIP", "", CLIP_TEXT_TOKENS, CLIP_TEXT_COLUMNS),
-            ("T5", "_2", T5_TOKENS, T5_COLUMNS),
-        ):
-            tokenizer = getattr(self, f"tokenizer{suffix}")
-            if getattr(self, f"text_encoder{suffix}") is not None and tokenizer is not None:
-                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, length))
-                encoders.append((name, tokens, columns.start))
-        return encoders
+        return schedule.switches(stages, self._begin_index, begin_prompt)
 
     def run_safety_checker(self, image: torch.Tensor) -> tuple[torch.Tensor, list[bool] | None]:
         """Lets the safety checker see images (batch, 3, height, width) in [-1, 1] and blacken what it objects to.
@@ -774,7 +561,7 @@ class EDiffIPipeline(DiffusionPipeline):
             self, stages, prompt, negative_prompt, style_image, given, num_images_per_prompt, generator, latents
         )
         encoders = encoders_in_use(self, encoders, scales[0], prompt, style_image, given)
-        paintings = self._paintings(stages, prompt, regions, region_strength, schedule, encoders)
+        paintings = paintings_per_stage(self, stages, prompt, regions, region_strength, schedule, encoders)
         for stage, num_steps in zip(stages, steps, strict=True):
             stage.scheduler.set_timesteps(num_steps, device=self._execution_device)
         self._prepare_start(stages, batch_size_of(prompt, style_image, given))
@@ -823,25 +610,3 @@ class EDiffIPipeline(DiffusionPipeline):
         result = self.image_processor.postprocess(sample, output_type=output_type)
         self.maybe_free_model_hooks()
         return EDiffIPipelineOutput(result, nsfw_content_detected) if return_dict else (result, nsfw_content_detected)
-
-
-def _keep_out_of_float16(text_encoder: Any) -> None:
-    """T5 has values above float16's largest; a quantised one computes in the type that its settings say."""
-    if text_encoder is None or getattr(text_encoder, "dtype", None) != torch.float16:
-        return
-    if getattr(text_encoder, "quantization_method", None) is None:
-        text_encoder.to(torch.bfloat16)
-    else:
-        logger.warning(
-            "The quantised text_encoder_2 computes in float16, where T5 overflows. Load the pipeline with "
-            'dtype={"default": torch.float16, "text_encoder_2": torch.bfloat16}.'
-        )
-
-
-def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Brings T5 tokens (batch, n, width) and their mask (batch, n) to all 113 columns."""
-    if tokens is None:
-        return None, None
-    mask = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
-    missing = T5_TOKENS - tokens.shape[1]
-    return nnf.pad(tokens, (0, 0, 0, missing)), nnf.pad(mask, (0, missing))

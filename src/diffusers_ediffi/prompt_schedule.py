@@ -4,6 +4,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from .regions import PaintRegion, find_phrase
 
@@ -35,6 +37,32 @@ class PromptSchedule:
         """
         steps = math.ceil((num_timesteps - begin) / order)
         return [begin + order * math.floor(share * steps + 0.5) for share in self.shares]
+
+    def switches(
+        self, stages: Sequence[Any], begin_index: Callable[[Any], int], begin_prompt: Callable[[int], None]
+    ) -> list[dict[int, Callable[[], None]]]:
+        """For each stage what begins another prompt, by the index of the timestep that it is to be called before.
+
+        Args:
+            stages: Those that run, each with its `scheduler`, whose timesteps are set.
+            begin_index: Of a stage the index of the timestep that it begins with.
+            begin_prompt: Called with the number of a prompt; number 0 holds before the base stage begins.
+        """
+        switches: list[dict[int, Callable[[], None]]] = [{} for _ in stages]
+        scheduler = stages[0].scheduler
+        count = len(scheduler.timesteps)
+        begins = self.begins(count, scheduler.order, begin_index(stages[0]))
+        for number, index in enumerate(begins[1:], start=1):
+            switch = partial(begin_prompt, number)
+            if index < count:
+                switches[0][index] = switch
+            elif number == len(begins) - 1:  # for the first further stage that runs
+                for own_switches, stage in zip(switches[1:], stages[1:], strict=True):
+                    first = begin_index(stage)
+                    if first < len(stage.scheduler.timesteps):
+                        own_switches[first] = switch
+                        break
+        return switches
 
 
 def scheduled_columns(
