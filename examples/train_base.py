@@ -78,6 +78,9 @@ def add_data_arguments(parser: argparse.ArgumentParser, preset: str | None) -> N
     parser.add_argument(
         "--drop-pooled-text", type=float, default=0.0, help="of the pooled CLIP text embedding where the tokens stay"
     )
+    parser.add_argument(
+        "--style-references", type=float, default=0.0, help="share of CLIP images from another scene in the same style"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the network")
 
 
@@ -151,6 +154,7 @@ def load_data(args: argparse.Namespace, dataset_options: dict[str, Any]) -> dict
     dropout = DropoutRates(args.drop_clip_text, args.drop_t5, args.drop_clip_image, args.drop_pooled_text)
     check_encoder_folder(args.encoders)
     train_scenes, held_out_scenes = scene_generators(args)
+    dataset_options = {**dataset_options, "style_references": args.style_references}
     dataset = SceneDataset(train_scenes, seed=args.seed, **dataset_options)
     samples = SceneDataset(held_out_scenes, seed=args.seed, **{**dataset_options, "crops_per_scene": 1})
     torch.set_num_threads(args.threads)

@@ -41,7 +41,7 @@ from transformers import (
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
 
 EXAMPLES = Path(__file__).resolve().parent
-# What the base model draws, in all styles. Super-resolution knows all objects, encoders and scorer all grounds as well.
+# What the base draws, in all styles. Super-resolution knows all objects, encoders and scorer all grounds as well.
 PHRASES = (
     "rocket", "red apple", "sun", "moon", "tree", "house", "cat", "red car", "red balloon", "banana", "butterfly",
     "snowman", "strawberry", "sunflower", "umbrella", "globe", "pumpkin", "ghost", "robot", "red mushroom",
@@ -61,12 +61,12 @@ PARENT = [
 ]
 BASE_BOUNDARIES = (0.301, 1.898)
 EXPERT = ["--batch-size", "64", "--sample-every", "0", "--checkpoint-every", "100", *MUON]
-# More pairs of objects, more scenes that are not flat, more style references than in the paper, since runs are short;
-# and the pooled text embedding mostly dropped, so that these experts read what is where from the tokens, which
-# paint-with-words leads.
+# More pairs of objects, more scenes that are not flat, more CLIP images than in the paper, since runs are short; half
+# of these of another scene in the same style, so that style is what they are asked for; and the pooled text embedding
+# mostly dropped, so that these experts read what is where from the tokens, which paint-with-words leads.
 READING = [
     *("--object-weights", "0.4", "0.6", "--flat-share", "0.3"),
-    *("--drop-clip-image", "0.5", "--drop-pooled-text", "0.7"),
+    *("--drop-clip-image", "0.5", "--style-references", "0.5", "--drop-pooled-text", "0.7"),
 ]
 HIGH = [
     *("--sigma-range", str(BASE_BOUNDARIES[1]), "inf", "--p-mean", "1.6", "--p-std", "0.9", *READING),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from diffusers_ediffi.demo.grounds import GRADIENTS, GROUNDS, LANDSCAPES, Ground
@@ -24,6 +25,7 @@ from diffusers_ediffi.demo.scenes import (
     load_objects,
     with_article,
 )
+from diffusers_ediffi.training import SceneDataset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHAPES = ("red ball", "blue box", "green arrow", "orange egg", "pink bar", "yellow tent")
@@ -123,6 +125,25 @@ def test_captions_say_the_style_in_the_share_asked_for(objects):
     assert 0.4 < len(pixel_art) / 400 < 0.6
     never = SceneGenerator(objects, style_said=0.0)
     assert not any(never.scene(index).style_said for index in range(100))
+
+
+def test_a_style_reference_is_another_scene_in_the_same_style(objects):
+    generator = SceneGenerator(objects, styles=("flat", "night"), style_said=0.0)
+    own, mixed, always = (SceneDataset(generator, 64, style_references=share, seed=1) for share in (0.0, 0.5, 1.0))
+    means: dict[str, list[float]] = {"flat": [], "night": []}
+    same = 0
+    for index in range(40):
+        items = [dataset[index] for dataset in (own, mixed, always)]
+        assert all(torch.equal(item["image"], items[0]["image"]) for item in items)
+        assert torch.equal(items[0]["clip_image"], items[0]["image"])
+        same += torch.equal(items[1]["clip_image"], items[1]["image"])
+        assert not torch.equal(items[2]["clip_image"], items[2]["image"])
+        assert torch.equal(items[2]["clip_image"], always[index]["clip_image"])
+        means[generator.scene(index).style].append(items[2]["clip_image"].float().mean().item())
+    assert 10 < same < 30
+    assert np.mean(means["night"]) < 0.7 * np.mean(means["flat"])  # night is dark
+    with pytest.raises(ValueError, match="style_references is a share"):
+        SceneDataset(generator, 64, style_references=1.5)
 
 
 def test_scenes_are_flat_in_the_share_asked_for(objects):

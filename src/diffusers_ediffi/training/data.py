@@ -3,6 +3,7 @@
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -26,7 +27,8 @@ class SceneDataset(Dataset):
     """Item i is a function of i and the seed alone, so a run resumes at its position and any worker can make it.
 
     An item is a dictionary of `image` (uint8 `(3, crop, crop)`), `caption`, `clip_image` (uint8, the whole picture as
-    the CLIP image encoder sees it) and, for super-resolution, `low_res` (uint8, the degraded small image).
+    the CLIP image encoder sees it, or another one in its style) and, for super-resolution, `low_res` (uint8, the
+    degraded small image).
 
     Args:
         generator: makes the scenes; its captions are read from `scene.caption`.
@@ -36,7 +38,9 @@ class SceneDataset(Dataset):
         low_res_factor: None, or the factor of the super-resolution stage.
         degradation_strength: see `degrade`.
         clip_image_size: side of `clip_image` in pixels.
-        seed: of crops and degradation.
+        style_references: share of scenes whose `clip_image` is another scene in the same style, so that a network
+            learns to take from it what the caption does not say. In the paper it is always the picture itself.
+        seed: of crops, degradation and references.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class SceneDataset(Dataset):
         low_res_factor: int | None = None,
         degradation_strength: float = 0.3,
         clip_image_size: int = 64,
+        style_references: float = 0.0,
         seed: int = 0,
     ) -> None:
         if crop is not None and not 0 < crop <= size:
@@ -56,10 +61,12 @@ class SceneDataset(Dataset):
             raise ValueError(f"crops_per_scene must be at least 1, got {crops_per_scene}.")
         if low_res_factor is not None and (crop or size) % low_res_factor:
             raise ValueError(f"The patch of {crop or size} pixels is not a multiple of the factor {low_res_factor}.")
+        if not 0 <= style_references <= 1:
+            raise ValueError(f"style_references is a share between 0 and 1, got {style_references}.")
         self.generator = generator
         self.size, self.crop, self.crops_per_scene = size, crop, crops_per_scene
         self.low_res_factor, self.degradation_strength = low_res_factor, degradation_strength
-        self.clip_image_size, self.seed = clip_image_size, seed
+        self.clip_image_size, self.style_references, self.seed = clip_image_size, style_references, seed
         # Neighbouring items share a rendering; two, since a batch may start in the middle of one.
         self._rendering = lru_cache(maxsize=2)(self._render)
 
@@ -72,6 +79,7 @@ class SceneDataset(Dataset):
             "low_res_factor",
             "degradation_strength",
             "clip_image_size",
+            "style_references",
             "seed",
         )
         return {name: getattr(self, name) for name in names}
@@ -92,8 +100,13 @@ class SceneDataset(Dataset):
     def _render(self, scene_index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
         scene = self.generator.scene(scene_index)
         picture = self.generator.render(scene, self.size).convert("RGB")
-        side = self.clip_image_size
-        small = picture if picture.width == side else picture.resize((side, side), Image.Resampling.BICUBIC)
+        side, seen = self.clip_image_size, picture
+        if self.style_references:
+            draw = np.random.default_rng([self.seed, scene_index])
+            if draw.random() < self.style_references:
+                other = self.generator.scene(int(draw.integers(2**31)))
+                seen = self.generator.render(replace(other, style=scene.style), self.size).convert("RGB")
+        small = seen if seen.width == side else seen.resize((side, side), Image.Resampling.BICUBIC)
         return _to_tensor(picture), _to_tensor(small), scene.caption
 
     def _random_crop(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
