@@ -17,9 +17,9 @@ from diffusers_ediffi.provenance import model_name
 PROMPTS = (
     "a rocket above a red apple on a dark blue background",
     "a red car on a yellow background",
-    "a strawberry on a light blue background",
+    "a pencil sketch of a house on a light blue background",
     "a snowman in front of mountains",
-    "a moon on a black background",
+    "a night picture of a pumpkin on a beach",
     "pixel art of a red mushroom on a green background",
     "a water colour of a globe on a white background",
     "a yellow star left of a red heart on a purple background",

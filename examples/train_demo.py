@@ -92,22 +92,22 @@ SR_PATCHES = ["--crop", "128", "--crops-per-scene", "2", "--batch-size", "16", "
 # Steps and minutes of each stage of the packaged model, on one core of a CPU with bf16 instructions.
 STEPS = {
     "base": 7800,
-    "base-high": 3450,
-    "base-middle": 1060,
-    "base-low": 480,
-    "sr256": 1200,
-    "sr256-low": 1400,
+    "base-high": 4970,
+    "base-middle": 2450,
+    "base-low": 740,
+    "sr256": 1500,
+    "sr256-low": 1660,
     "sr1024": 1950,
 }
 MINUTES = {
     "clip": 18,
     "t5": 7,
     "base": 97,
-    "base-high": 180,
-    "base-middle": 57,
-    "base-low": 20,
-    "sr256": 25,
-    "sr256-low": 40,
+    "base-high": 260,
+    "base-middle": 130,
+    "base-low": 25,
+    "sr256": 31,
+    "sr256-low": 48,
     "sr1024": 55,
     "scorer": 75,
 }
@@ -156,7 +156,7 @@ def assemble(output: Path) -> Path:
     encoders = output / "encoders"
     pipe = EDiffIPipeline(
         unet=experts("base-low", "base-middle", "base-high", boundaries=BASE_BOUNDARIES),
-        scheduler=EDMDEISScheduler(atan_center=0.0, atan_width=4.0),  # tuned on this model: docs/samplers.md
+        scheduler=EDMDEISScheduler(atan_center=1.0, atan_width=3.0, degree=2),  # tuned on it: docs/samplers.md
         tokenizer=CLIPTokenizer.from_pretrained(encoders / "tokenizer"),
         text_encoder=CLIPTextModelWithProjection.from_pretrained(encoders / "text_encoder"),
         tokenizer_2=T5Tokenizer.from_pretrained(encoders / "tokenizer_2"),
@@ -165,9 +165,12 @@ def assemble(output: Path) -> Path:
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoders / "image_encoder"),
         unet_sr256=experts("sr256-low", "sr256", boundaries=[SR_BOUNDARY]),
         unet_sr1024=unet("sr1024"),
+        scheduler_sr256=EDMDEISScheduler(),
+        scheduler_sr1024=EDMDEISScheduler(),
         # See "Measured" in model_card.md for both.
         default_guidance_scale=(2.0, 1.0, 1.0),
         default_num_inference_steps=(25, 2, 2),
+        default_region_strength=0.2,  # docs/paint_with_words.md
     )
     pipe.save_pretrained(output / "pipeline")
     for name in ("text_encoder", "text_encoder_2", "image_encoder"):

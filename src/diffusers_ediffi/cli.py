@@ -134,8 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument(
         "--strength",
         type=_per_stage(_share),
-        help="from 0, the image, to 1 (default: 0.7, and 1 with --mask); the demo model draws a new object from about "
-        "0.8, a new background from 0.9",
+        help="from 0, the image, to 1 (default: 0.8, and 1 with --mask)",
     )
     info = commands.add_parser(
         "info",
@@ -376,7 +375,7 @@ def _edit(args: argparse.Namespace) -> None:
     changed: dict[str, Any] = {"image": ImageOps.exif_transpose(open_image(args.image))}
     if args.mask is not None:
         changed["mask_image"] = ImageOps.exif_transpose(open_image(args.mask))
-    default = 0.7 if args.mask is None else 1.0
+    default = 0.8 if args.mask is None else 1.0
     changed["strength"] = default if args.strength is None else args.strength
     from .image_start import ImageStart
 
