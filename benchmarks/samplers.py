@@ -7,7 +7,6 @@
 The analytic problems are Gaussian mixtures, whose best denoiser is a formula and whose trajectories are solved by
 DOP853 at a tolerance of 1e-10. The problem "demo" is the base stage of the packaged model with its guidance and
 experts; its trajectory is solved by Kutta's third-order method in 100 steps that break at the experts' boundaries.
-"demo, one expert" is the same with its middle expert at every noise level: a trained network that does not jump.
 
 The error is the root mean square over all values at sigma = 0. Every sampler ends there as it does in diffusers; where
 it cannot (DEISMultistep, UniPC of the noise), one evaluation is spent on denoising the end. Writes OUTPUT.json and,
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 
-from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, ExpertRouterUNet, demo_checkpoint
+from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, demo_checkpoint
 from diffusers_ediffi.edm import SIGMA_MAX, SIGMA_MIN, c_in, c_noise, c_out, c_skip, karras_sigmas
 from diffusers_ediffi.scheduling_edm_deis import atan_sigmas
 
@@ -237,16 +236,12 @@ def mixtures() -> dict[str, Mixture]:
 
 
 class Demo:
-    """The packaged model's base stage: (prompts, 3, 64, 64), its own guidance, one expert for each noise level, or
-    number `expert` for all of them."""
+    """The packaged model's base stage: (prompts, 3, 64, 64), its own guidance, one expert for each noise level."""
 
     @torch.no_grad()
-    def __init__(self, images: int, expert: int | None = None, steps: int = 100):
+    def __init__(self, images: int, steps: int = 100):
         self.pipe = EDiffIPipeline.from_pretrained(demo_checkpoint(), dtype=torch.float32)
-        router = self.pipe.unet
-        self.unet = router if expert is None else ExpertRouterUNet([router.experts[expert]])
-        if expert is not None:
-            self.unet.experts[0].register_to_config(trained_on=None)
+        self.unet = self.pipe.unet
         self.guidance = self.pipe.config.default_guidance_scale[0]
         tokens, pooled, tokens_2, mask_2 = self.pipe.encode_prompt(list(PROMPTS[:images]), None, False)[:4]
 
@@ -267,10 +262,10 @@ class Demo:
     def samplers(self) -> dict[tuple[str, str], Any]:
         """With the settings of the packaged scheduler, keeping the history across boundaries or switching exactly."""
         boundaries = list(self.unet.boundaries)
-        found: dict[tuple[str, str], Any] = {(DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS)}
-        if boundaries:
-            found["exact switch", "own"] = lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, DEMO_SETTINGS)
-        return found
+        return {
+            (DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS),
+            ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, DEMO_SETTINGS),
+        }
 
     @torch.no_grad()
     def denoise(self, x: torch.Tensor, sigma: float, routing_sigma: float) -> torch.Tensor:
@@ -430,10 +425,9 @@ def main() -> None:
         demo = Demo(args.images)
         summary["step_cost"] = step_cost(demo)
         print(f"\nscheduler's time over the network's in a guided step of the demo model: {summary['step_cost']:.2%}")
-        for name, problem in (("demo", demo), ("demo, one expert", Demo(args.images, expert=1))):
-            part = measure(name, problem, problem.samplers() | samplers(args.demo_grids), args.demo_nfe)
-            rows += part
-            summary[name] = compare(part, name, DEMO)
+        part = measure("demo", demo, demo.samplers() | samplers(args.demo_grids), args.demo_nfe)
+        rows += part
+        summary["demo"] = compare(part, "demo", DEMO)
     if args.output is None:
         return
     settings = {key: value for key, value in vars(args).items() if key != "output"}
