@@ -19,8 +19,8 @@ from diffusers_ediffi.provenance import model_name
 
 PROMPT = "a red car on a yellow background"
 REFERENCES = (
-    "flat art of a snowman on a green background",
-    "pixel art of a red mushroom on a green background",
+    "a pencil sketch of a snowman on a green background",
+    "a night picture of a red mushroom on a green background",
     "a water colour of a globe on a white background",
 )
 TILE = 128  # pixels of a picture in the grid, at least
