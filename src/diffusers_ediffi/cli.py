@@ -2,7 +2,7 @@
 """The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi edit`
 changes an image or a part of it, `ediffi info` says what a model consists of, or how a picture was made.
 
-torch and diffusers take seconds to import, so functions import them after the arguments are checked.
+Arguments are checked before a model is loaded, which takes seconds.
 """
 
 import argparse
