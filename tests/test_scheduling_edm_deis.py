@@ -802,6 +802,60 @@ def test_zero_terminal_snr_starts_at_the_limit_of_diffusers():
     assert ours.init_noise_sigma == pytest.approx(theirs.sigmas[0].item(), rel=1e-4)
 
 
+# -- boundaries of experts -------------------------------------------------------------------------------------------
+
+BOUNDARIES = (0.3, 2.0)
+
+
+class Experts:
+    """An expert for each side of the boundaries, each exact for a Gaussian of its own: D jumps where they meet."""
+
+    means, std = (0.3, -0.2, 0.1), 0.4
+
+    def denoise(self, x, sigma):
+        mean = self.means[sum(float(sigma) >= boundary for boundary in BOUNDARIES)]
+        return mean + self.std**2 / (self.std**2 + sigma**2) * (x - mean)
+
+    def solution(self, x, sigma):
+        levels = [sigma, *sorted(BOUNDARIES, reverse=True), 0.0]
+        for mean, start, end in zip(reversed(self.means), levels, levels[1:], strict=False):
+            x = mean + math.sqrt((self.std**2 + end**2) / (self.std**2 + start**2)) * (x - mean)
+        return x
+
+
+@pytest.mark.parametrize("config", [{}, {"degree": 1}, {"use_atan_sigmas": False}])
+def test_boundaries_remove_the_error_of_the_jump_between_experts(config):
+    ignored = error(EDMDEISScheduler(**config), 20, Experts())
+    assert error(EDMDEISScheduler(**config, boundaries=BOUNDARIES), 20, Experts()) < 0.5 * ignored
+
+
+def test_below_a_boundary_the_scheduler_begins_anew():
+    scheduler = EDMDEISScheduler(degree=3, boundaries=[1.0])
+    scheduler.set_timesteps(12)
+    first = int((scheduler.sigmas > 1).sum())
+    tail, x = scheduler.sigmas[first:-1], noise()
+    whole = run(scheduler, Gaussian(), x)
+    scheduler.set_timesteps(12)
+    for timestep in scheduler.timesteps[:first]:
+        x = scheduler.step(network(Gaussian(), scheduler.scale_model_input(x, timestep), timestep), timestep, x)[0]
+    fresh = EDMDEISScheduler(degree=3)
+    fresh.set_timesteps(sigmas=tail)
+    assert torch.equal(run(fresh, Gaussian(), x), whole)
+
+
+@pytest.mark.parametrize("steps", [*range(1, 9), 25, 1000])
+@pytest.mark.parametrize("config", [{}, {"use_atan_sigmas": False}, {"method": "rho_rk"}])
+def test_a_level_lies_just_below_each_boundary(steps, config):
+    ordinary, stretched = EDMDEISScheduler(**config), EDMDEISScheduler(**config, boundaries=[0.3, 2.0, 2.0, 500.0])
+    for scheduler in (ordinary, stretched):
+        scheduler.set_timesteps(steps)
+    before, after = ordinary.sigmas.unique(), stretched.sigmas.unique()
+    assert len(before) == len(after) and torch.equal(before[[0, -1]], after[[0, -1]])
+    found = [any(0 < boundary - sigma < 1e-4 * boundary for sigma in after) for boundary in (2.0, 0.3)]
+    inner = (steps + 1 if config.get("method") else steps) - 2
+    assert found == [inner > 0, inner > 1]
+
+
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -835,6 +889,8 @@ def ready(steps=4, **config):
         {"atan_width": -4.0},
         {"atan_center": math.nan},
         {"sigma_end": 100.0},
+        {"boundaries": [2.0, 0.0]},
+        {"boundaries": [math.nan]},
         {"num_train_timesteps": 0},
     ],
 )

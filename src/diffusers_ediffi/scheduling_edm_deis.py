@@ -46,6 +46,7 @@ from .edm import (
 KUTTA3 = ((1 / 2,), (-1.0, 2.0), (1 / 6, 4 / 6, 1 / 6))
 KUTTA3_NODES = (0.0, 1 / 2, 1.0)
 MAX_DEGREE = 8
+BELOW = 1e-5  # how far a level lies below a boundary, which is still the upper expert's
 
 # Entries of a discrete-time model's scheduler: what its timesteps mean in sigma, and what the network returns.
 MODEL_SETTINGS = (*BETA_SETTINGS, "prediction_type")
@@ -134,6 +135,9 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         atan_width: see there; None: 3.25, for F 3.
         sigma_end: last noise level on the atan grid before the jump to zero; None: 0.04 up to 8 steps, 0.02 up to 10,
             0.01 up to 15, else `sigma_min`.
+        boundaries: noise levels where the network changes abruptly, such as `ExpertRouterUNet.boundaries`: the grid is
+            stretched so that a level lies just below each, and the polynomial begins anew there. Worth trying where
+            experts were trained apart from each other.
         beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: of a discrete-time model, as in
             `DDPMScheduler`.
         timestep_type: "continuous" says of a model with `beta_schedule` and v-prediction that it is called with
@@ -177,6 +181,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         atan_center: float | None = None,
         atan_width: float | None = None,
         sigma_end: float | None = None,
+        boundaries: Sequence[float] | None = None,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
         beta_schedule: str | None = None,
@@ -234,6 +239,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"sample_max_value must be at least 1 and finite, got {config.sample_max_value}.")
         if config.atan_center is not None and not math.isfinite(config.atan_center):
             raise ValueError(f"atan_center must be finite, got {config.atan_center}.")
+        if not all(0 < boundary < math.inf for boundary in config.boundaries or ()):
+            raise ValueError(f"boundaries must be positive and finite, got {config.boundaries}.")
 
     def _check_range(self) -> None:
         """Puts numbers for `sigma_min` and `sigma_max` into the configuration, which other schedulers may read."""
@@ -355,6 +362,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             )
         if sigmas is None:
             levels = self._sigma_grid(num_inference_steps + one_more)
+            if self.config.boundaries:
+                levels = _stretched(levels, self.config.boundaries)
         self.num_inference_steps = num_inference_steps
         self._set_levels(levels, device)
 
@@ -575,14 +584,16 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         degree = self.config.degree if self.config.degree is not None else 3 if len(sigmas) > 9 else 2
         rows: list[tuple[float, list[float]]] = [(0.0, [])] * begin
         previous: np.ndarray = np.zeros(0)
+        passed = [sum(sigma < boundary for boundary in self.config.boundaries or ()) for sigma in sigmas]
         for i in range(begin, len(sigmas) - 1):
-            oldest = max(begin, i - degree)
+            first = max(begin, passed.index(passed[i]))  # what stands before it is another expert's
+            oldest = max(first, i - degree)
             if sigmas[i + 1] == 0 and self.config.variable == "log":
                 oldest = i  # ln(0) is no place to extrapolate to
             scale, weights = self._step_weights(sigmas[i], sigmas[i + 1], sigmas[oldest : i + 1][::-1])
             row = weights
-            if self.config.corrector and i > begin:
-                oldest = max(begin, i - 1 - degree)
+            if self.config.corrector and i > first:
+                oldest = max(first, i - 1 - degree)
                 _, correction = self._step_weights(sigmas[i - 1], sigmas[i], sigmas[oldest : i + 1][::-1])
                 correction[1:] -= previous
                 row = scale * correction
@@ -643,6 +654,23 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
+
+
+def _stretched(levels: torch.Tensor, boundaries: Sequence[float]) -> torch.Tensor:
+    """The grid with a level just below each boundary inside it, as far as there are inner levels; the number of levels
+    stays, those between are interpolated in ln(sigma)."""
+    depths, last = -levels.log().numpy(), len(levels) - 1
+    asked = sorted({-math.log(boundary * (1 - BELOW)) for boundary in boundaries})
+    inside = [depth for depth in asked if depths[0] < depth < depths[-1]][: max(0, last - 1)]
+    wanted = [float(np.interp(depth, depths, np.arange(last + 1))) for depth in inside]  # positions in the old grid
+    places: list[int] = []  # and in the new one
+    for position in wanted:
+        highest = last - len(wanted) + len(places)  # leaves room for those that follow
+        places.append(min(max(round(position), places[-1] + 1 if places else 1), highest))
+    positions = np.interp(np.arange(last + 1), [0, *places, last], [0.0, *wanted, last])
+    stretched = torch.from_numpy(np.exp(-np.interp(positions, np.arange(last + 1), depths)))
+    stretched[0], stretched[-1] = levels[0], levels[-1]  # exactly
+    return stretched
 
 
 def _quadrature(low: float, high: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
