@@ -81,6 +81,9 @@ def add_data_arguments(parser: argparse.ArgumentParser, preset: str | None) -> N
     parser.add_argument(
         "--style-references", type=float, default=0.0, help="share of CLIP images from another scene in the same style"
     )
+    parser.add_argument(
+        "--painted-share", type=float, default=0.0, help="share of scenes that are painted with words, by their boxes"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the network")
 
 
@@ -154,7 +157,7 @@ def load_data(args: argparse.Namespace, dataset_options: dict[str, Any]) -> dict
     dropout = DropoutRates(args.drop_clip_text, args.drop_t5, args.drop_clip_image, args.drop_pooled_text)
     check_encoder_folder(args.encoders)
     train_scenes, held_out_scenes = scene_generators(args)
-    dataset_options = {**dataset_options, "style_references": args.style_references}
+    dataset_options |= {"style_references": args.style_references, "painted_share": args.painted_share}
     dataset = SceneDataset(train_scenes, seed=args.seed, **dataset_options)
     samples = SceneDataset(held_out_scenes, seed=args.seed, **{**dataset_options, "crops_per_scene": 1})
     torch.set_num_threads(args.threads)

@@ -146,6 +146,24 @@ def test_a_style_reference_is_another_scene_in_the_same_style(objects):
         SceneDataset(generator, 64, style_references=1.5)
 
 
+def test_a_painted_scene_has_the_boxes_of_its_objects_as_regions(objects):
+    generator = SceneGenerator(objects)
+    mixed = SceneDataset(generator, 64, painted_share=0.5, seed=1)
+    painted = {index: regions for index in range(200) if (regions := mixed[index]["regions"])}
+    assert 80 < len(painted) < 120
+    for index, regions in painted.items():
+        placed = generator.scene(index).objects
+        assert [(region.phrase, region.mask) for region in regions] == [(one.phrase, one.box) for one in placed]
+        assert len({region.weight for region in regions}) == 1
+    weights = [regions[0].weight for regions in painted.values()]
+    assert min(weights) < 0.1 and max(weights) > 0.9 and 0.4 < np.mean(weights) < 0.6
+    assert "regions" not in SceneDataset(generator, 64)[0]
+    with pytest.raises(ValueError, match="painted_share is a share between 0 and 1, got -0.1"):
+        SceneDataset(generator, 64, painted_share=-0.1)
+    with pytest.raises(ValueError, match="painted_share needs whole pictures"):
+        SceneDataset(generator, 64, crop=32, painted_share=0.1)
+
+
 def test_scenes_are_flat_in_the_share_asked_for(objects):
     for share, (low, high) in {0.5: (0.43, 0.57), 0.2: (0.15, 0.25), 0: (0, 0)}.items():
         generator = SceneGenerator(objects, flat_share=share)

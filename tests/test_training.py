@@ -14,6 +14,8 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
+from diffusers_ediffi import EDiffIPipeline, PaintRegion, demo_checkpoint
+from diffusers_ediffi.attention import EDiffIAttnProcessor
 from diffusers_ediffi.edm import denoised_from_model_output, loss_weight, residual_coefficients
 from diffusers_ediffi.expert_tree import NoiseInterval
 from diffusers_ediffi.lora_experts import LoraExpert, lora_layers
@@ -30,6 +32,7 @@ from diffusers_ediffi.training.data import (
 )
 from diffusers_ediffi.training.degradation import blur, degrade, downsample, jpeg, resize_and_back
 from diffusers_ediffi.training.dropout import DropoutRates, drop_conditioning, drop_everything
+from diffusers_ediffi.training.encode import ConditioningEncoder
 from diffusers_ediffi.training.loss import SigmaBinLog, edm_loss, step_generator
 from diffusers_ediffi.training.optimizer import MuonAdamW, make_optimizer
 from diffusers_ediffi.training.sampling import sample_images
@@ -38,6 +41,7 @@ from diffusers_ediffi.training.trainer import Trainer
 from diffusers_ediffi.unet import EDiffIUNet
 
 WIDTH = 16
+PAPER_RATES = DropoutRates()
 
 
 class HalfScenes:
@@ -91,7 +95,25 @@ def tiny_unet(**changes) -> EDiffIUNet:
     )
 
 
-def make_trainer(output, unet=None, dataset=None, **changes) -> Trainer:
+class PaintedScenes(HalfScenes):
+    """Half scenes with their white half as the region of their number."""
+
+    def scene(self, index: int) -> SimpleNamespace:
+        left = index % 2 / 2
+        white = SimpleNamespace(phrase=str(index), box=(left, 0.0, left + 0.5, 1.0))
+        return SimpleNamespace(index=index, caption=f"scene {index}", objects=[white])
+
+
+class PaintedWords:
+    """`encode`, which tells the columns of a phrase as well."""
+
+    __call__ = staticmethod(encode)
+
+    def region_columns(self, caption: str, regions: list, clip_text: bool, t5: bool) -> list[list[int]]:
+        return [[1, 2][: 2 * clip_text] + [78][: 1 * t5] for _ in regions]
+
+
+def make_trainer(output, unet=None, dataset=None, encoder=encode, dropout=PAPER_RATES, **changes) -> Trainer:
     settings = {"total_steps": 6, "batch_size": 2, "num_workers": 0, "log_every": 2, "sample_every": 0}
     settings |= {"learning_rate": 1e-2, "warmup_steps": 2, **changes}
     # accelerate keeps one precision per process; each of these tests stands for a process of its own.
@@ -99,7 +121,13 @@ def make_trainer(output, unet=None, dataset=None, **changes) -> Trainer:
     PartialState._reset_state()
     dataset = dataset or SceneDataset(HalfScenes(), 8, clip_image_size=8)
     return Trainer(
-        unet or tiny_unet(), dataset, encode, output, TrainingSettings(**settings), NoiseInterval.everything()
+        unet or tiny_unet(),
+        dataset,
+        encoder,
+        output,
+        TrainingSettings(**settings),
+        NoiseInterval.everything(),
+        dropout=dropout,
     )
 
 
@@ -461,6 +489,43 @@ def test_training_learns_and_writes_averaged_weights(tmp_path):
     for parameter, average in zip(saved.parameters(), trainer.ema.shadow_params, strict=True):
         assert torch.equal(parameter, average)
     assert not torch.equal(saved.conv_out.weight, unet.conv_out.weight)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_paint_reaches_the_words_that_samples_keep(tmp_path, gradient_checkpointing):
+    def trained(name: str, share: float, rate: float, steps: int | None = None) -> dict[str, torch.Tensor]:
+        trainer = make_trainer(
+            tmp_path / name,
+            dataset=SceneDataset(PaintedScenes(), 8, clip_image_size=8, painted_share=share),
+            encoder=PaintedWords(),
+            dropout=DropoutRates(rate, rate, 0.0),
+            gradient_checkpointing=gradient_checkpointing,
+            max_steps_this_run=steps,
+        )
+        trainer.train()
+        layers = [layer for layer in trainer.unet.modules() if hasattr(layer, "processor")]
+        assert layers and all(type(layer.processor) is EDiffIAttnProcessor for layer in layers)
+        return trainer.unet.state_dict()
+
+    plain, painted = trained("plain", 0.0, 0.0), trained("painted", 1.0, 0.0)
+    assert any(not torch.equal(plain[name], painted[name]) for name in plain)
+    trained("cut", 1.0, 0.0, steps=2)
+    again = trained("cut", 1.0, 0.0)
+    assert all(torch.equal(again[name], painted[name]) for name in painted)
+    plain, painted = trained("plain, no words", 0.0, 1.0), trained("painted, no words", 1.0, 1.0)
+    assert all(torch.equal(plain[name], painted[name]) for name in plain)
+
+
+def test_columns_of_a_region_are_those_of_the_pipeline():
+    encoder, pipe = ConditioningEncoder(demo_checkpoint()), EDiffIPipeline.from_pretrained(demo_checkpoint())
+    caption = "a red car next to a yellow star on a beach"
+    regions = [PaintRegion("yellow star", (0, 0, 0.5, 1)), PaintRegion("red car", (0.5, 0, 1, 1))]
+    assert encoder.region_columns(caption, regions, True, True) == pipe.region_columns(caption, regions)
+    assert encoder.region_columns(caption, regions, False, True) == pipe.region_columns(caption, regions, ["t5"])
+    assert encoder.region_columns(caption, regions, True, False) == pipe.region_columns(
+        caption, regions, ["clip_text"]
+    )
+    assert encoder.region_columns(caption, regions, False, False) == [[], []]
 
 
 def test_log_lines(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..regions import PaintRegion
 from .degradation import degrade, downsample
 
 
@@ -27,8 +28,8 @@ class SceneDataset(Dataset):
     """Item i is a function of i and the seed alone, so a run resumes at its position and any worker can make it.
 
     An item is a dictionary of `image` (uint8 `(3, crop, crop)`), `caption`, `clip_image` (uint8, the whole picture as
-    the CLIP image encoder sees it, or another one in its style) and, for super-resolution, `low_res` (uint8, the
-    degraded small image).
+    the CLIP image encoder sees it, or another one in its style), for super-resolution `low_res` (uint8, the degraded
+    small image) and with a `painted_share` `regions` (a list of `PaintRegion`).
 
     Args:
         generator: makes the scenes; its captions are read from `scene.caption`.
@@ -40,7 +41,10 @@ class SceneDataset(Dataset):
         clip_image_size: side of `clip_image` in pixels.
         style_references: share of scenes whose `clip_image` is another scene in the same style, so that a network
             learns to take from it what the caption does not say. In the paper it is always the picture itself.
-        seed: of crops, degradation and references.
+        painted_share: share of scenes that are painted with words, the box of each object as the region of its phrase,
+            with a weight drawn from [0, 1] for the scene, so that a network learns to obey the paint. In the paper no
+            network is trained for it.
+        seed: of crops, degradation, references and paint.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class SceneDataset(Dataset):
         degradation_strength: float = 0.3,
         clip_image_size: int = 64,
         style_references: float = 0.0,
+        painted_share: float = 0.0,
         seed: int = 0,
     ) -> None:
         if crop is not None and not 0 < crop <= size:
@@ -61,12 +66,16 @@ class SceneDataset(Dataset):
             raise ValueError(f"crops_per_scene must be at least 1, got {crops_per_scene}.")
         if low_res_factor is not None and (crop or size) % low_res_factor:
             raise ValueError(f"The patch of {crop or size} pixels is not a multiple of the factor {low_res_factor}.")
-        if not 0 <= style_references <= 1:
-            raise ValueError(f"style_references is a share between 0 and 1, got {style_references}.")
+        for name, share in (("style_references", style_references), ("painted_share", painted_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, got {share}.")
+        if painted_share and crop is not None:
+            raise ValueError("painted_share needs whole pictures: a crop would leave its boxes behind.")
         self.generator = generator
         self.size, self.crop, self.crops_per_scene = size, crop, crops_per_scene
         self.low_res_factor, self.degradation_strength = low_res_factor, degradation_strength
-        self.clip_image_size, self.style_references, self.seed = clip_image_size, style_references, seed
+        self.clip_image_size, self.style_references = clip_image_size, style_references
+        self.painted_share, self.seed = painted_share, seed
         # Neighbouring items share a rendering; two, since a batch may start in the middle of one.
         self._rendering = lru_cache(maxsize=2)(self._render)
 
@@ -80,6 +89,7 @@ class SceneDataset(Dataset):
             "degradation_strength",
             "clip_image_size",
             "style_references",
+            "painted_share",
             "seed",
         )
         return {name: getattr(self, name) for name in names}
@@ -95,7 +105,16 @@ class SceneDataset(Dataset):
         if self.low_res_factor is not None:
             small = downsample(image_to_float(image[None]), self.low_res_factor, generator)
             item["low_res"] = float_to_image(degrade(small, generator, self.degradation_strength))[0]
+        if self.painted_share:
+            item["regions"] = self._regions(index // self.crops_per_scene)
         return item
+
+    def _regions(self, scene_index: int) -> list[PaintRegion]:
+        """The boxes of a scene that is painted, all of one weight."""
+        is_painted, weight = np.random.default_rng([self.seed, scene_index, 1]).random(2)
+        if is_painted >= self.painted_share:
+            return []
+        return [PaintRegion(one.phrase, one.box, weight=weight) for one in self.generator.scene(scene_index).objects]
 
     def _render(self, scene_index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
         scene = self.generator.scene(scene_index)

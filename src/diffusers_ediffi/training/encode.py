@@ -15,7 +15,15 @@ from transformers import (
     T5EncoderModel,
 )
 
-from ..conditioning import T5_TOKENS, encode_clip_image, encode_clip_text
+from ..conditioning import (
+    CLIP_TEXT_COLUMNS,
+    CLIP_TEXT_TOKENS,
+    T5_COLUMNS,
+    T5_TOKENS,
+    encode_clip_image,
+    encode_clip_text,
+)
+from ..regions import PaintRegion, PromptTokens, region_columns
 
 SUBFOLDERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "feature_extractor", "image_encoder")
 
@@ -93,6 +101,16 @@ class ConditioningEncoder:
             found = encode_clip_image(images[index], self.feature_extractor, self.image_encoder)
             embeds[index.to(embeds.device)] = found.float()
         return embeds
+
+    def region_columns(self, caption: str, regions: list[PaintRegion], clip_text: bool, t5: bool) -> list[list[int]]:
+        """For each region the columns of its phrase, of the text encoders that the sample keeps; see
+        [`EDiffIPipeline.region_columns`]."""
+        readers = []
+        if clip_text:
+            readers.append(("CLIP", PromptTokens(caption, self.tokenizer, CLIP_TEXT_TOKENS), CLIP_TEXT_COLUMNS.start))
+        if t5:
+            readers.append(("T5", PromptTokens(caption, self.tokenizer_2, T5_TOKENS), T5_COLUMNS.start))
+        return region_columns(caption, regions, readers) if readers else [[] for _ in regions]
 
     def fingerprint(self) -> str:
         """A hash of all weights and tokenizers: a network is of no use with other encoders than its own."""

@@ -20,9 +20,12 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..conditioning import NULL_COLUMN
 from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
 from ..lora_experts import LoraExpert
 from ..low_res import upsample_low_res
+from ..paint_with_words import painted
+from ..painting import Painting
 from ..provenance import Provenance, save_image
 from .checkpoint import (
     complete_checkpoints,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from ..expert_tree import NoiseInterval
     from ..unet import EDiffIUNet
 
+PAINT_STRENGTH = 0.4  # w' of a region with the weight 1
 LORA_FILE = "lora_expert.safetensors"
 EncodeBatch = Callable[[list[str], torch.Tensor, torch.Tensor | None], dict[str, Any]]
 
@@ -58,7 +62,7 @@ class Trainer:
         unet: the network; its weights are where a fresh run starts.
         dataset: items as those of `SceneDataset`.
         encode_batch: (captions, clip_images uint8, keep_image) -> keyword arguments of the network, such as
-            `ConditioningEncoder`.
+            `ConditioningEncoder`, whose `region_columns` is needed for items with regions.
         output: the run's folder.
         settings: all numbers.
         interval: the noise levels to train on.
@@ -91,7 +95,8 @@ class Trainer:
     ) -> None:
         self.accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
         self.device = self.accelerator.device
-        self.dataset, self.encode_batch, self.output = dataset, encode_batch, Path(output)
+        self.dataset, self.output = dataset, Path(output)
+        self.encode_batch: Any = encode_batch
         self.settings, self.interval, self.node, self.dropout = settings, interval, node, dropout
         self.data_settings, self.sample_items = data_settings or {}, sample_items or []
         self.sigma_data, self.sigma_residual = unet.config.sigma_data, unet.config.sigma_residual
@@ -201,10 +206,11 @@ class Trainer:
             images, low_res = self._images(batch)
             sigma = self.interval.sample((len(images),), generator=generator, device=self.device)
             noise = torch.randn(images.shape, generator=generator, device=self.device)
-        losses = edm_loss(
-            self.network, images, sigma, noise, conditioning, low_res, self.sigma_data, self.sigma_residual
-        )
-        self.accelerator.backward(losses.mean())
+        with painted(self.unet, self._painting(batch, kept)):  # the backward pass, too: it may compute layers again
+            losses = edm_loss(
+                self.network, images, sigma, noise, conditioning, low_res, self.sigma_data, self.sigma_residual
+            )
+            self.accelerator.backward(losses.mean())
         self.grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate_at(self.step)
@@ -213,6 +219,15 @@ class Trainer:
         self.ema.step(self.parameters)
         self.bins.add(sigma, losses)
         self.step += 1
+
+    def _painting(self, batch: dict[str, Any], kept: Kept) -> Painting | None:
+        """The regions of a batch, painted on the words that its samples keep."""
+        regions = batch.get("regions", [])
+        rows = zip(batch["caption"], regions, kept.clip_text.tolist(), kept.t5.tolist(), strict=False)
+        columns = [self.encode_batch.region_columns(*row) if row[1] else [] for row in rows]
+        if not any(any(own) for own in columns):
+            return None
+        return Painting(regions, columns, NULL_COLUMN + 1, PAINT_STRENGTH)
 
     def _images(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The clean images and the upsampled low-resolution ones in [-1, 1], on the device."""
