@@ -46,11 +46,13 @@ PROMPTS = (
 )
 DEFAULT = "multistep (default)"
 DEMO = "multistep, demo's settings"
+SETTINGS = ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
 DEMO_SETTINGS = {
     name: value
     for name, value in EDMDEISScheduler.load_config(demo_checkpoint(), subfolder="scheduler").items()
-    if name in ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
+    if name in (*SETTINGS, "boundaries")
 }
+WITHOUT_BOUNDARIES = {**DEMO_SETTINGS, "boundaries": None}
 OURS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "multistep of F": {"extrapolate": "model_output"},
@@ -79,7 +81,7 @@ DIFFUSERS: dict[str, tuple[str, dict[str, Any], str]] = {
 # -- grids: levels above zero ----------------------------------------------------------------------------------------
 
 
-def own_grid(**settings: float) -> Callable[[int], torch.Tensor]:
+def own_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
     """The levels that EDMDEISScheduler chooses with these settings."""
 
     def levels(count: int) -> torch.Tensor:
@@ -260,11 +262,12 @@ class Demo:
         self.exact = self.solve(steps)
 
     def samplers(self) -> dict[tuple[str, str], Any]:
-        """With the settings of the packaged scheduler, keeping the history across boundaries or switching exactly."""
+        """With the settings of the packaged scheduler; without its boundaries; and switching experts exactly."""
         boundaries = list(self.unet.boundaries)
         return {
             (DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS),
-            ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, DEMO_SETTINGS),
+            ("without boundaries", "own"): lambda d, x, n: sample_ours(d, x, n, **WITHOUT_BOUNDARIES),
+            ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, WITHOUT_BOUNDARIES),
         }
 
     @torch.no_grad()
@@ -407,7 +410,7 @@ def main() -> None:
     parser.add_argument(
         "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "demo's"], help="the same on the demo"
     )
-    parser.add_argument("--images", type=int, default=4, help="pictures of the demo model, at most 8")
+    parser.add_argument("--images", type=int, default=8, help="pictures of the demo model, at most 8")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="name of the files, without an ending")
     args = parser.parse_args()

@@ -68,8 +68,10 @@ READING = [
     *("--object-weights", "0.4", "0.6", "--flat-share", "0.3"),
     *("--drop-clip-image", "0.5", "--style-references", "0.5", "--drop-pooled-text", "0.7"),
 ]
+# Some scenes are painted with words, so that the expert that lays pictures out obeys regions.
 HIGH = [
     *("--sigma-range", str(BASE_BOUNDARIES[1]), "inf", "--p-mean", "1.6", "--p-std", "0.9", *READING),
+    *("--painted-share", "0.2"),
     *("--learning-rate", "1e-3", "--ema-decay", "0.995", "--seed", "1", *EXPERT),
 ]
 MIDDLE = [
@@ -92,7 +94,7 @@ SR_PATCHES = ["--crop", "128", "--crops-per-scene", "2", "--batch-size", "16", "
 # Steps and minutes of each stage of the packaged model, on one core of a CPU with bf16 instructions.
 STEPS = {
     "base": 7800,
-    "base-high": 4970,
+    "base-high": 5730,
     "base-middle": 2450,
     "base-low": 740,
     "sr256": 1500,
@@ -103,7 +105,7 @@ MINUTES = {
     "clip": 18,
     "t5": 7,
     "base": 97,
-    "base-high": 260,
+    "base-high": 300,
     "base-middle": 130,
     "base-low": 25,
     "sr256": 31,
@@ -156,7 +158,8 @@ def assemble(output: Path) -> Path:
     encoders = output / "encoders"
     pipe = EDiffIPipeline(
         unet=experts("base-low", "base-middle", "base-high", boundaries=BASE_BOUNDARIES),
-        scheduler=EDMDEISScheduler(atan_center=1.0, atan_width=3.0, degree=2),  # tuned on it: docs/samplers.md
+        # Tuned on it: docs/samplers.md.
+        scheduler=EDMDEISScheduler(atan_center=1.0, atan_width=2.5, degree=2, boundaries=BASE_BOUNDARIES),
         tokenizer=CLIPTokenizer.from_pretrained(encoders / "tokenizer"),
         text_encoder=CLIPTextModelWithProjection.from_pretrained(encoders / "text_encoder"),
         tokenizer_2=T5Tokenizer.from_pretrained(encoders / "tokenizer_2"),
