@@ -338,7 +338,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         Args:
             num_inference_steps: number of steps, 1 to `num_train_timesteps`.
             device: where `timesteps` go; everything else stays on the CPU.
-            sigmas: instead, the noise levels themselves (not a ramp), decreasing, with or without a final 0.
+            sigmas: instead, the noise levels themselves (not a ramp), decreasing, with or without a final 0. They are
+                not stretched to the `boundaries`.
 
         Raises:
             TypeError: if the number of steps is no integer.
