@@ -159,7 +159,9 @@ def assemble(output: Path) -> Path:
     pipe = EDiffIPipeline(
         unet=experts("base-low", "base-middle", "base-high", boundaries=BASE_BOUNDARIES),
         # Tuned on it: docs/samplers.md.
-        scheduler=EDMDEISScheduler(atan_center=2.0, atan_width=3.0, degree=1, boundaries=BASE_BOUNDARIES),
+        scheduler=EDMDEISScheduler(
+            atan_center=2.25, atan_width=3.0, degree=1, variable_scale=0.1, boundaries=BASE_BOUNDARIES
+        ),
         tokenizer=CLIPTokenizer.from_pretrained(encoders / "tokenizer"),
         text_encoder=CLIPTextModelWithProjection.from_pretrained(encoders / "text_encoder"),
         tokenizer_2=T5Tokenizer.from_pretrained(encoders / "tokenizer_2"),
