@@ -100,6 +100,7 @@ GRIDS: dict[str, Callable[[int], torch.Tensor]] = {
     "atan(0, 4)": own_grid(atan_center=0.0, atan_width=4.0),
     "atan(-1, 3)": lambda n: atan_sigmas(n, SIGMA_MIN, SIGMA_MAX, -1.0, 3.0),
 }
+ANALYTIC_GRIDS = [grid for grid in GRIDS if grid != "demo's"]
 
 
 # -- samplers --------------------------------------------------------------------------------------------------------
@@ -406,7 +407,9 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", choices=("analytic", "demo"), default=["analytic", "demo"])
     parser.add_argument("--nfe", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50])
     parser.add_argument("--demo-nfe", type=int, nargs="+", default=[12, 20, 25], help="the demo model's")
-    parser.add_argument("--grids", nargs="+", choices=list(GRIDS), default=list(GRIDS), help="of diffusers' solvers")
+    parser.add_argument(
+        "--grids", nargs="+", choices=list(GRIDS), default=ANALYTIC_GRIDS, help="of diffusers' solvers on the mixtures"
+    )
     parser.add_argument(
         "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "demo's"], help="the same on the demo"
     )
