@@ -38,7 +38,8 @@ MAY_IMPORT = {
     r"image_start": r"conditioning|pipeline_inputs|regions",
     r"pipeline_ediffi_img2img": r"image_start|pipeline_ediffi|pipeline_inputs",
     r"pipeline_ediffi_inpaint": r"image_start|pipeline_ediffi|pipeline_ediffi_img2img|pipeline_inputs",
-    r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|lora_experts|low_res|provenance|unet|router",
+    r"training(\..+)?": r"training\..+|edm|expert_tree|conditioning|lora_experts|low_res|paint_with_words|painting|"
+    r"provenance|regions|unet|router",
     r"demo(\..+)?": r"demo\..+|edm|low_res",
     r"evaluation(\..+)?": r"evaluation\..+|(?!cli|training).+",
     r"__init__|__main__|cli": r".*",
