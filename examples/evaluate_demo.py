@@ -32,7 +32,7 @@ from tqdm import tqdm
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
 from diffusers_ediffi.demo import GROUNDS, STYLES, Scene, SceneGenerator, load_objects
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance, images_to_tensor
-from diffusers_ediffi.low_res import upsample_low_res
+from diffusers_ediffi.low_res import augment_low_res, upsample_low_res
 from diffusers_ediffi.provenance import model_name
 
 STAGES = ("base", "style", "sr256", "sr1024")
@@ -120,7 +120,13 @@ def style_rates(scorer: SceneScorer, images: Tensor, batch: list[Scene]) -> dict
 
 @torch.no_grad()
 def super_resolve(
-    pipe: EDiffIPipeline, number: int, low_res: Tensor, captions: list[str], steps: int, seed: int
+    pipe: EDiffIPipeline,
+    number: int,
+    low_res: Tensor,
+    captions: list[str],
+    steps: int,
+    seed: int,
+    noise_level: float | None = None,
 ) -> Tensor:
     """Runs one super-resolution stage alone, without guidance, on pictures that need not come from the stage before.
 
@@ -131,6 +137,7 @@ def super_resolve(
         captions: One for each picture.
         steps: Number of steps.
         seed: Of the noise; picture i depends on it and i alone.
+        noise_level: Standard deviation of the noise on the low-resolution pictures; the pipeline's by default.
 
     Returns:
         (batch, 3, height, width) in [-1, 1], of this stage's size.
@@ -147,6 +154,12 @@ def super_resolve(
     upsampled = upsample_low_res(low_res.to(pipe.device), stage.size)
     scheduler.set_timesteps(steps, device=pipe.device)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(low_res))]
+    if unet.config.get("max_noise_level") is not None:
+        level = pipe.config.default_noise_level[number - 1] if noise_level is None else noise_level
+        conditioning["class_labels"] = torch.full((len(low_res),), level, device=pipe.device)
+        upsampled = augment_low_res(
+            upsampled, randn_tensor(upsampled.shape, generators, pipe.device, torch.float32), level
+        )
     sample = randn_tensor(upsampled.shape, generators, pipe.device, torch.float32) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         model_input = torch.cat([scheduler.scale_model_input(sample, timestep), upsampled], dim=1)
@@ -171,7 +184,8 @@ def evaluate_sr(
     for start in tqdm(range(0, count, per_call), desc=stage):
         captions = [scene.caption for scene in batch[start : start + per_call]]
         seed = args.seed * 1_000_003 + start
-        parts.append(super_resolve(pipe, number, low_res[start : start + per_call], captions, steps, seed))
+        part = low_res[start : start + per_call]
+        parts.append(super_resolve(pipe, number, part, captions, steps, seed, args.noise_level))
     pictures = {"model": torch.cat(parts), "bicubic": upsample_low_res(low_res, large), "real": real}
     shown = [pictures[name][:4] for name in ("bicubic", "model", "real")]
     save_grid(args.output / f"{stage}.png", torch.cat(shown), len(shown[0]), args.model)
@@ -285,6 +299,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
     parser = make_parser(__doc__.split("\n")[0])
     parser.add_argument("--stages", nargs="+", choices=STAGES, help="by default all that the model has")
     parser.add_argument("--style-scale", type=float, default=1.0, help="factor on the style reference's embedding")
+    parser.add_argument("--noise-level", type=float, help="of super-resolution's input (default: the model's)")
     args = parser.parse_args(arguments)
     pipe, scorer, scenes = prepare(args)
     present = ["base", "style"] + [stage for stage in SR_STAGES if getattr(pipe, f"unet_{stage}") is not None]

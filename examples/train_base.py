@@ -143,10 +143,10 @@ def build_unet(
             )
         source = EDiffIUNet.from_pretrained(folder).state_dict()
         own = unet.state_dict()
-        # Attention and feed-forward layers that the source lacks start as the identity.
+        # Attention, feed-forward layers and the noise level's embedding start as if they were not there.
         added = [name for name in own if name not in source]
         same = all(name in own and own[name].shape == tensor.shape for name, tensor in source.items())
-        if not same or not all(".attentions." in name for name in added):
+        if not same or not all(".attentions." in name or name.startswith("noise_level_") for name in added):
             raise ValueError(f"--init-from {folder} is another network than {args.preset} with these encoders.")
         unet.load_state_dict({**own, **source})
     return unet

@@ -27,6 +27,14 @@ def add_patch_arguments(parser: argparse.ArgumentParser) -> None:
     patches.add_argument("--crop", type=int, help="side of the training patches (default: 256)")
     patches.add_argument("--crops-per-scene", type=int, help="patches of one rendering (default: sr256 1, sr1024 4)")
     patches.add_argument("--degradation", type=float, default=0.3, help="strength of the input's degradation, 0 to 1")
+    patches.add_argument(
+        "--distortion", type=float, default=0.0, help="how strongly the input has a base model's errors, 0 to 1"
+    )
+    patches.add_argument(
+        "--max-noise-level",
+        type=float,
+        help="noise conditioning augmentation up to this standard deviation; 0.5 is usual (default: without)",
+    )
 
 
 def dataset_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -39,6 +47,7 @@ def dataset_options(args: argparse.Namespace) -> dict[str, Any]:
         "crops_per_scene": args.crops_per_scene or (4 if crop < size else 1),
         "low_res_factor": FACTOR,
         "degradation_strength": args.degradation,
+        "distortion_strength": args.distortion,
     }
 
 
@@ -55,7 +64,12 @@ def main(arguments: list[str] | None = None) -> None:
     args.preset = args.preset or f"demo-{args.stage}"
     options = dataset_options(args)
     try:
-        run(args, options, sample_size=options["crop"] or options["size"])
+        run(
+            args,
+            options,
+            sample_size=options["crop"] or options["size"],
+            max_noise_level=args.max_noise_level,
+        )
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

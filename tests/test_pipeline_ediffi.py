@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import SIZES, WIDTH, tiny_components, tiny_pipeline
+from conftest import SIZES, WIDTH, tiny_components, tiny_pipeline, tiny_unet
 from diffusers import (
     DiffusionPipeline,
     EDMDPMSolverMultistepScheduler,
@@ -305,6 +305,76 @@ def test_truncated_words_are_named(base_pipe, caplog):
     assert not caplog.records, "it fits T5"
     assert tokens.shape == (1, 113, WIDTH) and mask.sum() < 113
     assert (tokens[0, int(mask.sum()) :] == 0).all() and (tokens[0, : int(mask.sum())] != 0).any(-1).all()
+
+
+def noise_aware_pipeline(**changes):
+    """SR256 has learned with noise on its input, SR1024 has not."""
+    plain = tiny_components()["unet_sr256"].config
+    unet = tiny_unet(5, **{name: value for name, value in plain.items() if name[0] != "_"} | {"max_noise_level": 0.5})
+    return tiny_pipeline(unet_sr256=unet, **changes)
+
+
+def test_super_resolution_sees_noise_and_is_told_how_much():
+    pipe = noise_aware_pipeline()
+    seen = []
+    hook = pipe.unet_sr256.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0][:, 3:], kwargs.get("class_labels"))), with_kwargs=True
+    )
+    run = {"height": SR256, "num_images_per_prompt": 2, "guidance_scale": (1, 3, 1)}
+    draw(pipe, noise_level=0.0, **run)
+    clean = seen.pop()
+    draw(pipe, noise_level=0.25, **run)
+    first, noisy = seen[-2:]
+    assert torch.equal(first[0], noisy[0])  # one noise for all steps
+    assert torch.equal(noisy[0][:2], noisy[0][2:])  # and for both rows of guidance
+    assert noisy[1].tolist() == [0.25] * 4 and clean[1].tolist() == [0.0] * 4
+    assert 0.22 < (noisy[0] - clean[0]).std() < 0.28
+    hook.remove()
+
+
+def test_noise_level_comes_from_the_configuration_and_is_saved(tmp_path):
+    pipe = noise_aware_pipeline(default_noise_level=(0.25, 0.0))
+    wanted = draw(pipe)
+    assert not torch.equal(draw(pipe, noise_level=0.0), wanted)
+    torch.testing.assert_close(draw(pipe, noise_level=(0.25, 0)), wanted, rtol=0, atol=0)
+    pipe.save_pretrained(tmp_path)
+    again = EDiffIPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(draw(again), wanted, rtol=0, atol=0)
+
+
+def test_noise_level_keeps_images_of_a_batch_apart():
+    """With a generator for each image, the noise of its input is its own, too."""
+    pipe, run = noise_aware_pipeline(), {"height": SR256, "noise_level": 0.25}
+    both = draw(pipe, [PROMPT] * 2, generator=[seeded(0), seeded(1)], **run)
+    torch.testing.assert_close(both[1:], draw(pipe, generator=[seeded(1)], **run), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "noise_level, message",
+    [
+        (-0.1, "noise_level=-0.1 must be one number of at least 0"),
+        (math.nan, "noise_level=nan must be"),
+        ("high", "noise_level='high' must be"),
+        ((0.1,), "one for each of SR256 and SR1024"),
+        ((0.1, 0, 0), "one for each of SR256 and SR1024"),
+        ((0.6, 0), "SR256 was trained with noise up to 0.5; pass at most 0.5"),
+        (0.2, "SR1024 was trained without noise; pass at most 0"),
+    ],
+)
+def test_a_wrong_noise_level_is_refused(noise_level, message):
+    with pytest.raises(ValueError, match=message):
+        noise_aware_pipeline()(PROMPT, noise_level=noise_level)
+
+
+def test_experts_have_the_same_noise_level():
+    noisy, plain = noise_aware_pipeline().unet_sr256, tiny_components()["unet_sr256"]
+    with pytest.raises(ValueError, match="the experts differ in max_noise_level"):
+        ExpertRouterUNet.from_unets([noisy, plain], [1.0])
+    pipe = noise_aware_pipeline()
+    wanted = draw(pipe, noise_level=(0.2, 0))
+    pipe.unet_sr256 = ExpertRouterUNet.from_unets([pipe.unet_sr256] * 2, [1.0])
+    torch.testing.assert_close(draw(pipe, noise_level=(0.2, 0)), wanted, rtol=0, atol=0)
 
 
 # --- schedulers and experts ---
@@ -690,7 +760,7 @@ def test_text_encoders_alone_make_a_pipeline():
 
 def test_the_signatures_are_what_diffusers_expects():
     call = inspect.signature(EDiffIPipeline.__call__).parameters
-    assert len(call) - 1 <= 30
+    assert len(call) - 1 <= 31
     expected = "prompt negative_prompt height width guidance_scale prompt_embeds negative_prompt_embeds latents "
     expected += "num_inference_steps num_images_per_prompt generator output_type return_dict"
     assert set(expected.split()) <= set(call)

@@ -30,7 +30,16 @@ from diffusers_ediffi.training.data import (
     image_to_float,
     make_loader,
 )
-from diffusers_ediffi.training.degradation import blur, degrade, downsample, jpeg, resize_and_back
+from diffusers_ediffi.training.degradation import (
+    blur,
+    blur_patch,
+    degrade,
+    distort,
+    downsample,
+    jpeg,
+    resize_and_back,
+    warp,
+)
 from diffusers_ediffi.training.dropout import DropoutRates, drop_conditioning, drop_everything
 from diffusers_ediffi.training.encode import ConditioningEncoder
 from diffusers_ediffi.training.loss import SigmaBinLog, edm_loss, step_generator
@@ -184,6 +193,18 @@ def test_loss_of_a_network_of_differences_is_that_of_the_difference():
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=0)
 
 
+def test_loss_of_differences_takes_a_standard_deviation_for_each_sample():
+    images, low_res, noise, output = torch.randn(4, 2, 3, 8, 8, dtype=torch.float64)
+    sigma, residual = torch.tensor([0.1, 3.0]).double(), torch.tensor([0.1, 0.4]).double()
+
+    def loss(rows, sigma_residual):
+        network = lambda *_, return_dict: (output[rows],)  # noqa: E731
+        return edm_loss(network, images[rows], sigma[rows], noise[rows], {}, low_res[rows], 0.5, sigma_residual)
+
+    together = loss(slice(None), residual)
+    torch.testing.assert_close(together, torch.cat([loss(slice(0, 1), 0.1), loss(slice(1, 2), 0.4)]))
+
+
 def test_step_generator_depends_on_every_part_of_its_key():
     first = (0, (0, 0), 0, 0)
     keys = [first, (1, (0, 0), 0, 0), (0, (1, 0), 0, 0), (0, (0, 1), 0, 0), (0, (0, 0), 1, 0), (0, (0, 0), 0, 1)]
@@ -281,6 +302,33 @@ def test_degradation_is_reproducible_and_grows_with_its_strength():
     assert not torch.equal(one[0], one[1])  # each image in its own way
 
 
+def test_distortion_is_reproducible_and_grows_with_its_strength():
+    images = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(distort(images, torch.Generator().manual_seed(1), 0.0), images)
+    distances = []
+    for strength in (0.1, 0.4, 1.0):
+        once, again = (distort(images, torch.Generator().manual_seed(1), strength) for _ in range(2))
+        assert torch.equal(once, again) and once.abs().max() <= 1
+        distances.append((once - images).abs().mean().item())
+    assert distances == sorted(distances) and distances[0] > 0
+    with pytest.raises(ValueError, match=r"distortion lies in \[0, 1\], got 2"):
+        distort(images, torch.Generator(), 2)
+
+
+def test_warp_moves_by_pixels():
+    image = torch.rand(1, 3, 8, 8)
+    right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 3, 3)
+    torch.testing.assert_close(warp(image, right)[..., :-1], image[..., 1:])
+    torch.testing.assert_close(warp(image, 0 * right), image)
+
+
+def test_a_blurred_patch_leaves_the_rest():
+    image = torch.rand(1, 3, 16, 16)
+    blurred = blur_patch(image, 4, 12, 6)
+    changed = (blurred != image).any(dim=1)[0]
+    assert changed[4:10, 12:].all() and changed.sum() == 6 * 4
+
+
 def test_each_degradation_keeps_a_flat_image_and_its_size():
     flat = torch.full((1, 3, 16, 16), 0.25)
     for kernel in ("bilinear", "bicubic", "area"):
@@ -354,7 +402,12 @@ def test_worker_processes_give_the_same_batches():
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"crop": 32}, "crop"), ({"crops_per_scene": 0}, "crops_per_scene"), ({"low_res_factor": 3}, "factor 3")],
+    [
+        ({"crop": 32}, "crop"),
+        ({"crops_per_scene": 0}, "crops_per_scene"),
+        ({"low_res_factor": 3}, "factor 3"),
+        ({"distortion_strength": 2.0}, "distortion lies in"),
+    ],
 )
 def test_data_set_rejects(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
@@ -565,6 +618,24 @@ def test_bf16_channels_last_checkpointing_and_grids(tmp_path):
     assert (tmp_path / "samples" / "captions.txt").read_text() == "scene 100\nscene 101\n"
     weights = EDiffIUNet.from_pretrained(tmp_path / "unet").conv_in.weight
     assert weights.dtype == torch.float32 and weights.is_contiguous()
+
+
+def test_noise_conditioning_augmentation(tmp_path):
+    """Each sample's input gets noise of its own level, at most `max_noise_level`, and the network is told which."""
+    dataset = SceneDataset(HalfScenes(), 8, low_res_factor=4, clip_image_size=8)
+    unet = tiny_unet(in_channels=6, max_noise_level=0.5)
+    trainer = make_trainer(tmp_path, unet, dataset, batch_size=64, sample_every=1, sample_steps=2, total_steps=1)
+    trainer.sample_items = [dataset[100]]
+    seen = []
+    trainer.network.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0][:, 3:], kwargs["class_labels"])), with_kwargs=True
+    )
+    trainer.train()
+    (noisy, level), *_ = seen
+    clean = trainer._images(next(iter(trainer._loader(0, 1, 0))))[1]
+    assert 0 <= level.min() < 0.1 and 0.4 < level.max() <= 0.5
+    torch.testing.assert_close((noisy - clean).flatten(1).std(1) / level, torch.ones(64), rtol=0, atol=0.3)
+    assert (tmp_path / "samples" / "step-0000001.png").is_file()
 
 
 def test_grid_of_an_expert_shows_denoised_images(tmp_path):

@@ -252,6 +252,38 @@ def test_a_fresh_network_of_differences_returns_the_enlarged_image():
     torch.testing.assert_close(denoised[2], low_res[2], rtol=0, atol=1e-3)
 
 
+def test_noise_level_is_one_more_condition_of_super_resolution():
+    plain = tiny_unet(**EFFICIENT, sigma_residual=0.1)
+    unet = EDiffIUNet.from_config(plain.config, max_noise_level=0.5).eval()
+    missing, unexpected = unet.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in missing} == {"noise_level_embedding"} and not unexpected
+    arguments = inputs(unet, batch_size=2)
+    torch.testing.assert_close(unet(**arguments).sample, plain(**arguments).sample)  # a fresh embedding is 0
+    for parameter in unet.noise_level_embedding.parameters():
+        torch.nn.init.normal_(parameter)
+    low, high = (unet(**arguments, class_labels=level).sample for level in (0.1, 0.4))
+    both = unet(**arguments, class_labels=torch.tensor([0.1, 0.4])).sample
+    assert not torch.allclose(low, high)
+    torch.testing.assert_close(both, torch.stack([low[0], high[1]]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="class_labels is a noise level, and this network was trained without"):
+        plain(**arguments, class_labels=0.1)
+
+
+def test_a_fresh_network_of_differences_knows_how_noisy_its_input_is():
+    """With F_r = 0 the denoiser is the best linear one: its weights are those of the inverse variances."""
+    unet = tiny_unet(**EFFICIENT, sigma_residual=0.1, max_noise_level=0.5)
+    for parameter in unet.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
+    sigma, level = torch.tensor([0.05, 0.3, 2.0]), torch.tensor([0.0, 0.2, 0.5])
+    low_res, noisy = torch.randn(2, 3, 3, 8, 8)
+    arguments = {**inputs(unet, batch_size=3), "timestep": c_noise(sigma), "class_labels": level}
+    arguments["sample"] = torch.cat([c_in(expand_as(sigma, noisy)) * noisy, low_res], dim=1)
+    denoised = denoised_from_model_output(unet(**arguments).sample, noisy, sigma)
+    of_noisy, of_low_res = (expand_as(1 / variance, noisy) for variance in (sigma**2, 0.1**2 + level**2))
+    expected = (of_noisy * noisy + of_low_res * low_res) / (of_noisy + of_low_res)
+    torch.testing.assert_close(denoised, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_every_condition_counts():
     unet = tiny_unet()
     arguments = inputs(unet)
@@ -391,6 +423,8 @@ def test_half_precision_is_finite_and_close(dtype):
         ({"trained_on": [1, 2]}, "trained_on"),
         ({"sigma_residual": 0.0, **EFFICIENT}, "sigma_residual=0.0"),
         ({"sigma_residual": 0.1}, "in_channels=6, not 3"),
+        ({"max_noise_level": -1.0, **EFFICIENT}, "max_noise_level=-1.0"),
+        ({"max_noise_level": 0.5}, "in_channels=6, not 3"),
     ],
 )
 def test_bad_configurations_are_refused(changes, message):

@@ -167,6 +167,7 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
         default=0.0,
         help="against overexposure; 0.7 is usual (default: %(default)s)",
     )
+    add("--noise-level", type=_per_stage(_at_least_0), help="on SR's input, so that it repairs more; 0.2, or 0.2,0.1")
     add("--encoders", nargs="+", choices=ENCODERS, help="which conditions to use (default: all there are)")
     add("--negative-prompt", metavar="TEXT", help="what the image should not be")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: float32 on a CPU, else float16)")
@@ -431,6 +432,7 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: str = "ED
                 guidance_scale=args.guidance_scale,
                 guidance_interval=args.guidance_interval and tuple(args.guidance_interval),
                 guidance_rescale=args.guidance_rescale,
+                noise_level=args.noise_level,
                 encoders=args.encoders,
                 num_images_per_prompt=args.num_images,
                 # Noise is drawn on the CPU, so that a seed means the same image on every device.
@@ -592,6 +594,7 @@ def _settings(args: argparse.Namespace, seed: int, further: dict[str, Any]) -> d
         "guidance_interval": args.guidance_interval
         and [one if math.isfinite(one) else "inf" for one in args.guidance_interval],
         "guidance_rescale": args.guidance_rescale or None,
+        "noise_level": args.noise_level,
         "style_image": None if args.style_image is None else True,
         "style_scale": None if args.style_image is None else args.style_scale,
         "prompt_schedule": further.get("prompt_schedule"),

@@ -10,7 +10,7 @@ same kind in the same dtype. Pure PyTorch; imports nothing of this package.
 """
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -33,7 +33,7 @@ def c_out(sigma: FloatOrTensor, sigma_data: float = SIGMA_DATA) -> FloatOrTensor
     return sigma * sigma_data / (sigma**2 + sigma_data**2) ** 0.5
 
 
-def c_in(sigma: FloatOrTensor, sigma_data: float = SIGMA_DATA) -> FloatOrTensor:
+def c_in(sigma: FloatOrTensor, sigma_data: Any = SIGMA_DATA) -> FloatOrTensor:
     """Scale of the network's input: brings the noisy image to unit variance."""
     return 1 / (sigma**2 + sigma_data**2) ** 0.5
 
@@ -79,7 +79,7 @@ def denoised_from_model_output(
 
 
 def residual_coefficients(
-    sigma: FloatOrTensor, sigma_data: float = SIGMA_DATA, sigma_residual: float = SIGMA_DATA
+    sigma: FloatOrTensor, sigma_data: float = SIGMA_DATA, sigma_residual: Any = SIGMA_DATA
 ) -> tuple[FloatOrTensor, FloatOrTensor, FloatOrTensor]:
     """How F of an image is made of F_r, the output of a network that denoises image - low_res instead.
 
@@ -93,7 +93,7 @@ def residual_coefficients(
     Args:
         sigma: the noise level.
         sigma_data: standard deviation of the images.
-        sigma_residual: standard deviation of image - low_res.
+        sigma_residual: standard deviation of image - low_res, a number or one for each sigma.
 
     Returns:
         skip, shift and scale; scale^2 is also how much a squared error of F_r weighs in one of F.
@@ -103,6 +103,11 @@ def residual_coefficients(
     shift = sigma * image**0.5 / (residual * sigma_data)
     scale = sigma_residual / sigma_data * (image / residual) ** 0.5
     return skip, shift, scale
+
+
+def noisy_residual(sigma_residual: float, noise_level: FloatOrTensor) -> FloatOrTensor:
+    """Standard deviation of image - low_res once noise of the standard deviation `noise_level` is on low_res."""
+    return (sigma_residual**2 + noise_level**2) ** 0.5
 
 
 def sigma_quantile(q: FloatOrTensor, p_mean: float = P_MEAN, p_std: float = P_STD) -> FloatOrTensor:

@@ -30,7 +30,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from .conditioning import clip_pixels
 from .guidance import Guidance
-from .low_res import upsample_low_res
+from .low_res import augment_low_res, upsample_low_res
 from .paint_with_words import painted
 from .painting import Painting
 from .pipeline_encoders import EncodersMixin, keep_out_of_float16
@@ -51,6 +51,7 @@ from .pipeline_inputs import (
     guidance_per_stage,
     per_stage,
     stages_up_to,
+    with_noise_levels,
 )
 from .pipeline_paintings import paintings_per_stage
 from .prompt_schedule import PromptSchedule
@@ -106,6 +107,7 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
         default_num_inference_steps (`tuple`): Steps of base, SR256 and SR1024 (25, 10, 10: Table 7).
         default_guidance_scale (`tuple`): Guidance of base, SR256 and SR1024.
         default_region_strength (`float` or `tuple`): w' of paint-with-words, see `region_strength`.
+        default_noise_level (`tuple`): Noise on the low-resolution images of SR256 and SR1024, see `noise_level`.
         sr_scale (`int`): How much larger than its input the image of a super-resolution stage is.
     """
 
@@ -155,6 +157,7 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
         default_num_inference_steps: tuple[int, ...] | list[int] = (25, 10, 10),
         default_guidance_scale: tuple[float, ...] | list[float] = (5.0, 1.0, 1.0),
         default_region_strength: float | tuple[float, ...] | list[float] = 0.4,
+        default_noise_level: tuple[float, ...] | list[float] = (0.0, 0.0),
         sr_scale: int = 4,
     ):
         super().__init__()
@@ -187,6 +190,7 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
             default_num_inference_steps=tuple(default_num_inference_steps),
             default_guidance_scale=tuple(default_guidance_scale),
             default_region_strength=default_region_strength,
+            default_noise_level=tuple(default_noise_level),
             sr_scale=sr_scale,
         )
         self.image_processor = VaeImageProcessor(do_resize=False, vae_scale_factor=1)
@@ -289,6 +293,13 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
         """Called once the timesteps are set and before anything expensive runs: pipelines that start from an image
         check it here, against the number of prompts."""
 
+    def _prepare_low_res(self, stage: Stage, image: torch.Tensor, generator: Any) -> torch.Tensor:
+        """What a super-resolution stage sees of the stage before: (batch, 3, size, size), from its sample."""
+        low_res = upsample_low_res(image.clamp(-1, 1), stage.size)
+        if not stage.noise_level:
+            return low_res
+        return augment_low_res(low_res, randn_tensor(low_res.shape, generator, low_res.device), stage.noise_level)
+
     def _begin_index(self, stage: Stage) -> int:
         """The timestep that a stage begins with, counted from the first: pipelines that start from an image skip
         some."""
@@ -379,13 +390,17 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
             rows = slice(start, start + images)
             x = model_input[rows] if low_res is None else torch.cat([model_input[rows], low_res[rows]], dim=1)
             x = torch.cat([x] * len(guidance.rows)).to(unet.dtype)
+            noise = {}
+            if stage.noise_level is not None:
+                noise["class_labels"] = torch.full((len(x),), stage.noise_level, device=x.device)
             if self._painting is not None:
                 prompts = len(self._painting.regions)
                 of_images = [image * prompts // len(sample) for image in range(len(sample))][rows]
                 self._painting.select(of_images, *guidance.painted_rows())
             for observer in self._batch_observers:
                 observer(unet, range(len(sample))[rows], len(sample), guidance.rows[-1] or ())
-            output = unet(x, timestep, **guidance.conditions(embeds, rows, unet.dtype), return_dict=False)[0].float()
+            conditions = {**guidance.conditions(embeds, rows, unet.dtype), **noise}
+            output = unet(x, timestep, **conditions, return_dict=False)[0].float()
             outputs.append(guidance.combine(output, sample[rows], timestep, sigma_data, self._guidance_rescale))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -469,6 +484,7 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
         prompt_schedule: Sequence[tuple[str | list[str], float]] | None = None,
         regions: Sequence[Any] | None = None,
         region_strength: float | Sequence[float] | None = None,
+        noise_level: float | Sequence[float] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
@@ -520,6 +536,11 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
                 `default_region_strength` by default. One number is for the base stage alone, a tuple (base, SR256,
                 SR1024) for the others, too. `pipe.region_normalizer` says what it multiplies: the `max` of the
                 attention scores, as in the paper, or their `std`.
+            noise_level: Noise conditioning augmentation (arXiv 2205.11487): standard deviation of the Gaussian noise
+                that is added to the low-resolution image, and told to networks that have learned with it. With more of
+                it a super-resolution stage repairs more, and keeps less, of what the stage before drew. One number for
+                both stages or a tuple (SR256, SR1024), the pipeline's `default_noise_level` by default; at most the
+                network's `max_noise_level`, and 0 for a network without.
             output_type: `pil`, `np`, `pt` or `latent`, see [`EDiffIPipelineOutput`].
             return_dict: Whether to return an [`EDiffIPipelineOutput`] instead of a tuple.
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step; steps are
@@ -552,6 +573,7 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
         stages = stages_up_to(self.stages, height, width)
         steps = per_stage("num_inference_steps", num_inference_steps, self.config.default_num_inference_steps, stages)
         scales = guidance_per_stage(guidance_scale, self.config.default_guidance_scale, stages)
+        stages = with_noise_levels(stages, noise_level, self.config.default_noise_level)
         check_guidance(guidance_interval, guidance_rescale)
         check_choice("output_type", [output_type], OUTPUT_TYPES)
         check_choice(
@@ -597,7 +619,7 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
                 break
             if index == 0 or scale != scales[index - 1]:  # else what a callback made of it goes on
                 self._guidance_scale = scale
-            low_res = upsample_low_res(sample.clamp(-1, 1), stage.size) if index else None
+            low_res = self._prepare_low_res(stage, sample, generator) if index else None
             noise = self._prepare_noise(stage, images, generator, None if index else latents)
             if index == 0 and painting is not None:
                 noise = painting.mix_noise(noise)

@@ -6,7 +6,7 @@ Every error is a `ValueError` that names the argument, its value and what to pas
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -35,12 +35,20 @@ GuidanceScale = float | dict[str, float]
 
 @dataclass(frozen=True)
 class Stage:
-    """One network of the cascade with its scheduler; `size` is the height and width of its images."""
+    """One network of the cascade with its scheduler.
+
+    Args:
+        label (`str`): Its name in messages.
+        unet, scheduler: The network and its scheduler.
+        size (`int`): Height and width of its images.
+        noise_level (`float`, *optional*): Noise on the low-resolution image; `None` where the network is not told any.
+    """
 
     label: str
     unet: Any
     scheduler: Any
     size: int
+    noise_level: float | None = None
 
 
 def stages_up_to(stages: list[Stage], height: int | None, width: int | None) -> list[Stage]:
@@ -236,6 +244,27 @@ def per_stage(name: str, value: Any, default: Sequence, stages: list[Stage]) -> 
             raise ValueError(f"{name}={value!r} must be finite; 1 switches guidance off, 5 is usual for the base.")
     kind = int if name == "num_inference_steps" else float
     return [kind(number) for number in values[: len(stages)]]
+
+
+def with_noise_levels(stages: list[Stage], value: Any, default: Sequence) -> list[Stage]:
+    """The stages with the noise levels of their low-resolution images; `value` is one number for every
+    super-resolution stage, or one for each."""
+    value = default if value is None else value
+    values = [value] * 2 if is_number(value, Real) else value
+    later = stages[1:]
+    numbers = isinstance(values, list | tuple) and all(is_number(one, Real) and one >= 0 for one in values)
+    if not numbers or not len(later) <= len(values) <= 2:
+        raise ValueError(
+            f"noise_level={value!r} must be one number of at least 0, or one for each of SR256 and SR1024."
+        )
+    told = [stages[0]]
+    for stage, level in zip(later, values, strict=False):
+        highest = stage.unet.config.get("max_noise_level")
+        if level > (highest or 0):
+            known = "without noise" if highest is None else f"with noise up to {highest:g}"
+            raise ValueError(f"noise_level={value!r}: {stage.label} was trained {known}; pass at most {highest or 0}.")
+        told.append(stage if highest is None else replace(stage, noise_level=float(level)))
+    return told
 
 
 def guidance_per_stage(value: Any, default: Sequence, stages: list[Stage]) -> list[GuidanceScale]:

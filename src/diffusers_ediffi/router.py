@@ -605,6 +605,9 @@ def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | No
         values = [expert.config.get(name) for expert in experts]
         if len({value for value in values if value is not None}) > 1:
             raise ValueError(f"the experts differ in {name}: {values}; they must read and write the same images.")
+    levels = [expert.config.get("max_noise_level") for expert in experts]
+    if len(set(levels)) > 1:
+        raise ValueError(f"the experts differ in max_noise_level: {levels}; train all of them with the same one.")
     discrete = unit == "timestep" or betas is not None
     if discrete and any(expert.config.get("preconditioning") == "edm" for expert in experts):
         raise ValueError('EDM experts have no discrete timesteps: use unit="sigma" and no scheduler with betas.')

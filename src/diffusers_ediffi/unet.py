@@ -19,7 +19,7 @@ from torch import nn
 
 from .attention import AttentionBlock
 from .conditioning import ConditioningFusion
-from .edm import c_in, residual_coefficients
+from .edm import c_in, noisy_residual, residual_coefficients
 
 STRUCTURES = ("adm", "efficient")
 
@@ -164,6 +164,9 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             upsampled low-resolution one. With it the network denoises that difference and starts from the enlarged
             image instead of from nothing ([`~edm.residual_coefficients`]); what it takes and returns stays the same.
             The paper's models denoise the image itself (`None`).
+        max_noise_level (`float`, *optional*): For super-resolution, the strongest noise of training on the
+            low-resolution image ([`~low_res.augment_low_res`]), as its standard deviation. Such a network is told the
+            level in `class_labels`; one without (`None`) takes clean images alone.
         trained_on (`list`, *optional*): Noise levels of training as `[low, high]` pairs in sigma, `None` for infinity.
             [`ExpertRouterUNet`] refuses to use the model outside.
     """
@@ -200,10 +203,12 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         preconditioning: str = "edm",
         sigma_data: float = 0.5,
         sigma_residual: float | None = None,
+        max_noise_level: float | None = None,
         trained_on: list | None = None,
     ):
         super().__init__()
-        _check_residual(sigma_residual, in_channels, out_channels)
+        for name, value in (("sigma_residual", sigma_residual), ("max_noise_level", max_noise_level)):
+            _check_super_resolution(name, value, in_channels, out_channels)
         layers = _check_config(structure, block_out_channels, layers_per_block, norm_num_groups, preconditioning)
         _check_factors(structure, patch_size, len(layers), self_attention_factors, cross_attention_factors)
         _check_trained_on(trained_on)
@@ -212,6 +217,12 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
 
         self.time_proj = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0, scale=timestep_scale)
         self.time_embedding = TimestepEmbedding(channels, time_embed_dim)
+        if max_noise_level is not None:
+            self.noise_level_proj = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0, scale=1000)
+            self.noise_level_embedding = TimestepEmbedding(channels, time_embed_dim)
+            # A network that was trained without starts as the one that it is.
+            for parameter in self.noise_level_embedding.linear_2.parameters():
+                nn.init.zeros_(parameter)
         self.fusion = ConditioningFusion(
             cross_attention_dim,
             encoder_hid_dim,
@@ -285,6 +296,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_attention_mask_2: torch.Tensor | None = None,
         added_cond_kwargs: dict[str, torch.Tensor] | None = None,
+        class_labels: torch.Tensor | float | None = None,
         return_dict: bool = True,
     ) -> UNet2DConditionOutput | tuple[torch.Tensor]:
         """Returns F of shape (batch, out_channels, height, width).
@@ -299,6 +311,12 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
                 a token counts.
             added_cond_kwargs (`dict`, *optional*): `text_embeds` (batch, pooled_projection_dim) and `image_embeds`
                 (batch, image_embed_dim). What is absent counts as zeros.
+            class_labels (`float` or `torch.Tensor`, *optional*): Noise level of the low-resolution image, one number
+                or (batch,), for networks with `max_noise_level`; none is a clean image. The name is that of
+                `UNet2DConditionModel`, whose super-resolution models are told their noise by it.
+
+        Raises:
+            ValueError: A shape is wrong, or a noise level is given to a network that was trained without.
             return_dict (`bool`): Whether to return an output object instead of a tuple.
         """
         self._check_sample(sample)
@@ -314,10 +332,14 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             added.get("image_embeds"),
             batch_size,
         )
+        noise_level = self._noise_level(class_labels, sample)
         temb = self.time_embedding(self.time_proj(timesteps).to(dtype)) + pooled
+        if noise_level is not None:
+            temb = temb + self.noise_level_embedding(self.noise_level_proj(noise_level).to(dtype))
         temb = nnf.silu(temb)
 
-        x = sample if self.config.sigma_residual is None else self._residual_input(sample, timesteps)
+        residual = self._sigma_residual(noise_level)
+        x = sample if residual is None else self._residual_input(sample, timesteps, residual)
         x = nnf.pixel_unshuffle(x, self.config.patch_size) if self.config.patch_size > 1 else x
         x = stem = self.conv_in(x)
         skips = [stem] if self.config.structure == "adm" else []
@@ -332,23 +354,42 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         x = self.conv_out(nnf.silu(self.conv_norm_out(x)))
         if self.config.patch_size > 1:
             x = nnf.pixel_shuffle(x, self.config.patch_size)
-        if self.config.sigma_residual is not None:
-            x = self._residual_output(x, sample, timesteps)
+        if residual is not None:
+            x = self._residual_output(x, sample, timesteps, residual)
         return UNet2DConditionOutput(sample=x) if return_dict else (x,)
 
-    def _residual_input(self, sample: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def _noise_level(self, class_labels: torch.Tensor | float | None, sample: torch.Tensor) -> torch.Tensor | None:
+        """(batch,) in float32; `None` for a network without this condition."""
+        if self.config.max_noise_level is None:
+            if class_labels is not None:
+                raise ValueError("class_labels is a noise level, and this network was trained without: leave it out.")
+            return None
+        level = torch.as_tensor(0.0 if class_labels is None else class_labels, device=sample.device)
+        return level.float().reshape(-1).expand(sample.shape[0])
+
+    def _sigma_residual(self, noise_level: torch.Tensor | None) -> float | torch.Tensor | None:
+        """Standard deviation of the image minus the low-resolution one with its noise, which broadcasts."""
+        if self.config.sigma_residual is None or noise_level is None:
+            return self.config.sigma_residual
+        return noisy_residual(self.config.sigma_residual, noise_level)[:, None, None, None]
+
+    def _residual_input(
+        self, sample: torch.Tensor, timesteps: torch.Tensor, residual: float | torch.Tensor
+    ) -> torch.Tensor:
         """c_in x and low_res -> the noisy difference x - low_res at unit variance, and low_res."""
         sigma = (4 * timesteps.float()).exp()[:, None, None, None]
         scaled, low_res = sample.float().chunk(2, dim=1)
         noisy = scaled / c_in(sigma, self.config.sigma_data)
-        difference = c_in(sigma, self.config.sigma_residual) * (noisy - low_res)
+        difference = c_in(sigma, residual) * (noisy - low_res)
         return torch.cat([difference, low_res], dim=1).to(sample.dtype)
 
-    def _residual_output(self, x: torch.Tensor, sample: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def _residual_output(
+        self, x: torch.Tensor, sample: torch.Tensor, timesteps: torch.Tensor, residual: float | torch.Tensor
+    ) -> torch.Tensor:
         """F_r -> F."""
         sigma = (4 * timesteps.float()).exp()[:, None, None, None]
         scaled, low_res = sample.float().chunk(2, dim=1)
-        skip, shift, scale = residual_coefficients(sigma, self.config.sigma_data, self.config.sigma_residual)
+        skip, shift, scale = residual_coefficients(sigma, self.config.sigma_data, residual)
         return (skip * scaled + shift * low_res + scale * x.float()).to(sample.dtype)
 
     def _run(self, block, x, temb, context, context_mask, skips):
@@ -417,15 +458,16 @@ def _check_trained_on(trained_on: list | None) -> None:
             raise ValueError(f"trained_on={trained_on} must be [low, high] pairs of sigmas, None for infinity.")
 
 
-def _check_residual(sigma_residual, in_channels, out_channels) -> None:
-    if sigma_residual is None:
+def _check_super_resolution(name: str, value: float | None, in_channels: int, out_channels: int) -> None:
+    """What only super-resolution models have."""
+    if value is None:
         return
-    if not 0 < sigma_residual < float("inf"):
-        raise ValueError(f"sigma_residual={sigma_residual} must be a positive number, or None to denoise the image.")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value} must be a positive number, or None for a network without.")
     if in_channels != 2 * out_channels:
         raise ValueError(
-            f"sigma_residual={sigma_residual} is for super-resolution models, which have in_channels="
-            f"{2 * out_channels}, not {in_channels}."
+            f"{name}={value} is for super-resolution models, which have in_channels={2 * out_channels}, not "
+            f"{in_channels}."
         )
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..regions import PaintRegion
-from .degradation import degrade, downsample
+from .degradation import degrade, distort, downsample
 
 
 class SceneSource(Protocol):
@@ -38,6 +38,7 @@ class SceneDataset(Dataset):
         crops_per_scene: patches taken from one rendering, since large renderings are slow.
         low_res_factor: None, or the factor of the super-resolution stage.
         degradation_strength: see `degrade`.
+        distortion_strength: see `distort`.
         clip_image_size: side of `clip_image` in pixels.
         style_references: share of scenes whose `clip_image` is another scene in the same style, so that a network
             learns to take from it what the caption does not say. In the paper it is always the picture itself.
@@ -55,6 +56,7 @@ class SceneDataset(Dataset):
         crops_per_scene: int = 1,
         low_res_factor: int | None = None,
         degradation_strength: float = 0.3,
+        distortion_strength: float = 0.0,
         clip_image_size: int = 64,
         style_references: float = 0.0,
         painted_share: float = 0.0,
@@ -69,11 +71,14 @@ class SceneDataset(Dataset):
         for name, share in (("style_references", style_references), ("painted_share", painted_share)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share between 0 and 1, got {share}.")
+        if not 0 <= distortion_strength <= 1:
+            raise ValueError(f"The strength of the distortion lies in [0, 1], got {distortion_strength}.")
         if painted_share and crop is not None:
             raise ValueError("painted_share needs whole pictures: a crop would leave its boxes behind.")
         self.generator = generator
         self.size, self.crop, self.crops_per_scene = size, crop, crops_per_scene
         self.low_res_factor, self.degradation_strength = low_res_factor, degradation_strength
+        self.distortion_strength = distortion_strength
         self.clip_image_size, self.style_references = clip_image_size, style_references
         self.painted_share, self.seed = painted_share, seed
         # Neighbouring items share a rendering; two, since a batch may start in the middle of one.
@@ -87,6 +92,7 @@ class SceneDataset(Dataset):
             "crops_per_scene",
             "low_res_factor",
             "degradation_strength",
+            "distortion_strength",
             "clip_image_size",
             "style_references",
             "painted_share",
@@ -104,6 +110,8 @@ class SceneDataset(Dataset):
         item = {"image": image, "caption": caption, "clip_image": clip_image}
         if self.low_res_factor is not None:
             small = downsample(image_to_float(image[None]), self.low_res_factor, generator)
+            if self.distortion_strength:
+                small = distort(small, generator, self.distortion_strength)
             item["low_res"] = float_to_image(degrade(small, generator, self.degradation_strength))[0]
         if self.painted_share:
             item["regions"] = self._regions(index // self.crops_per_scene)

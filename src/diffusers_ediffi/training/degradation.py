@@ -42,6 +42,47 @@ def degrade(images: torch.Tensor, generator: torch.Generator, strength: float = 
     return torch.cat([_degrade_one(image, generator, strength) for image in images.split(1)])
 
 
+def distort(images: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
+    """Gives each image of a batch some of the errors that a base model makes, for the next stage to repair.
+
+    Outlines are bent by a smooth field of displacements; patches lose their detail; the picture goes to blocks of two
+    pixels. Each happens to about half, a quarter and a quarter of the images.
+
+    Args:
+        images: low-resolution images, `(batch, 3, height, width)` in [-1, 1], on the CPU.
+        generator: decides everything; a CPU generator.
+        strength: 0 changes nothing; 1 bends by up to about 1 pixel in 64 and takes up to four patches.
+
+    Returns:
+        Images of the same shape in [-1, 1], float32.
+
+    Raises:
+        ValueError: if `strength` is outside [0, 1].
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"The strength of the distortion lies in [0, 1], got {strength}.")
+    return torch.cat([_distort_one(image, generator, strength) for image in images.float().split(1)])
+
+
+def warp(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """Moves the pixels of `(1, 3, height, width)` by a field `(1, 2, rows, columns)` of x and y in pixels, which is
+    enlarged smoothly to the image."""
+    height, width = image.shape[-2:]
+    field = F.interpolate(displacement, (height, width), mode="bicubic", align_corners=True)
+    rows, columns = ((torch.arange(n, dtype=image.dtype) + 0.5) * 2 / n - 1 for n in (height, width))
+    grid = torch.stack(torch.broadcast_tensors(columns[None], rows[:, None]), dim=-1)
+    moved = grid + field[0].movedim(0, -1) * torch.tensor([2 / width, 2 / height])
+    return F.grid_sample(image, moved[None], mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def blur_patch(image: torch.Tensor, top: int, left: int, side: int) -> torch.Tensor:
+    """Takes the detail from a square of `(1, 3, height, width)`; what sticks out of the image does not count."""
+    blurred, result = blur(image, side / 3, side / 3), image.clone()
+    here = (..., slice(top, top + side), slice(left, left + side))
+    result[here] = blurred[here]
+    return result
+
+
 def downsample(images: torch.Tensor, factor: int, generator: torch.Generator | None = None) -> torch.Tensor:
     """Reduces images by a whole factor, antialiased; by area or bicubic at random, if a generator is given.
 
@@ -104,6 +145,23 @@ def _degrade_one(image: torch.Tensor, generator: torch.Generator, strength: floa
             image = jpeg(image, round(95 - 60 * strength * a))
         image = image.clamp(-1, 1)
     return image
+
+
+def _distort_one(image: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
+    height, width = image.shape[-2:]
+    # All parameters are drawn even when unused, as in `_degrade_one`.
+    bends, loses, blocks, amount = (_uniform(generator, 0, 1) for _ in range(4))
+    nodes = 3 + int(6 * _uniform(generator, 0, 1))
+    field = torch.randn((1, 2, nodes, nodes), generator=generator)
+    places = torch.rand((4, 3), generator=generator).tolist()
+    if blocks < 0.25 * strength and not (height % 2 or width % 2):
+        image = F.interpolate(F.avg_pool2d(image, 2), scale_factor=2.0, mode="nearest")
+    if bends < 0.5 * min(1.0, 4 * strength):
+        image = warp(image, field * (strength * amount * height / 64))
+    if loses < 0.25 * min(1.0, 4 * strength):
+        for y, x, size in places[: 1 + int(4 * amount)]:
+            image = blur_patch(image, int(y * height), int(x * width), 1 + round(strength * size * height / 8))
+    return image.clamp(-1, 1)
 
 
 def _resize(image: torch.Tensor, size: tuple[int, int], kernel: str) -> torch.Tensor:

@@ -38,7 +38,7 @@ def edm_loss(
     conditioning: dict[str, Any],
     low_res: torch.Tensor | None = None,
     sigma_data: float = SIGMA_DATA,
-    sigma_residual: float | None = None,
+    sigma_residual: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
     """lambda(sigma) |D - image|^2, which is the plain squared error of F.
 
@@ -52,7 +52,8 @@ def edm_loss(
         conditioning: keyword arguments of the network.
         low_res: for super-resolution the upsampled low-resolution images, of the images' shape.
         sigma_data: standard deviation of the images.
-        sigma_residual: what the configuration of the network says.
+        sigma_residual: standard deviation of image - low_res where the network denoises that, one number or
+            `(batch,)`.
 
     Returns:
         One loss per sample, `(batch,)` in float32: their mean is to be minimised, their values go to the log.

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..conditioning import NULL_COLUMN
-from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas
+from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas, noisy_residual
 from ..lora_experts import LoraExpert
-from ..low_res import upsample_low_res
+from ..low_res import augment_low_res, upsample_low_res
 from ..paint_with_words import painted
 from ..painting import Painting
 from ..provenance import Provenance, save_image
@@ -100,6 +100,7 @@ class Trainer:
         self.settings, self.interval, self.node, self.dropout = settings, interval, node, dropout
         self.data_settings, self.sample_items = data_settings or {}, sample_items or []
         self.sigma_data, self.sigma_residual = unet.config.sigma_data, unet.config.sigma_residual
+        self.max_noise_level = unet.config.max_noise_level
         self.keep_steps, self.first_item, self.title = frozenset(keep_steps), first_item, title
         self.step = 0
         self._seconds_before, self._started = 0.0, time.monotonic()
@@ -206,10 +207,13 @@ class Trainer:
             images, low_res = self._images(batch)
             sigma = self.interval.sample((len(images),), generator=generator, device=self.device)
             noise = torch.randn(images.shape, generator=generator, device=self.device)
+            residual = self.sigma_residual
+            if low_res is not None and self.max_noise_level is not None:
+                level = self.max_noise_level * torch.rand(len(images), generator=generator, device=self.device)
+                low_res = self._augmented(low_res, level, generator, conditioning)
+                residual = residual and noisy_residual(residual, level)
         with painted(self.unet, self._painting(batch, kept)):  # the backward pass, too: it may compute layers again
-            losses = edm_loss(
-                self.network, images, sigma, noise, conditioning, low_res, self.sigma_data, self.sigma_residual
-            )
+            losses = edm_loss(self.network, images, sigma, noise, conditioning, low_res, self.sigma_data, residual)
             self.accelerator.backward(losses.mean())
         self.grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         for group in self.optimizer.param_groups:
@@ -238,6 +242,14 @@ class Trainer:
             return images, None
         small = image_to_float(batch["low_res"].to(self.device, non_blocking=True))
         return images, upsample_low_res(small, (images.shape[-2], images.shape[-1]))
+
+    def _augmented(
+        self, low_res: torch.Tensor, level: torch.Tensor, generator: torch.Generator, conditioning: dict[str, Any]
+    ) -> torch.Tensor:
+        """The low-resolution images with noise of the level `(batch,)`, which the network is told."""
+        conditioning["class_labels"] = level
+        noise = torch.randn(low_res.shape, generator=generator, device=generator.device).to(low_res)
+        return augment_low_res(low_res, noise, level)
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, unless there is one or the weights are spoilt."""
@@ -341,7 +353,11 @@ class Trainer:
         nothing, all_of_it = torch.zeros(len(images), dtype=torch.bool), torch.ones(len(images), dtype=torch.bool)
         conditioning = self.encode_batch(batch["caption"], batch["clip_image"], nothing)
         conditioning = keep_only(conditioning, Kept(all_of_it, all_of_it, nothing, all_of_it))
-        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(self.settings.seed)).to(self.device)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        noise = torch.randn(images.shape, generator=generator).to(self.device)
+        if low_res is not None and self.max_noise_level is not None:
+            level = torch.full((len(images),), self.max_noise_level / 2, device=self.device)
+            low_res = self._augmented(low_res, level, generator, conditioning)
         unet = self.ema_unet().to(self.device)
         with self.accelerator.autocast():
             rows = self._draw(unet, images, noise, conditioning, low_res)
