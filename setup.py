@@ -8,8 +8,8 @@ from setuptools import find_packages, setup
 
 root = Path(__file__).parent
 readme = root / "README.md"
-init = (root / "src" / "diffusers_ediffi" / "__init__.py").read_text(encoding="utf-8")
-version = re.search(r'^__version__ = "(.+)"$', init, re.MULTILINE)
+source = (root / "src" / "diffusers_ediffi" / "_version.py").read_text(encoding="utf-8")
+version = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)
 assert version
 
 requirements = [
@@ -47,7 +47,7 @@ setup(
     python_requires=">=3.11",
     install_requires=requirements,
     extras_require=extras,
-    entry_points={"console_scripts": ["ediffi = diffusers_ediffi.cli:main"]},
+    entry_points={"console_scripts": ["ediffi = diffusers_ediffi.cli.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

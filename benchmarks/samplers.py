@@ -29,7 +29,7 @@ from scipy.integrate import solve_ivp
 
 from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, demo_checkpoint
 from diffusers_ediffi.edm import SIGMA_MAX, SIGMA_MIN, c_in, c_noise, c_out, c_skip, karras_sigmas
-from diffusers_ediffi.scheduling_edm_deis import atan_sigmas
+from diffusers_ediffi.schedulers.scheduling_edm_deis import atan_sigmas
 
 # (x, sigma, sigma that routes to an expert) -> D
 Denoiser = Callable[[torch.Tensor, float, float], torch.Tensor]

@@ -23,7 +23,7 @@ from evaluate_demo import SR_STAGES, evaluate_base, evaluate_sr, make_parser, pr
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet
 from diffusers_ediffi.demo import SceneGenerator
-from diffusers_ediffi.low_res import upsample_low_res
+from diffusers_ediffi.models.low_res import upsample_low_res
 from diffusers_ediffi.training import edm_loss
 
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 25.0, 60.0)

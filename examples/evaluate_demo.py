@@ -32,7 +32,7 @@ from tqdm import tqdm
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
 from diffusers_ediffi.demo import GROUNDS, STYLES, Scene, SceneGenerator, load_objects
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance, images_to_tensor
-from diffusers_ediffi.low_res import augment_low_res, upsample_low_res
+from diffusers_ediffi.models.low_res import augment_low_res, upsample_low_res
 from diffusers_ediffi.provenance import model_name
 
 STAGES = ("base", "style", "sr256", "sr1024")

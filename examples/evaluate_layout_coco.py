@@ -34,10 +34,10 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
 from diffusers_ediffi import PaintRegion, Provenance, paint_with_words, save_image
-from diffusers_ediffi.paint_with_words import check_strength
-from diffusers_ediffi.painting import NORMALIZERS
+from diffusers_ediffi.paint.paint_with_words import check_strength
+from diffusers_ediffi.paint.painting import NORMALIZERS
+from diffusers_ediffi.paint.regions import find_phrase
 from diffusers_ediffi.provenance import model_name
-from diffusers_ediffi.regions import find_phrase
 
 # What captions call the categories; plurals in -s and -es are added.
 SYNONYMS = {

@@ -22,7 +22,8 @@ import torch
 
 from diffusers_ediffi.demo import GROUNDS, STYLES, SceneGenerator, load_objects
 from diffusers_ediffi.edm import P_MEAN, P_STD
-from diffusers_ediffi.expert_tree import NoiseInterval
+from diffusers_ediffi.experts.noise_interval import NoiseInterval
+from diffusers_ediffi.models.unet import PRESETS, EDiffIUNet
 from diffusers_ediffi.training import (
     ConditioningEncoder,
     DropoutRates,
@@ -31,7 +32,6 @@ from diffusers_ediffi.training import (
     TrainingSettings,
     check_encoder_folder,
 )
-from diffusers_ediffi.unet import PRESETS, EDiffIUNet
 
 GROUND_KINDS = tuple(dict.fromkeys(ground.kind for ground in GROUNDS))
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny_pipeline, tiny_unet
 from diffusers import (
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -14,11 +13,12 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from test_router_in_pipelines import PIPELINES, build, ip_adapter, unet_for
+from helpers import tiny_pipeline, tiny_unet
+from helpers_diffusers import PIPELINES, build, ip_adapter, unet_for
 
 from diffusers_ediffi import ExpertRouterUNet, PaintRegion, paint_with_words, record_attention
 from diffusers_ediffi.attention_recorder import BINS
-from diffusers_ediffi.conditioning import CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
+from diffusers_ediffi.models.conditioning import CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers 0.42 on numpy 2.4

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import diffusers
 import pytest
-from conftest import tiny_pipeline, tiny_unet
+from helpers import tiny_pipeline, tiny_unet
 
 import diffusers_ediffi
 from diffusers_ediffi import ExpertRouterUNet

@@ -3,28 +3,27 @@
 
 import sys
 
-import diffusers
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, pipelines
+import diffusers.pipelines
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
-from .attention_mass import measure_attention_mass
+from ._version import __version__
 from .attention_recorder import AttentionRecorder, record_attention
 from .demo.checkpoint import demo_checkpoint
-from .expert_adapter import ExpertAdapter
-from .expert_tree import ENSEMBLES, NoiseInterval
-from .lora_experts import LoraExpert, factorize_expert
-from .paint_with_words import paint_with_words
-from .painting import PaintWithWordsAttnProcessor
-from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
-from .pipeline_ediffi_img2img import EDiffIImg2ImgPipeline
-from .pipeline_ediffi_inpaint import EDiffIInpaintPipeline
+from .experts.adapter import ExpertAdapter
+from .experts.lora import LoraExpert, factorize_expert
+from .experts.noise_interval import ENSEMBLES, NoiseInterval
+from .experts.router import ExpertRouterUNet
+from .models.unet import EDiffIUNet
+from .paint.attention_mass import measure_attention_mass
+from .paint.paint_with_words import paint_with_words
+from .paint.painting import PaintWithWordsAttnProcessor
+from .paint.regions import PaintRegion, regions_from_color_map
+from .pipelines.pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
+from .pipelines.pipeline_ediffi_img2img import EDiffIImg2ImgPipeline
+from .pipelines.pipeline_ediffi_inpaint import EDiffIInpaintPipeline
 from .provenance import Provenance, read_provenance, save_image
-from .regions import PaintRegion, regions_from_color_map
-from .router import ExpertRouterUNet
-from .scheduling_edm_deis import EDMDEISScheduler
-from .unet import EDiffIUNet
-
-__version__ = "0.1.0"
+from .schedulers.scheduling_edm_deis import EDMDEISScheduler
 
 __all__ = [
     "ENSEMBLES",
@@ -46,6 +45,7 @@ __all__ = [
     "PaintWithWordsAttnProcessor",
     "Provenance",
     "SchedulerMixin",
+    "__version__",
     "demo_checkpoint",
     "factorize_expert",
     "measure_attention_mass",
@@ -60,7 +60,8 @@ __all__ = [
 # modules, could not be loaded by Hub id, and `DiffusionPipeline.from_pretrained` would not know `EDiffIPipeline`.
 LOADABLE_CLASSES[__name__] = LOADABLE_CLASSES["diffusers"]
 sys.modules[f"diffusers.pipelines.{__name__}"] = sys.modules[__name__]
-setattr(pipelines, __name__, sys.modules[__name__])
+# Not `from diffusers import pipelines`: in this module that name is our room.
+setattr(diffusers.pipelines, __name__, sys.modules[__name__])
 diffusers.EDiffIPipeline = EDiffIPipeline
 diffusers.EDiffIImg2ImgPipeline = EDiffIImg2ImgPipeline
 diffusers.EDiffIInpaintPipeline = EDiffIInpaintPipeline

@@ -20,7 +20,8 @@ from xml.sax.saxutils import escape
 import PIL.Image
 from PIL import PngImagePlugin
 
-from .regions import PaintRegion
+from ._version import __version__
+from .paint.regions import PaintRegion
 
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 # "Edited using Generative AI": a picture of another origin, changed as a whole or with a part that was painted in.
@@ -49,8 +50,6 @@ NO_TEXT = re.compile("[^\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000
 
 
 def _software() -> str:
-    from . import __version__  # not at the top: the package is being imported there
-
     return f"diffusers_ediffi {__version__}"
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..regions import PaintRegion
+from ..paint.regions import PaintRegion
 from .degradation import degrade, distort, downsample
 
 

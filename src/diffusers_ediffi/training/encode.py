@@ -15,7 +15,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from ..conditioning import (
+from ..models.conditioning import (
     CLIP_TEXT_COLUMNS,
     CLIP_TEXT_TOKENS,
     T5_COLUMNS,
@@ -23,7 +23,7 @@ from ..conditioning import (
     encode_clip_image,
     encode_clip_text,
 )
-from ..regions import PaintRegion, PromptTokens, region_columns
+from ..paint.regions import PaintRegion, PromptTokens, region_columns
 
 SUBFOLDERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "feature_extractor", "image_encoder")
 

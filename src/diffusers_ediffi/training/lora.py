@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.utils import is_peft_available
 
-from ..lora_experts import LoraExpert, inject, lora_layers, own_config, without_adapters
+from ..experts.lora import LoraExpert, inject, lora_layers, own_config, without_adapters
 
 ADAPTER = "trained"
 

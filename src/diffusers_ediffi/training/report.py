@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..edm import karras_sigmas
-from ..expert_tree import NoiseInterval
+from ..experts.noise_interval import NoiseInterval
 from .schedule import Node, Schedule, show_range
 
 SAMPLING_STEPS = 25

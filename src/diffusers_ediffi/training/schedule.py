@@ -38,8 +38,8 @@ from typing import Any
 import yaml
 
 from ..edm import P_MEAN, P_STD
-from ..expert_tree import NoiseInterval
-from ..router import TRAINED_ON_TOLERANCE
+from ..experts.noise_interval import NoiseInterval
+from ..experts.router import TRAINED_ON_TOLERANCE
 from .settings import THIS_RUN, TrainingSettings
 
 INTERVAL_KEYS = ("node", "sigma", "excluding")

@@ -20,12 +20,12 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..conditioning import NULL_COLUMN
 from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas, noisy_residual
-from ..lora_experts import LoraExpert
-from ..low_res import augment_low_res, upsample_low_res
-from ..paint_with_words import painted
-from ..painting import Painting
+from ..experts.lora import LoraExpert
+from ..models.conditioning import NULL_COLUMN
+from ..models.low_res import augment_low_res, upsample_low_res
+from ..paint.paint_with_words import painted
+from ..paint.painting import Painting
 from ..provenance import Provenance, save_image
 from .checkpoint import (
     complete_checkpoints,
@@ -43,8 +43,8 @@ from .sampling import image_grid, sample_images
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from ..expert_tree import NoiseInterval
-    from ..unet import EDiffIUNet
+    from ..experts.noise_interval import NoiseInterval
+    from ..models.unet import EDiffIUNet
 
 PAINT_STRENGTH = 0.4  # w' of a region with the weight 1
 LORA_FILE = "lora_expert.safetensors"

@@ -21,10 +21,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import Dataset
 
-from ..expert_tree import NoiseInterval
-from ..lora_experts import LoraExpert
-from ..router import ExpertRouterUNet
-from ..unet import EDiffIUNet
+from ..experts.lora import LoraExpert
+from ..experts.noise_interval import NoiseInterval
+from ..experts.router import ExpertRouterUNet
+from ..models.unet import EDiffIUNet
 from .checkpoint import averaged_weights, complete_checkpoints, first_difference, step_of, training_seconds
 from .dropout import DropoutRates
 from .report import plan_table, report_table, route_table

@@ -1,0 +1,2 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The command line, `ediffi`."""

@@ -1,0 +1,41 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""How a low-resolution image becomes the input of a super-resolution network; training and pipeline agree on it."""
+
+import torch
+import torch.nn.functional as F
+
+from ..edm import expand_as
+
+
+def upsample_low_res(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
+    """Enlarges an image to the size of the stage that refines it.
+
+    Args:
+        image: `(batch, 3, height, width)` in [-1, 1].
+        size: the new height and width, or one number for both.
+
+    Returns:
+        `(batch, 3, *size)`, bicubic, clamped to [-1, 1], in the image's dtype.
+    """
+    size = (size, size) if isinstance(size, int) else size
+    # float32, since bicubic overshoot in half precision shows as banding; contiguous copies keep channels_last.
+    upsampled = F.interpolate(image.float(), size=size, mode="bicubic", align_corners=False)
+    return upsampled.clamp(-1, 1).to(image.dtype)
+
+
+def augment_low_res(low_res: torch.Tensor, noise: torch.Tensor, noise_level: float | torch.Tensor) -> torch.Tensor:
+    """Noise conditioning augmentation (Cascaded Diffusion Models, arXiv 2106.15282; Imagen, arXiv 2205.11487).
+
+    A network that has learned with it takes less on trust what the stage before it drew, and repairs more of it. The
+    super-resolution models of DeepFloyd IF and Stable Diffusion x4 are told a timestep t instead and see
+    sqrt(alpha_bar_t) times this image, where noise_level = sqrt((1 - alpha_bar_t) / alpha_bar_t).
+
+    Args:
+        low_res: the enlarged image, `(batch, 3, height, width)` in [-1, 1].
+        noise: standard normal, of the same shape.
+        noise_level: standard deviation of the noise that is added, one number or `(batch,)`.
+
+    Returns:
+        `low_res + noise_level * noise`, not clamped.
+    """
+    return low_res + expand_as(noise_level, low_res).to(low_res) * noise

@@ -1,0 +1,212 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The encoders of `EDiffIPipeline`: what its U-Nets attend to of prompts and style references, and in which columns.
+
+A mixin, since users call most of it on the pipeline. It reads the pipeline's components and nothing of a running call.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from diffusers.utils import logging
+
+from ..models.conditioning import (
+    CLIP_TEXT_COLUMNS,
+    CLIP_TEXT_TOKENS,
+    T5_COLUMNS,
+    T5_TOKENS,
+    encode_clip_text,
+    encode_t5,
+)
+from ..paint.regions import PaintRegion, PromptTokens, region_columns
+from .inputs import (
+    ENCODERS,
+    NEGATIVE_EMBEDDINGS,
+    TEXT_EMBEDDINGS,
+    Embeddings,
+    batch_size_of,
+    check_style_weights,
+)
+from .style import encode_references, mix_embeds, read_references
+
+logger = logging.get_logger(__name__)
+
+
+class EncodersMixin:
+    """Encodes prompts and style references for [`EDiffIPipeline`], whose components these are."""
+
+    tokenizer: Any
+    text_encoder: Any
+    tokenizer_2: Any
+    text_encoder_2: Any
+    feature_extractor: Any
+    image_encoder: Any
+    _execution_device: torch.device
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        device: torch.device | str | None = None,
+        encoders: Sequence[str] | None = None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Encodes the prompts by the encoders that are loaded, or by those of them that are named (`t5`, `clip_text`).
+
+        Returns:
+            CLIP tokens (batch, 77, width), pooled CLIP (batch, width), T5 tokens (batch, 113, width) and T5 mask
+            (batch, 113) of the prompts, then the same four of the negative prompts. `None` stands for zeros: a
+            condition without its encoder, the unconditional model where there is no negative prompt.
+        """
+        device = device or self._execution_device
+        encoders = tuple(ENCODERS) if encoders is None else encoders
+        count = len(prompt) if isinstance(prompt, list) else 1
+        prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2 = self._encode_text(
+            [prompt] if isinstance(prompt, str) else prompt, device, encoders
+        )
+        negative_prompt = negative_prompt if do_classifier_free_guidance else None
+        (
+            negative_prompt_embeds,
+            negative_pooled_prompt_embeds,
+            negative_prompt_embeds_2,
+            negative_prompt_attention_mask_2,
+        ) = self._encode_text(
+            [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt, device, encoders
+        )
+        return (
+            prompt_embeds,
+            pooled_prompt_embeds,
+            prompt_embeds_2,
+            prompt_attention_mask_2,
+            negative_prompt_embeds,
+            negative_pooled_prompt_embeds,
+            negative_prompt_embeds_2,
+            negative_prompt_attention_mask_2,
+        )
+
+    def _encode_text(
+        self, texts: list[str] | None, device: torch.device | str, encoders: Sequence[str]
+    ) -> tuple[torch.Tensor | None, ...]:
+        tokens = pooled = tokens_2 = mask_2 = None
+        for name in ("", "_2"):
+            encoder, tokenizer = getattr(self, f"text_encoder{name}"), getattr(self, f"tokenizer{name}")
+            if texts is not None and encoder is not None and tokenizer is None:
+                raise ValueError(f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or none.")
+        if texts is not None and self.text_encoder is not None and "clip_text" in encoders:
+            tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
+        if texts is not None and self.text_encoder_2 is not None and "t5" in encoders:
+            tokens_2, mask_2 = encode_t5(texts, self.tokenizer_2, self.text_encoder_2, device)
+        return tokens, pooled, tokens_2, mask_2
+
+    def _prepare_embeddings(
+        self,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None,
+        style_image: Any,
+        given: Embeddings,
+        num_images_per_prompt: int,
+        guided: bool,
+        encoders: Sequence[str] = tuple(ENCODERS),
+    ) -> Embeddings:
+        """All embeddings on the device, one row for each image; what is given is not computed, and what belongs to
+        none of the encoders is `None`."""
+        device = self._execution_device
+        names = TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS
+        batch_size = batch_size_of(prompt, style_image, given)
+        if isinstance(negative_prompt, str):
+            negative_prompt = [negative_prompt] * batch_size
+        encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device, encoders), strict=True))
+        if style_image is not None and "clip_image" in encoders:
+            encoded["image_embeds"] = encode_references(
+                style_image, self.feature_extractor, self.image_encoder, device
+            )
+        embeds: Embeddings = {}
+        switched_off = [name for encoder, own in ENCODERS.items() if encoder not in encoders for name in own]
+        for name, value in given.items():
+            value = encoded.get(name) if value is None else value
+            if name.removeprefix("negative_") in switched_off:
+                value = None
+            if value is not None:
+                if value.shape[0] == 1 < batch_size:  # one style for all prompts
+                    value = value.expand(batch_size, *value.shape[1:])
+                value = value.to(device).repeat_interleave(num_images_per_prompt, dim=0)
+            embeds[name] = value
+        for prefix in ("", "negative_"):
+            tokens, mask = f"{prefix}prompt_embeds_2", f"{prefix}prompt_attention_mask_2"
+            embeds[tokens], embeds[mask] = _pad_t5(embeds[tokens], embeds[mask])
+        return embeds
+
+    def encode_style(self, images: Any, weights: Sequence[float] | None = None) -> torch.Tensor:
+        """Embeds one or several style references as one, for `style_image=`.
+
+            >>> style = pipe.encode_style(["sunset.png", "etching.jpg"], weights=[0.7, 0.3])
+            >>> pipe("a red car", style_image=style).images[0]
+
+        Args:
+            images: What `style_image` may be, but embeddings.
+            weights: At least 0, one for each reference, which need not sum to 1; by default all are the same.
+
+        Returns:
+            (1, width): the weighted mean of the CLIP image embeddings, as long as they are in the mean.
+
+        Raises:
+            ValueError: An image cannot be read, the weights do not fit, or the image encoder is not loaded.
+        """
+        if self.image_encoder is None or self.feature_extractor is None:
+            raise ValueError("encode_style needs image_encoder and feature_extractor; load both.")
+        references = [[image] for row in read_references(images) for image in row]
+        if not references:
+            raise ValueError(f"images={images!r} holds no reference; give at least one.")
+        check_style_weights(weights, len(references))
+        device = self._execution_device
+        return mix_embeds(encode_references(references, self.feature_extractor, self.image_encoder, device), weights)
+
+    def region_columns(
+        self, prompt: str, regions: Sequence[PaintRegion], encoders: Sequence[str] = tuple(ENCODERS)
+    ) -> list[list[int]]:
+        """For each region the columns of its phrase in the text that the U-Nets attend to, of these encoders.
+
+        Raises:
+            ValueError: The prompt has no such phrase, or no encoder reads it.
+        """
+        names = {"CLIP": "clip_text", "T5": "t5"}
+        read = [one for one in self.prompt_tokens(prompt) if names[one[0]] in encoders]
+        if not read:
+            raise ValueError(f"regions need an encoder that reads the prompt; encoders={encoders!r} leaves none.")
+        return region_columns(prompt, regions, read)
+
+    def prompt_tokens(self, prompt: str) -> list[tuple[str, PromptTokens, int]]:
+        """For each text encoder its name, the prompt's tokens and their first column in what the U-Nets attend to."""
+        encoders = []
+        for name, suffix, length, columns in (
+            ("CLIP", "", CLIP_TEXT_TOKENS, CLIP_TEXT_COLUMNS),
+            ("T5", "_2", T5_TOKENS, T5_COLUMNS),
+        ):
+            tokenizer = getattr(self, f"tokenizer{suffix}")
+            if getattr(self, f"text_encoder{suffix}") is not None and tokenizer is not None:
+                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, length))
+                encoders.append((name, tokens, columns.start))
+        return encoders
+
+
+def keep_out_of_float16(text_encoder: Any) -> None:
+    """T5 has values above float16's largest; a quantised one computes in the type that its settings say."""
+    if text_encoder is None or getattr(text_encoder, "dtype", None) != torch.float16:
+        return
+    if getattr(text_encoder, "quantization_method", None) is None:
+        text_encoder.to(torch.bfloat16)
+    else:
+        logger.warning(
+            "The quantised text_encoder_2 computes in float16, where T5 overflows. Load the pipeline with "
+            'dtype={"default": torch.float16, "text_encoder_2": torch.bfloat16}.'
+        )
+
+
+def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Brings T5 tokens (batch, n, width) and their mask (batch, n) to all 113 columns."""
+    if tokens is None:
+        return None, None
+    mask = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
+    missing = T5_TOKENS - tokens.shape[1]
+    return nnf.pad(tokens, (0, 0, 0, missing)), nnf.pad(mask, (0, missing))

@@ -1,0 +1,125 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Classifier-free guidance (section 3), by all encoders together or by each with a weight of its own.
+
+    D_none + sum_k w_k (D_k - D_none)
+
+D_none is the unconditional model, or that of the negative prompt. With one number w there is one D_k, conditioned on
+everything; with weights for encoders each D_k is conditioned on encoder k alone. All of them are rows of one batch.
+Guidance on the network's output F is the same as on the denoised image D, which is linear in F.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.guiders.guider_utils import rescale_noise_cfg
+
+from ..edm import c_out, denoised_from_model_output
+from ..models.conditioning import CLIP_TEXT_COLUMNS, T5_COLUMNS
+from .inputs import ENCODERS, Embeddings, GuidanceScale
+
+TEXT_COLUMNS = {"t5": T5_COLUMNS, "clip_text": CLIP_TEXT_COLUMNS}
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a step computes for each image, and how it is combined.
+
+    Args:
+        rows (`tuple`): For each row of an image the encoders that it is conditioned on; `None` is D_none.
+        weights (`tuple` of `float`): w_k of the rows after the first, which is D_none then. Without any there is one
+            row, the result.
+    """
+
+    rows: tuple[tuple[str, ...] | None, ...]
+    weights: tuple[float, ...] = ()
+
+    @classmethod
+    def at(cls, sigma: float, scale: GuidanceScale, interval: tuple[float, float] | None = None) -> "Guidance":
+        """The guidance of a step.
+
+        Args:
+            sigma: Its noise level.
+            scale: A number, of which 1 or less is no guidance, or a weight for each encoder. Rows of weight 0 are left
+                out.
+            interval: Noise levels (low, high] with guidance, by default all. Outside there is one row, conditioned on
+                the encoders that guide inside.
+        """
+        inside = interval is None or interval[0] < sigma <= interval[1]
+        if not isinstance(scale, dict):
+            everything = tuple(ENCODERS)
+            return cls((None, everything), (scale,)) if inside and scale > 1 else cls((everything,))
+        weights = {name: weight for name, weight in scale.items() if weight}
+        if not weights:
+            return cls((None,))
+        if not inside:
+            return cls((tuple(weights),))
+        return cls((None, *((name,) for name in weights)), tuple(weights.values()))
+
+    def conditions(self, embeds: Embeddings, images: slice, dtype: torch.dtype) -> dict[str, Any]:
+        """The network's arguments for these images: the first row of all of them, then the second, and so on."""
+        encoder_of = {name: encoder for encoder, names in ENCODERS.items() for name in names}
+
+        def pick(name: str, dropped: int = 0) -> torch.Tensor | None:
+            parts = [
+                embeds.get(f"negative_{name}") if row is None else embeds[name] if encoder_of[name] in row else None
+                for row in self.rows
+            ]
+            like = next((part for part in parts if part is not None), None)
+            if like is None:
+                return None
+            full = [torch.full_like(like, dropped) if part is None else part for part in parts]
+            return torch.cat([part[images] for part in full]).to(dtype)
+
+        return {
+            "encoder_hidden_states": pick("prompt_embeds"),
+            "encoder_hidden_states_2": pick("prompt_embeds_2"),
+            # Zeros in all columns, none of them masked, are what training saw as "dropped".
+            "encoder_attention_mask_2": pick("prompt_attention_mask_2", dropped=1),
+            "added_cond_kwargs": {"text_embeds": pick("pooled_prompt_embeds"), "image_embeds": pick("image_embeds")},
+        }
+
+    def painted_rows(self) -> tuple[int, list[list[int]] | None]:
+        """The arguments `copies` and `readable` of [`~painting.Painting.select`]: D_none is not painted, and the other
+        rows where the text stands that they are conditioned on."""
+        rows = self.rows[1:] if self.weights else self.rows
+        if all(row is not None and set(TEXT_COLUMNS) <= set(row) for row in rows):
+            return len(rows), None
+        every = range(max(columns.stop for columns in TEXT_COLUMNS.values()))
+        texts = [[name for name in row or () if name in TEXT_COLUMNS] for row in rows]
+        return len(rows), [[column for name in text for column in every[TEXT_COLUMNS[name]]] for text in texts]
+
+    def combine(
+        self,
+        output: torch.Tensor,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        sigma_data: float,
+        rescale: float = 0.0,
+    ) -> torch.Tensor:
+        """The guided F.
+
+        Args:
+            output: F of all rows, (rows x images, 3, height, width) in the order of `conditions`.
+            sample: The noisy images x, (images, 3, height, width).
+            timestep: Their c_noise, a scalar.
+            sigma_data: Standard deviation of the training images.
+            rescale: phi of Lin et al. (arXiv 2305.08891, section 3.4): how far the standard deviation of each guided D
+                is brought back to that of the conditional D. Of several D_k the mean counts, weighted by abs(w_k).
+
+        Returns:
+            F, (images, 3, height, width).
+        """
+        if not self.weights:
+            return output
+        unconditional, *conditional = output.chunk(len(self.rows))
+        guided, reference = unconditional, torch.zeros_like(unconditional)
+        for weight, one in zip(self.weights, conditional, strict=True):
+            guided = guided + weight * (one - unconditional)
+            reference = reference + abs(weight) / sum(map(abs, self.weights)) * one
+        if not rescale:
+            return guided
+        # Exposure is a matter of the image: F has the noise in it, and at small sigma little else.
+        sigma = (4 * timestep.float()).exp()
+        denoised, wanted = (denoised_from_model_output(f, sample, sigma, sigma_data) for f in (guided, reference))
+        return guided + (rescale_noise_cfg(denoised, wanted, rescale) - denoised) / c_out(sigma, sigma_data)

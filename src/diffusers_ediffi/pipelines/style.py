@@ -1,0 +1,81 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Style references (section 5.3): pictures in all their forms, read from files, and several of them mixed into one."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import PIL.Image
+import torch
+from diffusers.utils import load_image
+
+from ..models.conditioning import as_pil_images, encode_clip_image
+from ..provenance import open_image, reading_image
+
+References = list[list[PIL.Image.Image]]  # for each row of the batch one picture, or several that are mixed
+
+
+def read_references(style_image: Any) -> References:
+    """Turns whatever may be a style reference into RGB pictures.
+
+    Args:
+        style_image: What [`as_pil_images`] takes, a path or an http(s) address; or a list of these, one for each
+            prompt. A list inside of this list holds several references for one prompt.
+
+    Raises:
+        ValueError: A picture cannot be read, or is none.
+    """
+    if not isinstance(style_image, list | tuple):
+        return [[image] for image in _read(style_image)]
+    rows: References = []
+    for entry in style_image:
+        if isinstance(entry, list | tuple):
+            rows.append([image for one in entry for image in _read(one)])
+        else:
+            rows.extend([image] for image in _read(entry))
+    if not all(rows):
+        raise ValueError("style_image holds an empty list; give at least one reference for each prompt.")
+    return rows
+
+
+def read_image(path: str | os.PathLike) -> PIL.Image.Image:
+    """Reads a file or an http(s) address as an RGB picture of a sane size, turned as its camera was held.
+
+    Raises:
+        ValueError: There is none, it is no picture, or it has more pixels than Pillow trusts.
+    """
+    name = os.fspath(path)
+    if not name.startswith(("http://", "https://")):
+        return load_image(open_image(os.path.expanduser(name)))
+    with reading_image(name):
+        return load_image(name)
+
+
+def _read(image: Any) -> list[PIL.Image.Image]:
+    if isinstance(image, str | os.PathLike):
+        return [read_image(image)]
+    try:
+        return as_pil_images(image)
+    except OSError as error:  # Pillow reads a file that it has opened only now
+        raise ValueError(f"cannot read the style_image {image!r}: {error}") from None
+
+
+def encode_references(
+    references: References, feature_extractor: Any, image_encoder: Any, device: torch.device | str | None = None
+) -> torch.Tensor:
+    """Embeds the references of each row by [`encode_clip_image`] and mixes them equally: (rows, width)."""
+    embeds = encode_clip_image([one for row in references for one in row], feature_extractor, image_encoder, device)
+    return torch.cat([mix_embeds(own) for own in embeds.split([len(row) for row in references])])
+
+
+def mix_embeds(embeds: torch.Tensor, weights: Sequence[float] | None = None) -> torch.Tensor:
+    """Mixes embeddings (references, width) into one (1, width), by default equally; weights need not sum to 1."""
+    if len(embeds) == 1:
+        return embeds
+    share = embeds.new_tensor([1.0] * len(embeds) if weights is None else weights, dtype=torch.float32)
+    share = share / share.sum()
+    mean = share @ embeds.float()
+    # Embeddings point in different directions, so that their mean is shorter than they are, and the networks, which
+    # know embeddings of full length only, read a short one as a weak style.
+    length = share @ embeds.float().norm(dim=1)
+    return (mean * (length / mean.norm().clamp(min=torch.finfo(torch.float32).tiny)))[None].to(embeds.dtype)

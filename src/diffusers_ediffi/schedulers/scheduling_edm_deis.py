@@ -1,0 +1,689 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""DEIS (Zhang and Chen 2022, arXiv 2204.13902) for EDM models: exponential multistep and the paper's Runge-Kutta.
+
+Both solve `dx/dsigma = (x - D(x; sigma)) / sigma` from `sigma_max` down. DEIS writes it as `dz/dtau = G`, `z = x / s`,
+integrates a Lagrange polynomial of G through the latest steps exactly, and so keeps the linear part exact:
+
+    extrapolate     s(sigma)                        dtau                                         G
+    denoised        sigma                           dsigma / sigma^2                             -D
+    model_output    sqrt(sigma^2 + sigma_data^2)    sigma_data dsigma / (sigma^2 + sigma_data^2) -F
+    noise           1                               dsigma                                       (x - D) / sigma
+
+Many known samplers are this one core: Adams-Bashforth on sigma (noise, variable "sigma": the DEIS paper's rho-AB, of
+which diffusers' LMSDiscrete is degree 3) and on ln(sigma) (noise, "log": DEISMultistep), DPM-Solver++ (denoised,
+"log") and UniPC (the same with the corrector).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import EDMDPMSolverMultistepScheduler
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils import BaseOutput
+
+from ..discrete_time import BETA_SETTINGS, has_betas, log_sigmas
+from ..edm import (
+    SIGMA_DATA,
+    SIGMA_MAX,
+    SIGMA_MIN,
+    c_in,
+    c_noise,
+    c_out,
+    c_skip,
+    denoised_from_model_output,
+    expand_as,
+    karras_sigmas,
+)
+
+# Kutta's third-order tableau ("3kutta"): a row makes the next stage's input from the slopes so far, the last row the
+# result.
+KUTTA3 = ((1 / 2,), (-1.0, 2.0), (1 / 6, 4 / 6, 1 / 6))
+KUTTA3_NODES = (0.0, 1 / 2, 1.0)
+MAX_DEGREE = 8
+BELOW = 1e-5  # how far a level lies below a boundary, which is still the upper expert's
+
+# Entries of a discrete-time model's scheduler: what its timesteps mean in sigma, and what the network returns.
+MODEL_SETTINGS = (*BETA_SETTINGS, "prediction_type")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "multistep": {},
+    # Adams-Bashforth of the DEIS paper, on Karras's grid: in sigma (rhoAB3) and in ln(sigma) (DEIS-3 in diffusers).
+    "rho_ab": {
+        "extrapolate": "noise",
+        "variable": "sigma",
+        "degree": 3,
+        "corrector": False,
+        "use_atan_sigmas": False,
+    },
+    "log_rho_ab": {
+        "extrapolate": "noise",
+        "variable": "log",
+        "degree": 2,
+        "corrector": False,
+        "use_atan_sigmas": False,
+    },
+    # Table 7's "3kutta, order 6, 25 steps", read as a grid uniform in sigma^(1/6): 25 steps are 76 evaluations. It
+    # might also be an Adams-Bashforth order, but in the DEIS authors' code the grid's power stands beside the tableau.
+    "paper_base": {"method": "rho_rk", "use_atan_sigmas": False, "sigma_schedule": "karras", "rho": 6.0},
+    # "3kutta, order 3, 10 steps": 31 evaluations.
+    "paper_sr": {"method": "rho_rk", "use_atan_sigmas": False, "sigma_schedule": "karras", "rho": 3.0},
+}
+
+
+@dataclass
+class EDMDEISSchedulerOutput(BaseOutput):
+    """Output of `EDMDEISScheduler.step`.
+
+    Args:
+        prev_sample: the input of the next step, `(batch, channels, height, width)`.
+        pred_original_sample: the denoised image D that this step's model output stands for.
+    """
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor
+
+
+def atan_sigmas(num_steps: int, sigma_min: float, sigma_max: float, center: float, width: float) -> torch.Tensor:
+    """A grid uniform in atan((ln(sigma) - center) / width), densest there: float64 `(num_steps,)`, decreasing."""
+    first, last = (math.atan((math.log(sigma) - center) / width) for sigma in (sigma_max, sigma_min))
+    ramp = torch.linspace(first, last, num_steps, dtype=torch.float64)
+    sigmas = (center + width * ramp.tan()).exp()
+    sigmas[-1], sigmas[0] = sigma_min, sigma_max  # exactly
+    return sigmas
+
+
+class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
+    """DEIS for EDM models, a drop-in for diffusers' `EDMEulerScheduler` and `EDMDPMSolverMultistepScheduler`.
+
+    `method="multistep"` calls the network once per step: it extrapolates the denoised image by a polynomial in
+    `log1p(sigma / variable_scale)`, corrects the last step once its end is known (at no cost), and at the end
+    evaluates the polynomial at sigma = 0. `method="rho_rk"` is the paper's sampler: Kutta's third-order method on
+    sigma, three calls per step, and one more to denoise the end. See `from_preset`.
+
+    With `beta_schedule` (or `trained_betas`) the model is a discrete-time one, such as Stable Diffusion: its timesteps
+    mean sigma = sqrt((1 - alpha_bar) / alpha_bar), between them they are interpolated in ln(sigma), as
+    `EulerDiscreteScheduler` does it with Karras's grid. `from_config` takes all of that over from its scheduler:
+
+        >>> pipe.scheduler = EDMDEISScheduler.from_config(pipe.scheduler.config)  # doctest: +SKIP
+
+    Args:
+        sigma_min: lowest noise level of the schedule; None: 0.002. A discrete-time model narrows it to its own range.
+        sigma_max: highest noise level, where sampling starts; None: 80. The same holds.
+        sigma_data: standard deviation of the training images; a discrete-time model has 1, whatever stands here.
+        sigma_schedule: "karras" or "exponential"; used if `use_atan_sigmas` is False.
+        num_train_timesteps: the largest number of inference steps, and the number of betas.
+        prediction_type: what the network returns: EDM's F is "epsilon" in diffusers' words, -F "v_prediction". Of a
+            discrete-time model it is the noise, v or, "sample", the image.
+        rho: exponent of the Karras grid, which is uniform in sigma^(1/rho).
+        final_sigmas_type: "zero" ends in a clean image, "sigma_min" at that noise level.
+        method: "multistep" or "rho_rk".
+        degree: degree of the polynomial, 0 to 8; None: 3, and 2 for 8 steps or fewer. 0 is Euler's method.
+        corrector: redo every step with the newest evaluation included before the next one starts.
+        extrapolate: "denoised" (D), "model_output" (F) or "noise".
+        variable: what the polynomial is one of: "log1p" of sigma / `variable_scale`, "log" of sigma (the last step to
+            zero is Euler's then, as ln(0) is infinite), or "sigma".
+        variable_scale: the sigma where log1p turns from linear to logarithmic; None: `sigma_data`, for F
+            a fifth of it.
+        use_atan_sigmas: a grid uniform in atan((ln(sigma) - atan_center) / atan_width) replaces `sigma_schedule`.
+        atan_center: see there; None: -0.25, for F -1. Worth tuning on a trained model, as its width is.
+        atan_width: see there; None: 3.25, for F 3.
+        sigma_end: last noise level on the atan grid before the jump to zero; None: 0.04 up to 8 steps, 0.02 up to 10,
+            0.01 up to 15, else `sigma_min`.
+        boundaries: noise levels where the network changes abruptly, such as `ExpertRouterUNet.boundaries`: the grid is
+            stretched so that a level lies just below each, and the polynomial begins anew there. Worth trying where
+            experts were trained apart from each other.
+        beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: of a discrete-time model, as in
+            `DDPMScheduler`.
+        timestep_type: "continuous" says of a model with `beta_schedule` and v-prediction that it is called with
+            c_noise and sampled over EDM's range all the same, as Stable Video Diffusion is.
+        thresholding: clamp D as Imagen does (arXiv 2205.11487), which is for models of pixels: to [-s, s], then divide
+            by s, where s is the quantile `dynamic_thresholding_ratio` of abs(D) in each image, but at least 1.
+        dynamic_thresholding_ratio: see there.
+        sample_max_value: the largest s; 1 clamps D to [-1, 1] (static thresholding), more is dynamic.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> scheduler = EDMDEISScheduler()
+        >>> scheduler.set_timesteps(20)
+        >>> sample = torch.randn(1, 3, 8, 8) * scheduler.init_noise_sigma
+        >>> for timestep in scheduler.timesteps:
+        ...     model_input = scheduler.scale_model_input(sample, timestep)
+        ...     model_output = torch.zeros_like(model_input)  # the network: unet(model_input, timestep, ...)
+        ...     sample = scheduler.step(model_output, timestep, sample).prev_sample
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        sigma_data: float = SIGMA_DATA,
+        sigma_schedule: Literal["karras", "exponential"] = "karras",
+        num_train_timesteps: int = 1000,
+        prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon",
+        rho: float = 7.0,
+        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        method: Literal["multistep", "rho_rk"] = "multistep",
+        degree: int | None = None,
+        corrector: bool = True,
+        extrapolate: Literal["denoised", "model_output", "noise"] = "denoised",
+        variable: Literal["log1p", "log", "sigma"] = "log1p",
+        variable_scale: float | None = None,
+        use_atan_sigmas: bool = True,
+        atan_center: float | None = None,
+        atan_width: float | None = None,
+        sigma_end: float | None = None,
+        boundaries: Sequence[float] | None = None,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str | None = None,
+        trained_betas: Sequence[float] | None = None,
+        rescale_betas_zero_snr: bool = False,
+        timestep_type: Literal["discrete", "continuous"] = "discrete",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+    ) -> None:
+        self._check_choices()
+        from_betas = has_betas(self.config)
+        betas = {name: self.config[name] for name in BETA_SETTINGS if self.config[name] is not None}
+        continuous = timestep_type == "continuous" and prediction_type == "v_prediction"
+        # ln(sigma) of a discrete-time model's timesteps; None: the network is called with c_noise.
+        self._log_sigmas = log_sigmas(betas) if from_betas and not continuous else None
+        self._sigma_data = 1.0 if from_betas else sigma_data
+        self._check_range()
+        self.order = 3 if method == "rho_rk" else 1  # network calls per step, as diffusers' pipelines count them
+        self.num_inference_steps: int | None = None
+        self._begin_index: int | None = None
+        self._weights: list[tuple[float, list[float]]] = []
+        # Before set_timesteps: the whole training range, as the other EDM schedulers have it.
+        self._set_levels(self._sigma_grid(num_train_timesteps), None)
+
+    def _check_choices(self) -> None:
+        config = self.config
+        choices = {
+            "sigma_schedule": ("karras", "exponential"),
+            "prediction_type": ("epsilon", "v_prediction", "sample"),
+            "final_sigmas_type": ("zero", "sigma_min"),
+            "method": ("multistep", "rho_rk"),
+            "extrapolate": ("denoised", "model_output", "noise"),
+            "variable": ("log1p", "log", "sigma"),
+            "beta_schedule": (None, "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+            "timestep_type": ("discrete", "continuous"),
+        }
+        for name, allowed in choices.items():
+            if config[name] not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}.")
+        if config.prediction_type == "sample" and not has_betas(config):
+            raise ValueError('prediction_type "sample" needs the beta_schedule of a discrete-time model.')
+        if config.degree is not None and config.degree not in range(MAX_DEGREE + 1):
+            raise ValueError(
+                f"degree must be an integer from 0 to {MAX_DEGREE}, the longest history, or None; got {config.degree}."
+            )
+        for name in ("sigma_data", "rho", "num_train_timesteps", "variable_scale", "atan_width", "sigma_end"):
+            if config[name] is not None and not 0 < config[name] < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {config[name]}.")
+        if not 0 < config.dynamic_thresholding_ratio <= 1:
+            raise ValueError(
+                f"dynamic_thresholding_ratio must lie in (0, 1], got {config.dynamic_thresholding_ratio}."
+            )
+        if not 1 <= config.sample_max_value < math.inf:
+            raise ValueError(f"sample_max_value must be at least 1 and finite, got {config.sample_max_value}.")
+        if config.atan_center is not None and not math.isfinite(config.atan_center):
+            raise ValueError(f"atan_center must be finite, got {config.atan_center}.")
+        if not all(0 < boundary < math.inf for boundary in config.boundaries or ()):
+            raise ValueError(f"boundaries must be positive and finite, got {config.boundaries}.")
+
+    def _check_range(self) -> None:
+        """Puts numbers for `sigma_min` and `sigma_max` into the configuration, which other schedulers may read."""
+        low, high = self.config.sigma_min, self.config.sigma_max
+        if self._log_sigmas is None:
+            low, high = SIGMA_MIN if low is None else low, SIGMA_MAX if high is None else high
+        else:
+            lowest, highest = np.exp(self._log_sigmas[[0, -1]]).tolist()
+            low, high = lowest if low is None else max(low, lowest), highest if high is None else min(high, highest)
+        if not 0 < low < high < math.inf:
+            raise ValueError(f"Need 0 < sigma_min < sigma_max, got {low} and {high}.")
+        if self.config.sigma_end is not None and not self.config.sigma_end < high:
+            raise ValueError(f"sigma_end must be below sigma_max = {high}, got {self.config.sigma_end}.")
+        self.register_to_config(sigma_min=low, sigma_max=high)
+
+    @classmethod
+    def from_config(
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> "EDMDEISScheduler | tuple[EDMDEISScheduler, dict[str, Any]]":
+        """A scheduler with the settings of another one's `config`, changed by `kwargs`; see `ConfigMixin`.
+
+        What describes a discrete-time model counts even where it is the default of the scheduler it comes from, which
+        diffusers would pass over.
+        """
+        if config is not None and "beta_schedule" in config:
+            kwargs = {name: config[name] for name in MODEL_SETTINGS if name in config} | kwargs
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str = "multistep", **changes: Any) -> "EDMDEISScheduler":
+        """A scheduler with named settings.
+
+        Args:
+            name: "multistep" (this project's default); "rho_ab" and "log_rho_ab", Adams-Bashforth of the DEIS paper;
+                "paper_base" (meant for 25 steps, 76 evaluations) and "paper_sr" (meant for 10 steps, 31 evaluations),
+                eDiff-I's samplers as its Table 7 is most plausibly read.
+            **changes: configuration values that replace the preset's.
+
+        Raises:
+            ValueError: if there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r}; choose one of {sorted(PRESETS)}.")
+        return cls(**{**PRESETS[name], **changes})
+
+    @classmethod
+    def _get_compatibles(cls) -> list[type]:
+        """EDM's schedulers and, for discrete-time models, those of Stable Diffusion; the base class looks for names
+        inside of diffusers alone."""
+        discrete = [getattr(diffusers, each.name) for each in KarrasDiffusionSchedulers]
+        return [cls, EDMDPMSolverMultistepScheduler, *discrete]
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the starting noise: the first sigma (diffusers' EDM schedulers: sqrt(sigma^2 + 1))."""
+        return self._entry_sigmas[0]
+
+    @property
+    def step_index(self) -> int | None:
+        """Position in `timesteps`; None before the first step."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Position in `timesteps` where sampling begins, if `set_begin_index` said so."""
+        return self._begin_index
+
+    @property
+    def state_in_first_order(self) -> bool:
+        """Whether the next call of `step` starts a step (and does not continue a Runge-Kutta step)."""
+        return not self._step_index or self._step_index % self.order == 0
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Starts at this position of `timesteps`, a multiple of `order`, instead of at the given timestep."""
+        if not 0 <= begin_index < len(self.timesteps) or begin_index % self.order:
+            raise ValueError(
+                f"begin_index must be a multiple of {self.order} below {len(self.timesteps)}, got {begin_index}."
+            )
+        self._begin_index = int(begin_index)
+
+    # -- noise levels ------------------------------------------------------------------------------------------------
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | np.ndarray | torch.Tensor | None = None,
+    ) -> None:
+        """Chooses the noise levels, computes the weights and forgets earlier steps.
+
+        `timesteps` gets one entry per network call: `num_inference_steps` of them with "multistep"; with "rho_rk"
+        three times as many, and one to end at zero. `routing_sigmas` holds for each entry the noise level that should
+        choose the expert: all stages of a Runge-Kutta step use one.
+
+        Args:
+            num_inference_steps: number of steps, 1 to `num_train_timesteps`.
+            device: where `timesteps` go; everything else stays on the CPU.
+            sigmas: instead, the noise levels themselves (not a ramp), decreasing, with or without a final 0. They are
+                not stretched to the `boundaries`.
+
+        Raises:
+            TypeError: if the number of steps is no integer.
+            ValueError: if it is out of range, does not fit `sigmas`, or `sigmas` are no decreasing noise levels.
+        """
+        ends_at_zero = self.config.final_sigmas_type == "zero"
+        one_more = 1 if self.order == 3 or not ends_at_zero else 0  # levels - steps
+        if sigmas is not None:
+            levels = self._check_sigmas(sigmas, 1 + one_more)
+            if num_inference_steps not in (None, len(levels) - one_more):
+                raise ValueError(
+                    f"{len(levels)} sigmas make {len(levels) - one_more} steps, got {num_inference_steps=}: "
+                    "pass one of them."
+                )
+            num_inference_steps = len(levels) - one_more
+        if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int):
+            raise TypeError(f"num_inference_steps must be an integer, got {num_inference_steps!r}.")
+        if not 1 <= num_inference_steps <= self.config.num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps must be 1 to {self.config.num_train_timesteps}, got {num_inference_steps}."
+            )
+        if sigmas is None:
+            levels = self._sigma_grid(num_inference_steps + one_more)
+            if self.config.boundaries:
+                levels = _stretched(levels, self.config.boundaries)
+        self.num_inference_steps = num_inference_steps
+        self._set_levels(levels, device)
+
+    def _check_sigmas(self, sigmas: Sequence[float] | np.ndarray | torch.Tensor, at_least: int) -> torch.Tensor:
+        levels = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
+        if levels.ndim == 1 and len(levels) > 1 and levels[-1] == 0:
+            levels = levels[:-1]
+        if levels.ndim != 1 or len(levels) < at_least:
+            raise ValueError(f"sigmas must be a list of at least {at_least} noise levels, got {sigmas}.")
+        if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
+            raise ValueError(f"sigmas must be positive, finite and strictly decreasing, got {levels.tolist()}.")
+        if self._log_sigmas is not None:
+            lowest, highest = np.exp(self._log_sigmas[[0, -1]]).tolist()
+            if levels[0] > highest * (1 + 1e-6) or levels[-1] < lowest * (1 - 1e-6):
+                raise ValueError(f"sigmas must lie within the model's {lowest} to {highest}, got {levels.tolist()}.")
+        return levels
+
+    def _sigma_grid(self, count: int) -> torch.Tensor:
+        """`count` float64 levels from sigma_max down, without a final 0."""
+        config = self.config
+        if config.use_atan_sigmas:
+            of_output = config.extrapolate == "model_output"
+            center = config.atan_center if config.atan_center is not None else (-1.0 if of_output else -0.25)
+            width = config.atan_width if config.atan_width is not None else (3.0 if of_output else 3.25)
+            return atan_sigmas(count, self._lowest_sigma(count), config.sigma_max, center, width)
+        if config.sigma_schedule == "karras":
+            return karras_sigmas(count, config.sigma_min, config.sigma_max, config.rho)
+        ends = (math.log(config.sigma_max), math.log(config.sigma_min))
+        return torch.linspace(*ends, count, dtype=torch.float64).exp()
+
+    def _lowest_sigma(self, count: int) -> float:
+        config = self.config
+        if config.method == "rho_rk" or config.final_sigmas_type == "sigma_min":
+            return config.sigma_min
+        if config.sigma_end is not None:
+            return config.sigma_end
+        measured = 0.04 if count <= 8 else 0.02 if count <= 10 else 0.01 if count <= 15 else 0.0
+        return measured if config.sigma_min < measured < config.sigma_max else config.sigma_min
+
+    def _set_levels(self, levels: torch.Tensor, device: str | torch.device | None) -> None:
+        """Lays out one entry per network call, and what ends the last."""
+        ends_at_zero = self.config.final_sigmas_type == "zero"
+        levels_list = levels.tolist()
+        if self.order == 3:
+            steps = list(zip(levels_list[:-1], levels_list[1:], strict=True))
+            entries = [(1 - node) * start + node * end for start, end in steps for node in KUTTA3_NODES]
+            self.routing_sigmas = [start for start, _ in steps for _ in KUTTA3_NODES]
+            if ends_at_zero:
+                entries, self.routing_sigmas = [*entries, levels_list[-1]], [*self.routing_sigmas, levels_list[-1]]
+        else:
+            entries = levels_list if ends_at_zero else levels_list[:-1]
+            self.routing_sigmas = list(entries)
+        self._entry_sigmas: list[float] = entries
+        self.sigmas = torch.tensor([*entries, 0.0 if ends_at_zero else levels_list[-1]], dtype=torch.float64)
+        self.timesteps = self.precondition_noise(self.sigmas[:-1]).to(dtype=torch.float32, device=device)
+        self._step_index: int | None = None
+        self._begin_index = None
+        self._weights = self._multistep_weights(0) if self.order == 1 and self.num_inference_steps else []
+        self._history: list[torch.Tensor] = []  # multistep: D or F, the latest first; rho_rk: the slopes of this step
+        self._rounding: torch.Tensor | None = None  # of the last sample in half precision
+        self._step_start = torch.empty(0)  # rho_rk: the sample at which the running step started
+
+    def index_for_timestep(
+        self, timestep: float | torch.Tensor, schedule_timesteps: torch.Tensor | None = None
+    ) -> int:
+        """Position of an entry of `timesteps`; where a Runge-Kutta step ends as the next begins, the beginning."""
+        candidates = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        if isinstance(timestep, torch.Tensor):
+            timestep = timestep.to(candidates)
+        indices = (candidates == timestep).nonzero().flatten().tolist()
+        if not indices:
+            unit = "" if self._log_sigmas is not None else ", which are ln(sigma) / 4"
+            raise ValueError(f"{timestep} is not one of the scheduler's timesteps{unit}.")
+        return indices[-1]
+
+    def _first_index(self, timestep: float | torch.Tensor) -> int:
+        """Where sampling begins; later the steps are counted, which needs no look at the device."""
+        if self.num_inference_steps is None:
+            raise ValueError("The scheduler has no noise levels yet: call set_timesteps(num_inference_steps) first.")
+        index = self.begin_index if self.begin_index is not None else self.index_for_timestep(timestep)
+        if index % self.order:
+            raise ValueError(f"{timestep} lies inside a Runge-Kutta step: start at a multiple of {self.order}.")
+        if self.order == 1 and index > 0:
+            self._weights = self._multistep_weights(index)
+        return index
+
+    # -- preconditioning ---------------------------------------------------------------------------------------------
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
+        """The network's input c_in * x for the current step."""
+        if self._step_index is None:
+            self._step_index = self._first_index(timestep)
+        return self.precondition_inputs(sample, self._current_sigma(self._step_index))
+
+    def precondition_inputs(self, sample: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """c_in * x."""
+        return sample * c_in(expand_as(sigma, sample), self._sigma_data)
+
+    def precondition_noise(self, sigma: float | torch.Tensor) -> torch.Tensor:
+        """The network's timestep: c_noise = ln(sigma) / 4, or a discrete-time model's, interpolated in ln(sigma)."""
+        sigma = torch.as_tensor(sigma)
+        if self._log_sigmas is None:
+            return c_noise(sigma)
+        indices = np.arange(len(self._log_sigmas))
+        timesteps = np.interp(sigma.double().log().cpu().numpy(), self._log_sigmas, indices)
+        return torch.as_tensor(timesteps).to(sigma)
+
+    def precondition_outputs(
+        self, sample: torch.Tensor, model_output: torch.Tensor, sigma: float | torch.Tensor
+    ) -> torch.Tensor:
+        """The denoised image D: c_skip * x + c_out * F, or what a discrete-time model's output says about it."""
+        prediction_type = self.config.prediction_type
+        if prediction_type == "v_prediction":  # sigma_data = 1 makes -F a discrete-time model's v
+            return denoised_from_model_output(-model_output, sample, sigma, self._sigma_data)
+        if prediction_type == "sample":
+            return model_output
+        if self._log_sigmas is not None:
+            return sample - expand_as(sigma, sample) * model_output
+        return denoised_from_model_output(model_output, sample, sigma, self._sigma_data)
+
+    def _current_sigma(self, index: int) -> float:
+        if index >= len(self._entry_sigmas):
+            raise ValueError(f"All {index} timesteps are used up: call set_timesteps before sampling again.")
+        return self._entry_sigmas[index]
+
+    _threshold_sample = EDMDPMSolverMultistepScheduler._threshold_sample  # reads `config`
+
+    # -- the solvers -------------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        return_dict: bool = True,
+    ) -> EDMDEISSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
+        """Goes on to the next entry of `timesteps`.
+
+        Args:
+            model_output: what the network returned, `(batch, channels, height, width)`.
+            timestep: the current entry of `timesteps`; only looked at in the first step without `set_begin_index`.
+            sample: the noisy image x, not scaled, of the same shape.
+            return_dict: return an `EDMDEISSchedulerOutput`, not a tuple.
+
+        Returns:
+            The next sample, in the dtype of `sample`, and the denoised image.
+
+        Raises:
+            ValueError: before `set_timesteps`, after the last timestep, or if the shapes differ.
+        """
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"model_output and sample differ in shape, {tuple(model_output.shape)} and {tuple(sample.shape)}."
+            )
+        if self._step_index is None:
+            self._step_index = self._first_index(timestep)
+        sigma = self._current_sigma(self._step_index)
+        x = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        if self._rounding is not None:
+            x = x + self._rounding
+        denoised = self.precondition_outputs(x, model_output.to(x.dtype), sigma)
+        if self.config.thresholding:  # what the solver goes on with, be it D, F or the noise, follows from this D
+            denoised = self._threshold_sample(denoised)
+        if self.order == 3:
+            prev_sample = self._runge_kutta_stage(x, denoised, sigma, self._step_index)
+        else:
+            prev_sample = self._multistep(x, self._prediction(x, denoised, sigma), self._step_index)
+        self._step_index += 1
+
+        # What half precision loses of the sample is given back in the next step, so that errors do not add up.
+        exact, prev_sample, denoised = prev_sample, prev_sample.to(sample.dtype), denoised.to(sample.dtype)
+        self._rounding = exact - prev_sample if sample.dtype != exact.dtype else None
+        if not return_dict:
+            return prev_sample, denoised
+        return EDMDEISSchedulerOutput(prev_sample=prev_sample, pred_original_sample=denoised)
+
+    def _runge_kutta_stage(self, x: torch.Tensor, denoised: torch.Tensor, sigma: float, index: int) -> torch.Tensor:
+        """One stage of 3kutta: d1 at x, d2 at x + h/2 d1, d3 at x - h d1 + 2h d2; then x + h/6 (d1 + 4 d2 + d3)."""
+        stage, start = index % 3, index - index % 3
+        if start + 3 > len(self._entry_sigmas):
+            return denoised  # the entry after the last full step: the tableau cannot end at sigma = 0
+        if stage == 0:
+            self._step_start, self._history = x, []
+        step_size = self._entry_sigmas[start + 2] - self._entry_sigmas[start]
+        self._history.append((x - denoised) / sigma)
+        result = self._step_start
+        for weight, slope in zip(KUTTA3[stage], self._history, strict=True):
+            result = result + step_size * weight * slope
+        return result
+
+    def _prediction(self, x: torch.Tensor, denoised: torch.Tensor, sigma: float) -> torch.Tensor:
+        """What the polynomial goes through: D, F or the noise."""
+        if self.config.extrapolate == "denoised":
+            return denoised
+        if self.config.extrapolate == "noise":
+            return (x - denoised) / sigma
+        return (denoised - c_skip(sigma, self._sigma_data) * x) / c_out(sigma, self._sigma_data)
+
+    def _multistep(self, x: torch.Tensor, prediction: torch.Tensor, index: int) -> torch.Tensor:
+        """x_(i+1) = a x_i + sum_j w_j G_(i-j): predictor and corrector are one linear combination.
+
+        The corrector's change is added to the sample given, so that what a callback did to it is kept.
+        """
+        scale, weights = self._weights[index]
+        self._history = [prediction, *self._history][: len(weights)]
+        result = scale * x
+        for weight, past in zip(weights, self._history, strict=True):
+            result = result + weight * past
+        return result
+
+    def _multistep_weights(self, begin: int) -> list[tuple[float, list[float]]]:
+        """For every step the factor of x and the weights of the latest predictions, when sampling begins at `begin`.
+
+        The corrector redoes the step that led to x_i with the prediction at x_i included: that adds
+        sum_j (corrected_j - predicted_j) G_j to x_i, which goes into the weights of the next step.
+        """
+        sigmas = self.sigmas.tolist()
+        degree = self.config.degree if self.config.degree is not None else 3 if len(sigmas) > 9 else 2
+        rows: list[tuple[float, list[float]]] = [(0.0, [])] * begin
+        previous: np.ndarray = np.zeros(0)
+        passed = [sum(sigma < boundary for boundary in self.config.boundaries or ()) for sigma in sigmas]
+        for i in range(begin, len(sigmas) - 1):
+            first = max(begin, passed.index(passed[i]))  # what stands before it is another expert's
+            oldest = max(first, i - degree)
+            if sigmas[i + 1] == 0 and self.config.variable == "log":
+                oldest = i  # ln(0) is no place to extrapolate to
+            scale, weights = self._step_weights(sigmas[i], sigmas[i + 1], sigmas[oldest : i + 1][::-1])
+            row = weights
+            if self.config.corrector and i > first:
+                oldest = max(first, i - 1 - degree)
+                _, correction = self._step_weights(sigmas[i - 1], sigmas[i], sigmas[oldest : i + 1][::-1])
+                correction[1:] -= previous
+                row = scale * correction
+                row[: len(weights)] += weights
+            rows.append((scale, row.tolist()))
+            previous = weights
+        return rows
+
+    def _step_weights(self, start: float, end: float, nodes: list[float]) -> tuple[float, np.ndarray]:
+        """s(end) / s(start), and s(end) times the integral of each Lagrange polynomial over dtau, `end` to `start`."""
+        sigma_data, extrapolate = self._sigma_data, self.config.extrapolate
+        if end == 0 and extrapolate == "denoised":
+            return 0.0, self._lagrange(np.zeros(1), nodes)[:, 0]  # the limit: D at sigma = 0
+        points, widths = _quadrature(end, start, 0.1 * sigma_data)
+        if extrapolate == "denoised":
+            scale_end, scale_start, density = end, start, points**-2
+        elif extrapolate == "noise":
+            scale_end, scale_start, density = 1.0, 1.0, -np.ones_like(points)
+        else:
+            scale_end, scale_start = math.hypot(end, sigma_data), math.hypot(start, sigma_data)
+            density = sigma_data / (points**2 + sigma_data**2)
+        return scale_end / scale_start, scale_end * (self._lagrange(points, nodes) @ (density * widths))
+
+    def _lagrange(self, sigma: np.ndarray, nodes: list[float]) -> np.ndarray:
+        """Lagrange polynomials of `nodes` at `sigma`, `(nodes, points)`, in the chosen variable."""
+        if len(nodes) == 1:
+            return np.ones((1, len(sigma)))
+        u, known = self._variable(sigma), self._variable(np.array(nodes))
+        return np.stack(
+            [
+                np.prod([(u - other) / (node - other) for k, other in enumerate(known) if k != j], axis=0)
+                for j, node in enumerate(known)
+            ]
+        )
+
+    def _variable(self, sigma: np.ndarray) -> np.ndarray:
+        """u(sigma), which the polynomial is one of."""
+        if self.config.variable == "sigma":
+            return sigma
+        if self.config.variable == "log":
+            return np.log(sigma)
+        scale = self.config.variable_scale
+        if scale is None:
+            scale = self._sigma_data * (0.2 if self.config.extrapolate == "model_output" else 1.0)
+        return np.log1p(sigma / scale)
+
+    # -- training and image-to-image ---------------------------------------------------------------------------------
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """x + sigma * noise at these entries of `timesteps`, `(batch,)`; after `set_begin_index` at the current."""
+        if self.begin_index is None:
+            schedule = self.timesteps.to(timesteps.device)
+            indices = [self.index_for_timestep(timestep, schedule) for timestep in timesteps]
+        else:
+            indices = [self.step_index if self.step_index is not None else self.begin_index] * len(timesteps)
+        sigma = self.sigmas[indices].to(original_samples)
+        return original_samples + noise * sigma.view(-1, *(1,) * (original_samples.ndim - 1))
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+
+def _stretched(levels: torch.Tensor, boundaries: Sequence[float]) -> torch.Tensor:
+    """The grid with a level just below each boundary inside it, as far as there are inner levels; the number of levels
+    stays, those between are interpolated in ln(sigma)."""
+    depths, last = -levels.log().numpy(), len(levels) - 1
+    asked = sorted({-math.log(boundary * (1 - BELOW)) for boundary in boundaries})
+    inside = [depth for depth in asked if depths[0] < depth < depths[-1]][: max(0, last - 1)]
+    wanted = [float(np.interp(depth, depths, np.arange(last + 1))) for depth in inside]  # positions in the old grid
+    places: list[int] = []  # and in the new one
+    for position in wanted:
+        highest = last - len(wanted) + len(places)  # leaves room for those that follow
+        places.append(min(max(round(position), places[-1] + 1 if places else 1), highest))
+    positions = np.interp(np.arange(last + 1), [0, *places, last], [0.0, *wanted, last])
+    stretched = torch.from_numpy(np.exp(-np.interp(positions, np.arange(last + 1), depths)))
+    stretched[0], stretched[-1] = levels[0], levels[-1]  # exactly
+    return stretched
+
+
+def _quadrature(low: float, high: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights over dsigma: 8-point Gauss-Legendre on log-sigma panels; to 0, on sigma below `bottom`."""
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    log_low = math.log(low if low > 0 else min(bottom, high))
+    edges = np.linspace(log_low, math.log(high), 1 + max(1, math.ceil((math.log(high) - log_low) / 1.5)))
+    half, middle = np.diff(edges)[:, None] / 2, (edges[:-1, None] + edges[1:, None]) / 2
+    points = np.exp(middle + half * nodes)
+    points, widths = points.ravel(), (half * weights * points).ravel()
+    if low == 0:
+        half_bottom = math.exp(log_low) / 2
+        points = np.concatenate([half_bottom * (1 + nodes), points])
+        widths = np.concatenate([half_bottom * weights, widths])
+    return points, widths

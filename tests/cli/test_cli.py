@@ -1,0 +1,627 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The command line, as a user runs it, on a tiny saved pipeline of 8, 32 and 128 pixels."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import diffusers.utils.logging
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+import transformers.utils.logging
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from helpers import tiny_pipeline, tiny_unet
+from PIL import Image
+from transformers import CLIPConfig
+
+from diffusers_ediffi import (
+    EDiffIImg2ImgPipeline,
+    EDiffIInpaintPipeline,
+    EDiffIPipeline,
+    EDiffIUNet,
+    ExpertRouterUNet,
+    LoraExpert,
+    PaintRegion,
+    __version__,
+    read_provenance,
+)
+from diffusers_ediffi.cli.main import main
+
+PROMPT = "a red cat above a blue house"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A saved cascade whose base has two experts."""
+    folder = tmp_path_factory.mktemp("model")
+    router = ExpertRouterUNet.from_unets([tiny_unet(1), tiny_unet(2)], boundaries=[0.5])
+    tiny_pipeline(unet=router, default_num_inference_steps=(4, 2, 1)).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nTiny.\n")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def restore_logging():
+    """The command line makes the libraries quiet, which is not to outlive the test."""
+    modules = (diffusers.utils.logging, transformers.utils.logging)
+    before = [module.get_verbosity() for module in modules]
+    yield
+    for module, verbosity in zip(modules, before, strict=True):
+        module.set_verbosity(verbosity)
+        module.enable_progress_bar()
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch):
+    """For what is to be refused before a model is read."""
+    monkeypatch.setattr("diffusers_ediffi.cli.main._load", lambda *_: pytest.fail("a model is loaded"))
+
+
+@pytest.fixture
+def generate(model, tmp_path, capsys):
+    """Runs `ediffi generate` for a small image; returns the exit code and what was printed."""
+
+    def run(*arguments, prompt=PROMPT, output=tmp_path / "out.png", model=model):
+        defaults = {"--output": output, "--model": model, "--size": 8, "--seed": 3, "--steps": 2, "--device": "cpu"}
+        rest = [text for name, value in defaults.items() if name not in arguments for text in (name, value)]
+        code = main(["generate", *map(str, [prompt, *arguments, *rest])])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_generate_draws_what_the_pipeline_draws(generate, model, tmp_path):
+    code, out, err = generate("--guidance-scale", 3)
+    assert (code, out, err) == (0, f"{tmp_path / 'out.png'} (seed 3)\n", "")
+    pipe = EDiffIPipeline.from_pretrained(model)
+    generator = torch.Generator().manual_seed(3)
+    image = pipe(PROMPT, height=8, guidance_scale=3.0, num_inference_steps=2, generator=generator).images[0]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), np.asarray(image))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_png_says_how_it_was_drawn(generate, model, tmp_path):
+    generate("--steps", "2,1", "--size", 32, prompt="ein Apfel über 🚀")
+    provenance = read_provenance(tmp_path / "out.png")
+    assert provenance.software == f"diffusers_ediffi {__version__}"
+    assert provenance.settings == {
+        "prompt": "ein Apfel über 🚀",
+        "seed": 3,
+        "model": model.name,
+        "size": 32,
+        "steps": [2, 1],
+    }
+
+
+def test_info_prints_the_provenance_of_a_picture(generate, tmp_path, capsys):
+    """On one line each, and nothing that a terminal would obey."""
+    generate("--guidance-scale", 3, prompt="ein Apfel über 🚀\n\x1b[31m")
+    assert main(["info", str(tmp_path / "out.png")]) == 0
+    out, err = capsys.readouterr()
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines() if not line.startswith("source type"))
+    assert err == "" and lines["prompt"] == r'"ein Apfel über 🚀\n\u001b[31m"'
+    assert (lines["seed"], lines["guidance_scale"]) == ("3", "3.0") and "trainedAlgorithmicMedia" in out
+
+
+def test_no_provenance(generate, model, tmp_path, capsys):
+    assert generate("--no-provenance")[0] == 0
+    assert b"red cat" not in (tmp_path / "out.png").read_bytes()
+    assert main(["info", str(tmp_path / "out.png")]) == 2
+    assert "says nothing of its provenance" in capsys.readouterr().err
+
+
+def test_the_file_says_nothing_of_the_machine(model, tmp_path, monkeypatch):
+    """No path of model, style image, scene, mask or output, and no name of a file that the user chose."""
+    home = tmp_path / "home" / "alice_secret"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    shutil.copytree(model, home / "models" / "tiny")
+    for name in ("style_secret.png", "mask_secret.png"):
+        Image.new("RGB", (16, 16), "white").save(home / name)
+    scene = {"prompt": PROMPT, "regions": [{"phrase": "cat", "mask": "mask_secret.png"}]}
+    (home / "scene_secret.json").write_text(json.dumps(scene))
+    fixed = [
+        "--model",
+        "~/models/tiny",
+        "--style-image",
+        str(home / "style_secret.png"),
+        "--size",
+        "8",
+        "--steps",
+        "1",
+    ]
+    fixed += ["--device", "cpu", "--output", str(home / "out_secret.png")]
+    for command in (["paint", "scene_secret.json"], ["generate", PROMPT]):
+        assert main([*command, *fixed]) == 0
+        settings = read_provenance("out_secret.png").settings
+        assert settings["model"] == "tiny" and settings["style_image"] is True
+        content = (home / "out_secret.png").read_bytes()
+        assert b"secret" not in content and str(tmp_path).encode() not in content
+
+
+def test_a_blackened_picture_is_told(generate, model, tmp_path, tmp_path_factory):
+    vision = tiny_pipeline().image_encoder.config.to_dict()
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=16))
+    checker.concept_embeds_weights.data.fill_(-10.0)  # it objects to everything
+    copy = tmp_path_factory.mktemp("checked")
+    EDiffIPipeline.from_pretrained(model, safety_checker=checker).save_pretrained(copy)
+    code, out, _ = generate(model=copy)
+    assert (code, out) == (0, f"{tmp_path / 'out.png'} (seed 3, blackened by the safety checker)\n")
+    assert not pixels(tmp_path / "out.png").any()
+    assert read_provenance(tmp_path / "out.png").settings["nsfw_content_detected"] is True
+
+
+def test_largest_stage_and_default_steps(model, tmp_path, capsys):
+    output = tmp_path / "out.png"
+    assert main(["generate", PROMPT, "--output", str(output), "--model", str(model), "--device", "cpu"]) == 0
+    seed = int(capsys.readouterr().out.split("seed ")[1].rstrip(")\n"))
+    assert pixels(output).shape == (128, 128, 3) and read_provenance(output).settings["seed"] == seed
+
+
+def test_each_of_several_images_is_the_image_of_its_seed(generate, tmp_path):
+    code, out, _ = generate("--num-images", 2)
+    assert code == 0 and out.splitlines() == [f"{tmp_path / f'out-{i}.png'} (seed {3 + i})" for i in range(2)]
+    generate("--seed", 4)
+    difference = pixels(tmp_path / "out.png").astype(int) - pixels(tmp_path / "out-1.png")
+    assert abs(difference).max() <= 1  # a batch may round otherwise
+    assert (pixels(tmp_path / "out-0.png") != pixels(tmp_path / "out-1.png")).any()
+
+
+def test_style_image_and_negative_prompt_change_the_image(generate, tmp_path):
+    style = tmp_path / "style.png"
+    Image.effect_noise((20, 20), 50).convert("RGBA").save(style)
+    images = []
+    for arguments in [[], ["--style-image", style], ["--negative-prompt", "a dog"]]:
+        assert generate("--guidance-scale", 3, *arguments)[0] == 0
+        images.append(pixels(tmp_path / "out.png"))
+    assert (images[0] != images[1]).any() and (images[0] != images[2]).any()
+
+
+def test_weights_and_encoders(generate, model, tmp_path):
+    style = tmp_path / "style.png"
+    Image.effect_noise((20, 20), 50).convert("RGB").save(style)
+    chosen = ["--style-image", style, "--encoders", "t5", "clip_image"]
+    assert generate("--guidance-scale", "t5=5, clip_image=-1.5", *chosen)[0] == 0
+    pipe = EDiffIPipeline.from_pretrained(model)
+    settings = read_provenance(tmp_path / "out.png").settings
+    assert settings["encoders"] == ["t5", "clip_image"]
+    assert settings["guidance_scale"] == {"t5": 5.0, "clip_image": -1.5}
+    with Image.open(style) as picture:
+        image = pipe(
+            PROMPT,
+            style_image=picture,
+            height=8,
+            num_inference_steps=2,
+            guidance_scale={"t5": 5.0, "clip_image": -1.5},
+            encoders=["t5", "clip_image"],
+            generator=torch.Generator().manual_seed(3),
+        ).images[0]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), np.asarray(image))
+
+
+def test_style_scale(generate, tmp_path):
+    style = tmp_path / "style.png"
+    Image.effect_noise((20, 20), 50).convert("RGB").save(style)
+    images = []
+    for arguments in [[], ["--style-image", style, "--style-scale", 0], ["--style-image", style, "--style-scale", 2]]:
+        assert generate("--guidance-scale", 3, *arguments)[0] == 0
+        images.append(pixels(tmp_path / "out.png"))
+    assert (images[0] == images[1]).all() and (images[0] != images[2]).any()
+    assert read_provenance(tmp_path / "out.png").settings["style_scale"] == 2.0
+
+
+def test_prompt_schedule(model, tmp_path):
+    output, schedule = tmp_path / "out.png", [("a cat: red", 0.0), ("a dog", 0.5)]
+    texts = [f"{share:g}:{prompt}" for prompt, share in schedule]
+    options = ["--output", output, "--model", model, "--size", 8, "--seed", 3, "--device", "cpu"]
+    assert main(["generate", "--prompt-schedule", *texts, *map(str, options)]) == 0
+    pipe = EDiffIPipeline.from_pretrained(model)
+    image = pipe(prompt_schedule=schedule, height=8, generator=torch.Generator().manual_seed(3)).images[0]
+    np.testing.assert_array_equal(pixels(output), np.asarray(image))
+    assert read_provenance(output).settings["prompt_schedule"] == [list(entry) for entry in schedule]
+
+
+def test_interval_and_rescale(generate, model, tmp_path):
+    assert generate("--guidance-scale", 6, "--guidance-interval", 1, "inf", "--guidance-rescale", 0.5)[0] == 0
+    pipe = EDiffIPipeline.from_pretrained(model)
+    image = pipe(
+        PROMPT,
+        height=8,
+        num_inference_steps=2,
+        guidance_scale=6.0,
+        guidance_interval=(1.0, float("inf")),
+        guidance_rescale=0.5,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), np.asarray(image))
+    settings = read_provenance(tmp_path / "out.png").settings
+    assert (settings["guidance_interval"], settings["guidance_rescale"]) == ([1.0, "inf"], 0.5)
+
+
+def test_attention(generate, tmp_path):
+    plain = generate()
+    picture = pixels(tmp_path / "out.png")
+    code, out, _ = generate("--attention", tmp_path / "seen.json")
+    assert (plain[0], code) == (0, 0) and "seen.json" in out
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), picture)
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    encoders = {"clip_text", "t5", "clip_image", "null_token"}
+    assert sum(seen["shares"][name][0] for name in encoders) == pytest.approx(1, abs=1e-4)
+    assert len(seen["sigmas"]) == len(seen["shares"]["t5"]) == len(seen["words"][0]["masses"])
+    words = "".join(word["text"] for word in seen["words"] if word["encoder"] == "clip_text")
+    assert words.replace(" ", "") == PROMPT.replace(" ", "")
+
+
+def test_variations(model, tmp_path):
+    style, output = tmp_path / "style.png", tmp_path / "out.png"
+    Image.effect_noise((20, 20), 50).convert("RGB").save(style)
+    options = ["--output", output, "--model", model, "--size", 8, "--seed", 3, "--device", "cpu"]
+    assert main(["generate", "--style-image", str(style), *map(str, options)]) == 0
+    pipe = EDiffIPipeline.from_pretrained(model)
+    image = pipe(style_image=str(style), height=8, generator=torch.Generator().manual_seed(3)).images[0]
+    np.testing.assert_array_equal(pixels(output), np.asarray(image))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtype(generate, dtype):
+    code, _, err = generate("--dtype", dtype)
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", ""], "argument prompt: is empty"),
+        (["generate"], "there is nothing to draw; give a prompt, --prompt-schedule, or --style-image"),
+        (["generate", "x", "--guidance-interval", "-1", "5"], "argument --guidance-interval"),
+        (["generate", "x", "--guidance-interval", "5", "1"], "--guidance-interval 5 1: LOW must be below HIGH"),
+        (["generate", "x", "--guidance-interval", "low", "5"], "'low' is no noise level: 0 or more"),
+        (["generate", "x", "--guidance-rescale", "2"], "argument --guidance-rescale: '2'"),
+        (["generate", "x", "--attention", "seen.txt"], "argument --attention: 'seen.txt' must end in .json"),
+        (["generate", "x", "--attention", "/no/such/seen.json"], "there is no folder '/no/such'"),
+        (["generate", "x", "--prompt-schedule", "0:a cat"], "give either a prompt or --prompt-schedule"),
+        (["generate", "--prompt-schedule", "a cat"], "'a cat' is not SHARE:PROMPT"),
+        (["generate", "--prompt-schedule", "0:a cat", ":a dog"], "':a dog' is not SHARE:PROMPT"),
+        (["generate", "--prompt-schedule", "0:a cat", "x:a dog"], "'x' is not a finite number"),
+        (["generate", "--prompt-schedule", "0:a cat", "2:a dog"], "'2' does not lie in 0 to 1"),
+        (["generate", "--prompt-schedule", "0.5:a cat", "0:a dog"], "out of order"),
+        (["generate", "x", "--style-scale", "-1"], "'-1' is below 0"),
+        (["generate", "x", "--style-scale", "0.5"], "--style-scale 0.5 scales no style; give --style-image"),
+        (["generate", "a", "red", "car"], "'red' is one value too many; a prompt of several words needs quotes"),
+        (["generate", "x", "--style-image", "a.png", "a.png"], "'a.png' is one value too many"),
+        (["generate", "--style-image", "a.png", "a.png"], "argument prompt: 'a.png' is a file, one too many here"),
+        (["generate", "x", "--sized", "8"], "ediffi generate has no option '--sized'"),
+        (["generate", "--prompt", "x"], "ediffi generate has no option '--prompt'"),
+        (["generate", "x", "--output", "out.jpg"], "'out.jpg' must end in .png"),
+        (["generate", "x", "--output", "nowhere/out.png"], "nowhere"),
+        (["generate", "x", "--output", "folder.png"], "'folder.png' cannot be written"),
+        (["generate", "x", "--output", "file.txt/out.png"], "there is no folder"),
+        (["generate", "x", "--size", "0"], "'0' is not a whole number of at least 1"),
+        (["generate", "x", "--size", "64.5"], "'64.5' is not a whole number"),
+        (["generate", "x", "--seed", "-1"], "'-1' is not a whole number from 0"),
+        (["generate", "x", "--num-images", "0"], "'0' is not a whole number"),
+        (["generate", "x", "--steps", "0"], "'0' is not a whole number from 1 to 1000"),
+        (["generate", "x", "--steps", "25,1001"], "'1001' is not a whole number from 1 to 1000"),
+        (["generate", "x", "--steps", "25,"], "argument --steps: '25,' leaves a number out"),
+        (["generate", "x", "--steps", "-1,x"], "argument --steps: '-1' is not a whole number"),
+        (["generate", "x", "--steps", "1,2,3,4"], "4 numbers for at most 3 stages"),
+        (["generate", "x", "--guidance-scale", "nan"], "'nan' is not a finite number"),
+        (["generate", "x", "--guidance-scale", "5,inf"], "'inf' is not a finite number"),
+        (["generate", "x", "--guidance-scale", "t5=x"], "'x' is not a finite number"),
+        (["generate", "x", "--guidance-scale", "t5="], "argument --guidance-scale: 't5=' gives t5 no weight"),
+        (["generate", "x", "--guidance-scale", "t5=5,3"], "'t5=5,3' must give t5, clip_text, clip_image a weight"),
+        (["generate", "x", "--guidance-scale", "t5=5,t5=3"], "'t5=5,t5=3' must give"),
+        (["generate", "x", "--guidance-scale", "clip=5"], "'clip=5' must give"),
+        (["generate", "x", "--encoders", "clip"], "invalid choice: 'clip'"),
+        (["generate", "x", "--encoders"], "expected at least one argument"),
+        (["generate", "x", "--encoders", "clip_image"], "--encoders names clip_image, which needs --style-image"),
+        (["generate", "--style-image", "a.png", "--encoders", "t5"], "--encoders names t5, which needs a prompt"),
+        (
+            ["generate", "x", "--guidance-scale", "clip_image=2"],
+            "--guidance-scale names clip_image, which needs --style-image",
+        ),
+        (
+            ["generate", "x", "--encoders", "t5", "--guidance-scale", "clip_text=2"],
+            "--guidance-scale weights clip_text, which --encoders leaves out",
+        ),
+        (["generate", "x", "--style-image", "nowhere.png"], "cannot read 'nowhere.png'"),
+        (["generate", "x", "--style-image", "file.txt"], "'file.txt' is not an image"),
+        (["generate", "x", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["generate", "x", "--model", "./nowhere"], "there is no folder './nowhere'"),
+        (["generate", "x", "--model", "nowhere"], "there is no folder 'nowhere'"),
+        (["generate", "x", "--model", "folder.png"], "holds no model_index.json"),
+        (["info", "--model", "./nowhere"], "there is no folder './nowhere'"),
+        (["info", "nowhere.png"], "there is no picture 'nowhere.png'; a model is named with --model"),
+        (["info", "folder.png"], "'folder.png' is a folder; for a model say --model folder.png"),
+        (["info", "file.txt"], "'file.txt' is not an image"),
+        (["info", "file.txt", "--model", "org/name"], "a picture or a --model, not both"),
+        (["draw", "x"], "invalid choice: 'draw'"),
+        ([], "required: COMMAND"),
+    ],
+    ids=" ".join,
+)
+def test_bad_arguments(arguments, message, nothing_loads, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file.txt").write_text("text")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "toaster"], "device 'toaster' is not usable here"),
+        (["--device", "meta"], "device 'meta' is not usable here"),
+        (["--size", 64], "--size 64: the model draws 8, 32, 128 pixels; choose one"),
+        (["--steps", "2,1", "--size", 128], "--steps 2,1: give one number, or one for each of the 3 stages that draw"),
+        (["--guidance-scale", "5,1.5", "--size", 128], "--guidance-scale 5,1.5: give one number, or one for each of"),
+    ],
+)
+def test_bad_choices_for_this_model(generate, arguments, message, tmp_path):
+    code, out, err = generate(*arguments)
+    assert code == 2 and out == "" and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["generate", PROMPT], ["info"]])
+def test_a_missing_folder_may_look_like_a_hub_id(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--model", "models/mine"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "there is no folder 'models/mine' here, and as a Hub id it could not be loaded: " in err
+
+
+def test_a_huge_style_image_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (20, 20)).save(tmp_path / "style.png")
+    assert main(["generate", PROMPT, "--style-image", str(tmp_path / "style.png")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("ediffi: error: ") and err.count("\n") == 1 and "exceeds limit" in err
+
+
+def test_too_little_memory_is_one_line(generate, monkeypatch, tmp_path):
+    def allocate(*_, **__):
+        torch.empty(2**60)
+
+    monkeypatch.setattr(EDiffIUNet, "forward", allocate)
+    code, out, err = generate("--num-images", 2)
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert err.startswith("ediffi: error: cannot draw 2 of 8 x 8 pixels in torch.float32 on cpu") and "memory" in err
+    assert not any(tmp_path.iterdir())
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def swap_boundaries(path):
+    config = json.loads(path.read_text())
+    config["unets"] = [{**config["unets"][0], "folder": f"expert.{i}"} for i in range(3)]
+    path.write_text(json.dumps({**config, "boundaries": [9.0, 0.5]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "message"),
+    [
+        (truncate, "unet/expert.1/diffusion_pytorch_model.safetensors", "truncated"),
+        (truncate, "unet_sr256/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"),
+        (truncate, "text_encoder/model.safetensors", "SafetensorError"),
+        (truncate, "model_index.json", "model_index.json"),
+        (swap_boundaries, "unet/config.json", "strictly increasing"),
+        (lambda path: path.unlink(), "unet_sr256/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model"),
+    ],
+)
+def test_damaged_model(generate, model, damage, name, message, tmp_path_factory, tmp_path):
+    copy = shutil.copytree(model, tmp_path_factory.mktemp("damaged") / "model")
+    damage(copy / name)
+    code, out, err = generate(model=copy)
+    assert code == 2 and out == "" and err.startswith("ediffi: error: cannot load ") and err.count("\n") == 1
+    assert message in err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["info"], ["--help"]])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(model, command):
+    program = [sys.executable, "-m", "diffusers_ediffi", *command]
+    program += ["--model", str(model)] if command == ["info"] else []
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # as a shell starts it
+    run = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writer)
+    assert run.returncode == 141 and "Broken pipe" not in run.stderr and "Error" not in run.stderr
+
+
+def test_info_lists_stages_experts_and_licence(model, capsys):
+    assert main(["info", "--model", str(model)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "licence     apache-2.0" in out
+    # Of the four sigmas 80, 9.7, 0.47, 0.002 of Karras's grid, two are below the boundary.
+    assert "base: 8 x 8, 4 steps, guidance 5\n  expert.0  sigma 0 to 0.5" in out
+    routes = re.findall(r"expert\.(\d) .* (\d) of (\d) steps", out)
+    assert routes == [("0", "2", "4"), ("1", "2", "4"), ("0", "2", "2"), ("0", "1", "1")]
+    components = EDiffIPipeline.from_pretrained(model).components.values()
+    networks = [part for part in components if isinstance(part, torch.nn.Module)]
+    total = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    assert f"parameters  {total / 1000:.3g}K" in out
+
+
+def test_info_counts_a_shared_base_once(tmp_path, capsys):
+    base = tiny_unet()
+    name, bias = "conv_out.bias", base.conv_out.bias.detach()
+    experts = [LoraExpert({name: bias + i}, {}) for i in range(2)]
+    unet = ExpertRouterUNet.from_lora_experts(base, experts, [1.0])
+    tiny_pipeline(unet=unet, unet_sr256=None, unet_sr1024=None).save_pretrained(tmp_path)
+    assert main(["info", "--model", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count(f"steps  {len(bias)} beside a shared base") == 2
+
+
+def test_module_is_the_command():
+    command = [sys.executable, "-m", "diffusers_ediffi", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == f"diffusers_ediffi {__version__}\n"
+
+
+# --- paint ---
+
+
+@pytest.fixture
+def paint(model, tmp_path, capsys):
+    """Runs `ediffi paint` on a canvas (cat in red, house in blue) or on a scene."""
+    canvas = Image.new("RGBA", (64, 64), "white")
+    canvas.paste("red", (0, 0, 32, 64))
+    canvas.paste("blue", (40, 0, 64, 64))
+    canvas.save(tmp_path / "canvas.png")
+    Image.new("L", (64, 64), 0).save(tmp_path / "black.png")
+    (tmp_path / "text.png").write_text("no picture")
+    output = tmp_path / "out.png"
+
+    def run(scene, *arguments):
+        if isinstance(scene, dict):
+            (tmp_path / "scene.json").write_text(json.dumps(scene))
+            scene = "scene.json"
+        fixed = ["--output", output, "--model", model, "--size", 8, "--seed", 3, "--steps", 2, "--device", "cpu"]
+        code = main(["paint", *map(str, [tmp_path / scene, *arguments, *fixed])])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+CANVAS = ("canvas.png", "--prompt", PROMPT, "--legend", "red=cat", "#0000ff=house")
+SCENE = {"prompt": PROMPT, "regions": [{"phrase": "cat", "mask": [0, 0, 0.5, 1]}], "strength": 0.4}
+HOUSE = {"phrase": "house", "mask": [0.625, 0, 1, 1]}
+
+
+def test_paint_draws_what_the_pipeline_draws(paint, model, tmp_path):
+    assert paint(*CANVAS, "--guidance-scale", "3") == (0, "")
+    pipe = EDiffIPipeline.from_pretrained(model)
+
+    def expected(regions):
+        call = {"height": 8, "guidance_scale": 3.0, "num_inference_steps": 2, "regions": regions}
+        return np.asarray(pipe(PROMPT, generator=torch.Generator().manual_seed(3), **call).images[0])
+
+    columns = np.arange(64)[None].repeat(64, 0)
+    masks = [PaintRegion("cat", columns < 32), PaintRegion("house", columns >= 40)]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), expected(masks))
+    assert paint({**SCENE, "regions": [*SCENE["regions"], HOUSE]}, "--guidance-scale", "3")[0] == 0
+    boxes = [PaintRegion("cat", (0, 0, 0.5, 1)), PaintRegion("house", (0.625, 0, 1, 1))]
+    np.testing.assert_array_equal(pixels(tmp_path / "out.png"), expected(boxes))
+    assert (expected(boxes) != expected([])).any()
+    settings = read_provenance(tmp_path / "out.png").settings
+    assert settings["region_strength"] == 0.4
+    assert settings["regions"] == [{"phrase": "cat", "mask": [0, 0, 0.5, 1]}, {**HOUSE, "mask": [0.625, 0, 1, 1]}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.json"], "there is no file"),
+        (["canvas.png", "--prompt", "x"], "needs --legend COLOR=PHRASE"),
+        (["canvas.png", "--legend", "--prompt", "x"], "needs --legend COLOR=PHRASE"),
+        (["canvas.png", "--legend", "red"], "'red' is not COLOR=PHRASE"),
+        (["canvas.png", "--legend", "red=cat"], "576 pixels|not in the legend"),
+        (["canvas.png", "--legend", "red=cat", "blue=house"], "there is no prompt in .*canvas.png'; give --prompt"),
+        ([*CANVAS[:4], "red=cat", "blue=dog"], "'dog' is not in the prompt"),
+        ([*CANVAS, "--strength", "-1"], "argument --strength: '-1' is below 0"),
+        ([*CANVAS, "--strength", "-1,x"], "argument --strength: '-1' is below 0"),
+        (["text.png", "--legend", "red=cat"], "is not an image"),
+        (["text.png.json"], "there is no file"),
+        ([{"prompt": PROMPT}], "must be"),
+        ([{**SCENE, "region": []}], "must be"),
+        ([SCENE, "--legend", "red=cat"], "--legend is for a canvas"),
+        ([SCENE, "--prompt", "a dog"], "the phrase 'cat' is not in the prompt 'a dog'"),
+        ([{**SCENE, "regions": [{"phrase": "cat"}]}], "needs phrase and mask"),
+        ([{**SCENE, "regions": [{"phrase": "cat", "mask": [0, 0, 1]}]}], "the mask of 'cat'"),
+        ([{**SCENE, "regions": [{"phrase": "cat", "mask": "black.png"}]}], "is zero everywhere"),
+        ([{**SCENE, "regions": [{"phrase": "cat", "mask": "nowhere.png"}]}], "cannot read"),
+        ([{**SCENE, "regions": [{**HOUSE, "color": 1}]}], "it needs phrase and mask"),
+    ],
+)
+def test_paint_refuses_bad_scenes_in_one_line(paint, nothing_loads, arguments, message):
+    code, err = paint(*arguments)
+    assert code == 2 and err.startswith("ediffi: error: ") and err.count("\n") == 1
+    assert re.search(message, err), err
+
+
+def test_paint_refuses_a_scene_that_is_nested_too_deeply(paint, tmp_path):
+    scene = tmp_path / "deep.json"
+    scene.write_text("[" * 100_000)
+    code, err = paint(scene)
+    assert code == 2 and "deep.json' is not JSON" in err and err.count("\n") == 1
+
+
+def test_paint_refuses_decompression_bombs(paint, monkeypatch):
+    for limit in (1000, 4000):  # far beyond Pillow's limit and just beyond it
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        code, err = paint(*CANVAS)
+        assert code == 2 and "decompression bomb" in err
+
+
+def test_edit_draws_what_the_pipelines_draw(model, tmp_path, capsys):
+    """Of an image that a camera has stored on its side, whole and below a mask."""
+    drawn, original, mask = (tmp_path / name for name in ("out.png", "photo.jpg", "mask.png"))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    image.save(original, exif=orientation)
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(mask)
+    fixed = ["--output", drawn, "--model", model, "--size", 8, "--seed", 3, "--steps", 2, "--device", "cpu"]
+    command = [*map(str, ["edit", original, PROMPT, *fixed])]
+    with Image.open(original) as stored:
+        upright = stored.transpose(Image.Transpose.ROTATE_270)
+    call = {"image": upright, "height": 8, "num_inference_steps": 2}
+    for options, arguments in (
+        (["--strength", "0.5,1"], {"strength": (0.5, 1.0)}),
+        (["--mask", str(mask)], {"mask_image": np.eye(8)}),
+    ):
+        assert main([*command, *options]) == 0, capsys.readouterr().err
+        pipeline = EDiffIInpaintPipeline if "--mask" in options else EDiffIImg2ImgPipeline
+        pipe = pipeline.from_pretrained(model)
+        expected = pipe(PROMPT, generator=torch.Generator().manual_seed(3), **call, **arguments).images[0]
+        np.testing.assert_array_equal(pixels(drawn), np.asarray(expected))
+        provenance = read_provenance(drawn)
+        assert provenance.settings["image"] and provenance.settings.get("mask_image", False) is ("--mask" in options)
+        assert provenance.digital_source_type.endswith("compositeWithTrainedAlgorithmicMedia")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.png", PROMPT], "there is no file"),
+        (["text.png", PROMPT], "is not an image"),
+        (["image.png", " "], "is empty"),
+        (["image.png", PROMPT, "--strength", "1.5"], "'1.5' does not lie in 0 to 1"),
+        (["image.png", PROMPT, "--strength", "nan"], "not a finite number"),
+        (["image.png", PROMPT, "--strength", "-1,x"], "argument --strength: '-1' does not lie in 0 to 1"),
+        (["image.png", "wide.png"], "'wide.png' is a file, one too many here"),
+        (["image.png", PROMPT, "--mask", "text.png"], "text.png' is not an image"),
+        (["image.png", PROMPT, "--mask", "wide.png"], "mask_image is 16 x 8"),
+        (["image.png", PROMPT, "--mask", "black.png"], "mask_image is zero everywhere"),
+    ],
+)
+def test_edit_refuses_bad_input_in_one_line(arguments, message, nothing_loads, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.png").write_text("no image")
+    for name, size, color in (("image", (8, 8), 9), ("wide", (16, 8), 255), ("black", (8, 8), 0)):
+        Image.new("L", size, color).save(f"{name}.png")
+    assert main(["edit", *arguments, "--size", "8", "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err
