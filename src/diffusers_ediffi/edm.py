@@ -51,6 +51,11 @@ def c_noise(sigma: FloatOrTensor) -> FloatOrTensor:
     return math.log(sigma) / 4
 
 
+def sigma_from_c_noise(timestep: FloatOrTensor) -> FloatOrTensor:
+    """The inverse of `c_noise`: exp(4 timestep)."""
+    return (4 * timestep).exp() if isinstance(timestep, torch.Tensor) else math.exp(4 * timestep)
+
+
 def loss_weight(sigma: FloatOrTensor, sigma_data: float = SIGMA_DATA) -> FloatOrTensor:
     """lambda(sigma) = 1 / c_out^2: the weight of the squared error of D that gives the squared error of F weight 1."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2

@@ -21,6 +21,7 @@ import PIL.Image
 from PIL import PngImagePlugin
 
 from ._version import __version__
+from .files import written_whole
 from .paint.regions import PaintRegion
 
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -96,12 +97,8 @@ def save_image(image: PIL.Image.Image, path: str | os.PathLike, provenance: Prov
         if provenance is not None:
             options["pnginfo"].add_text("Software", provenance.software)
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", packet)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as unfinished:
         image.save(unfinished, format=kind, **options)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_provenance(path: str | os.PathLike) -> Provenance:

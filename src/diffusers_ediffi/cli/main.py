@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 
 from .._version import __version__
 from ..demo.checkpoint import demo_checkpoint
+from ..files import write_json
 from ..provenance import (
     COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA,
     TRAINED_ALGORITHMIC_MEDIA,
@@ -507,9 +508,7 @@ def _save_attention(path: Path, recorder: Any) -> None:
             for own in zip(*words, strict=True)
         ],
     }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(unfinished, path)
+    write_json(path, report)
     print(path)
 
 

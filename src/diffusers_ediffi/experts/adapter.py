@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..checks import is_number
+
 
 @dataclass(frozen=True)
 class ExpertAdapter:
@@ -50,7 +52,7 @@ class ExpertAdapter:
             object.__setattr__(self, "time_ids", tuple(self.time_ids))
         for name in ("aesthetic_score", "negative_aesthetic_score"):
             score = getattr(self, name)
-            if score is not None and not (_is(score, Real) and math.isfinite(score)):
+            if score is not None and not (is_number(score, Real) and math.isfinite(score)):
                 raise ValueError(f"{name}={score!r} must be a finite number.")
         if self.aesthetic_score is not None and self.time_ids is None:
             raise ValueError("aesthetic_score is appended to time_ids: say which columns of them to keep.")
@@ -125,9 +127,5 @@ class ExpertAdapter:
         return torch.cat([time_ids, score], dim=1)
 
 
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
 def _are_indices(values: Any) -> bool:
-    return isinstance(values, Sequence) and all(_is(value, Integral) and value >= 0 for value in values)
+    return isinstance(values, Sequence) and all(is_number(value, Integral) and value >= 0 for value in values)

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..checks import is_number
+from ..files import written_whole
 from .files import WEIGHTS, check_weights
 
 # With a dot, as the folders of the experts: diffusers parses every name in a component's folder as name.variant.
@@ -74,12 +77,9 @@ class LoraExpert:
         Args:
             file (`str` or `Path`): Such as `expert.safetensors`; there is never half a file.
         """
-        file = Path(file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
         weights = {name: tensor.detach().contiguous() for name, tensor in self.weights.items()}
-        save_file(weights, temporary, metadata={"format": "pt", CONFIG: json.dumps(self.config)})
-        temporary.replace(file)
+        with written_whole(file) as unfinished:
+            save_file(weights, unfinished, metadata={"format": "pt", CONFIG: json.dumps(self.config)})
 
     @classmethod
     def load(cls, file: str | Path) -> "LoraExpert":
@@ -126,7 +126,7 @@ def factorize_expert(base: Any, expert: Any, rank: int) -> LoraExpert:
     Raises:
         ValueError: if the architectures differ, rank is no positive whole number, or a weight is not finite.
     """
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+    if not is_number(rank, Integral) or rank < 1:
         raise ValueError(f"rank={rank!r} must be a whole number of at least 1.")
     _check_same_architecture(base, expert)
     before, layers = base.state_dict(), lora_layers(base)

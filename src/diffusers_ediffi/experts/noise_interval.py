@@ -8,18 +8,20 @@ complement model trains on every noise level that its named intervals leave.
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..checks import is_number
 from ..edm import P_MEAN, P_STD, sigma_cdf, sigma_quantile
 
 _DEEPEST_LEVEL = 53  # below it float64 no longer tells the last interval from the end of the axis
 
 
 def _check_node(level: int, index: int) -> None:
-    if isinstance(level, bool) or isinstance(index, bool) or not (isinstance(level, int) and isinstance(index, int)):
+    if not (is_number(level, Integral) and is_number(index, Integral)):
         raise TypeError(f"level and index of an expert are integers, got {level!r} and {index!r}.")
     if not 0 <= level <= _DEEPEST_LEVEL:
         raise ValueError(f"level must be 0 (one model for every noise) to {_DEEPEST_LEVEL}, got {level}.")

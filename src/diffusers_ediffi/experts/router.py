@@ -18,6 +18,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_
 from huggingface_hub import create_repo
 from torch import nn
 
+from ..checks import is_number
 from ..discrete_time import BETA_SETTINGS, has_betas, log_sigmas
+from ..edm import c_noise, sigma_from_c_noise
 from ..models.unet import EDiffIUNet, align_weights
 from .adapter import ExpertAdapter
 from .files import check_weights, download
@@ -358,14 +361,14 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
 
     def _to_timestep(self, sigma: float) -> float:
         if self._log_sigmas is None:
-            return math.log(sigma) / 4
+            return c_noise(sigma)
         return float(np.interp(math.log(max(sigma, 1e-30)), self._log_sigmas, np.arange(len(self._log_sigmas))))
 
     def _to_sigma(self, timestep: float) -> float:
         """The noise level of a timestep, NaN where timesteps are all this router knows."""
         if self._log_sigmas is not None:
             return math.exp(np.interp(timestep, np.arange(len(self._log_sigmas)), self._log_sigmas))
-        return math.exp(4 * timestep) if self._reads_c_noise else math.nan
+        return sigma_from_c_noise(timestep) if self._reads_c_noise else math.nan
 
     def _first_timestep(self, boundary: float) -> float:
         """The lowest timestep that belongs to the expert above the boundary."""
@@ -577,8 +580,7 @@ def _check_guidance_scales(scales: Sequence[float | None] | None, num_experts: i
             f"guidance_scales={scales!r} must list one for each of the {num_experts} experts, or None for it."
         )
     for scale in scales:
-        number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
-        if scale is not None and not number:
+        if scale is not None and not (is_number(scale, Real) and math.isfinite(scale)):
             raise ValueError(
                 f"guidance_scales={list(scales)} must be finite numbers, or None for the pipeline's scale."
             )

@@ -17,7 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
-from ..edm import c_in, noisy_residual, residual_coefficients
+from ..edm import c_in, noisy_residual, residual_coefficients, sigma_from_c_noise
 from .attention import AttentionBlock
 from .conditioning import ConditioningFusion
 
@@ -377,7 +377,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         self, sample: torch.Tensor, timesteps: torch.Tensor, residual: float | torch.Tensor
     ) -> torch.Tensor:
         """c_in x and low_res -> the noisy difference x - low_res at unit variance, and low_res."""
-        sigma = (4 * timesteps.float()).exp()[:, None, None, None]
+        sigma = sigma_from_c_noise(timesteps.float())[:, None, None, None]
         scaled, low_res = sample.float().chunk(2, dim=1)
         noisy = scaled / c_in(sigma, self.config.sigma_data)
         difference = c_in(sigma, residual) * (noisy - low_res)
@@ -387,7 +387,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         self, x: torch.Tensor, sample: torch.Tensor, timesteps: torch.Tensor, residual: float | torch.Tensor
     ) -> torch.Tensor:
         """F_r -> F."""
-        sigma = (4 * timesteps.float()).exp()[:, None, None, None]
+        sigma = sigma_from_c_noise(timesteps.float())[:, None, None, None]
         scaled, low_res = sample.float().chunk(2, dim=1)
         skip, shift, scale = residual_coefficients(sigma, self.config.sigma_data, residual)
         return (skip * scaled + shift * low_res + scale * x.float()).to(sample.dtype)

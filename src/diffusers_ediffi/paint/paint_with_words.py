@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from ..checks import is_number
+from ..edm import sigma_from_c_noise
 from .painting import Painting, PaintWithWordsAttnProcessor
 from .regions import PaintRegion, PromptTokens, region_columns
 
@@ -223,7 +225,7 @@ class _Begin:
 
 def check_strength(name: str, strength: Any) -> None:
     """Refuses what is no w'."""
-    if not isinstance(strength, Real) or isinstance(strength, bool) or not 0 <= float(strength) < math.inf:
+    if not is_number(strength, Real) or not 0 <= float(strength) < math.inf:
         raise ValueError(f"{name}={strength!r} must be a number of at least 0; 0.4 is usual, 0 paints nothing.")
 
 
@@ -246,7 +248,7 @@ def reads_text(layer: Any) -> bool:
 
 
 def _from_c_noise(timestep: torch.Tensor) -> torch.Tensor:
-    return (4 * timestep.float()).exp()
+    return sigma_from_c_noise(timestep.float())
 
 
 def _takes_c_noise(scheduler: Any) -> bool:

@@ -17,6 +17,8 @@ import torch
 from diffusers.utils import logging
 from PIL import ImageColor
 
+from ..checks import is_number
+
 logger = logging.get_logger(__name__)
 
 MAX_PIXELS = 2**26  # of a mask or canvas, 8192 x 8192: what is larger is a mistake or an attack
@@ -61,11 +63,11 @@ class PaintRegion:
     def __post_init__(self) -> None:
         if not isinstance(self.phrase, str) or not self.phrase.strip():
             raise ValueError(f"the phrase {self.phrase!r} of a region must be words of the prompt.")
-        if not _is(self.weight, Real) or not 0 <= self.weight < math.inf:
+        if not is_number(self.weight, Real) or not 0 <= self.weight < math.inf:
             raise ValueError(f"weight={self.weight!r} of {self.phrase!r} must be a number of at least 0; 1 is usual.")
         for name, limit in (("occurrence", math.inf), ("seed", MAX_SEED)):
             value = getattr(self, name)
-            if value is not None and not (_is(value, Integral) and 0 <= value <= limit):
+            if value is not None and not (is_number(value, Integral) and 0 <= value <= limit):
                 raise ValueError(f"{name}={value!r} of {self.phrase!r} must be a whole number of at least 0, or None.")
         try:
             mask = _as_box(self.mask) if _is_box(self.mask) else as_mask(self.mask)
@@ -300,12 +302,8 @@ def region_columns(
     return columns
 
 
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
 def _is_box(mask: Any) -> bool:
-    return isinstance(mask, list | tuple) and len(mask) == 4 and all(_is(edge, Real) for edge in mask)
+    return isinstance(mask, list | tuple) and len(mask) == 4 and all(is_number(edge, Real) for edge in mask)
 
 
 def _as_box(mask: Any) -> Box:
@@ -408,7 +406,7 @@ def _rgb(color: Any) -> tuple[int, ...]:
             return ImageColor.getrgb(color)[:3]
         except ValueError:
             raise ValueError(f"{color!r} in the legend is no colour; give a name, '#rrggbb' or (r, g, b).") from None
-    if isinstance(color, tuple) and len(color) == 3 and all(_is(c, Integral) and 0 <= c <= 255 for c in color):
+    if isinstance(color, tuple) and len(color) == 3 and all(is_number(c, Integral) and 0 <= c <= 255 for c in color):
         return color
     raise ValueError(f"{color!r} in the legend is no colour; give a name, '#rrggbb' or (r, g, b).")
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
-from ..edm import c_out, denoised_from_model_output
+from ..edm import c_out, denoised_from_model_output, sigma_from_c_noise
 from ..models.conditioning import CLIP_TEXT_COLUMNS, T5_COLUMNS
 from .inputs import ENCODERS, Embeddings, GuidanceScale
 
@@ -120,6 +120,6 @@ class Guidance:
         if not rescale:
             return guided
         # Exposure is a matter of the image: F has the noise in it, and at small sigma little else.
-        sigma = (4 * timestep.float()).exp()
+        sigma = sigma_from_c_noise(timestep.float())
         denoised, wanted = (denoised_from_model_output(f, sample, sigma, sigma_data) for f in (guided, reference))
         return guided + (rescale_noise_cfg(denoised, wanted, rescale) - denoised) / c_out(sigma, sigma_data)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..checks import is_number
 from ..discrete_time import has_betas
 from ..models.conditioning import CLIP_TEXT_TOKENS, T5_TOKENS
 from .prompt_schedule import PromptSchedule
@@ -221,10 +222,6 @@ def batch_size_of(prompt: str | list[str] | None, style_image: Sequence | None, 
         if embedding is not None:
             return len(embedding)
     return len(style_image or ())
-
-
-def is_number(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def per_stage(name: str, value: Any, default: Sequence, stages: list[Stage]) -> list:

@@ -6,10 +6,11 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
+from ..checks import is_number
 from ..models.conditioning import NULL_COLUMN
 from ..paint.paint_with_words import check_regions, check_strength
 from ..paint.painting import Painting
-from .inputs import ENCODERS, Stage, is_number
+from .inputs import ENCODERS, Stage
 from .prompt_schedule import PromptSchedule, scheduled_columns
 
 

@@ -17,6 +17,7 @@ which diffusers' LMSDiscrete is degree 3) and on ln(sigma) (noise, "log": DEISMu
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import diffusers
@@ -27,6 +28,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 
+from ..checks import is_number
 from ..discrete_time import BETA_SETTINGS, has_betas, log_sigmas
 from ..edm import (
     SIGMA_DATA,
@@ -355,7 +357,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
                     "pass one of them."
                 )
             num_inference_steps = len(levels) - one_more
-        if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int):
+        if num_inference_steps is None or not is_number(num_inference_steps, Integral):
             raise TypeError(f"num_inference_steps must be an integer, got {num_inference_steps!r}.")
         if not 1 <= num_inference_steps <= self.config.num_train_timesteps:
             raise ValueError(

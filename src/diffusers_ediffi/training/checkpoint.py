@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..files import write_json, written_whole
+
 MARKER = "COMPLETE"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -34,14 +36,12 @@ def save_checkpoint(
         keep_steps: checkpoints of these steps are never removed, nor counted: other runs start from them.
         seconds: training time so far; beside the state, so that equal runs have equal states.
     """
-    folder, temporary = output / f"checkpoint-{step}", output / f".checkpoint-{step}.tmp"
-    for old in (temporary, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    torch.save(state, temporary / "state.pt")
-    (temporary / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (temporary / "seconds.json").write_text(f"{seconds:.3f}\n")
-    temporary.rename(folder)
+    folder = output / f"checkpoint-{step}"
+    with written_whole(folder) as unfinished:
+        unfinished.mkdir()
+        torch.save(state, unfinished / "state.pt")
+        write_json(unfinished / "settings.json", settings)
+        (unfinished / "seconds.json").write_text(f"{seconds:.3f}\n")
     (folder / MARKER).touch()
     rotating = [path for path in complete_checkpoints(output) if step_of(path) not in keep_steps]
     for old in rotating[:-keep_last]:
@@ -64,9 +64,9 @@ def step_of(checkpoint: Path) -> int:
 def remove_incomplete(output: Path) -> None:
     """Removes what a killed process left half-written or half-removed."""
     complete = complete_checkpoints(output)
-    for path in (*output.glob("checkpoint-*"), *output.glob(".checkpoint-*.tmp"), *output.glob(".unet.tmp")):
+    for path in (*output.glob("checkpoint-*"), *output.glob(".*.tmp")):
         if path not in complete:
-            shutil.rmtree(path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def averaged_weights(checkpoint: Path) -> list[torch.Tensor]:

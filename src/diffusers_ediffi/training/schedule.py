@@ -32,11 +32,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..checks import is_number
 from ..edm import P_MEAN, P_STD
 from ..experts.noise_interval import NoiseInterval
 from ..experts.router import TRAINED_ON_TOLERANCE
@@ -268,7 +270,7 @@ def _number(value: Any, where: str) -> float:
 
 
 def _whole(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_number(value, Integral):
         raise ValueError(f"{where} must be a whole number, got {value!r}.")
     return value
 
@@ -285,7 +287,7 @@ def _settings(content: Any, where: str) -> dict[str, Any]:
             value = "no"  # YAML takes the word for a boolean
         if isinstance(default, float):
             value = _number(value, f"{where}.{name}")
-        elif isinstance(default, int) and not isinstance(default, bool):
+        elif is_number(default, Integral):
             value = _whole(value, f"{where}.{name}")
         elif type(value) is not type(default):
             raise ValueError(f"{where}.{name} must be of type {type(default).__name__}, got {value!r}.")

@@ -3,7 +3,6 @@
 
 import json
 import math
-import shutil
 import signal
 import statistics
 import sys
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas, noisy_residual
 from ..experts.lora import LoraExpert
+from ..files import written_whole
 from ..models.conditioning import NULL_COLUMN
 from ..models.low_res import augment_low_res, upsample_low_res
 from ..paint.paint_with_words import painted
@@ -299,9 +299,8 @@ class Trainer:
         if self.accelerator.is_main_process and (log := self.output / "log.jsonl").exists():
             # What a kill cut off in the middle of a line belongs to steps after the checkpoint.
             lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-            shorter = log.with_suffix(".tmp")
-            shorter.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
-            shorter.replace(log)
+            with written_whole(log) as shorter:
+                shorter.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
 
     def _fixed_settings(self) -> dict[str, Any]:
         config = {k: v for k, v in self.unet.config.items() if not k.startswith("_")}
@@ -336,11 +335,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             if self.settings.lora_rank:
                 self.lora_expert().save(self.output / LORA_FILE)
-            folder, temporary = self.output / "unet", self.output / ".unet.tmp"
-            shutil.rmtree(temporary, ignore_errors=True)
-            self.ema_unet().save_pretrained(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
+            with written_whole(self.output / "unet") as unfinished:
+                self.ema_unet().save_pretrained(unfinished)
         self.accelerator.wait_for_everyone()
 
     @torch.no_grad()

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shutil
 import signal
 import statistics
 import threading
@@ -24,6 +23,7 @@ from torch.utils.data import Dataset
 from ..experts.lora import LoraExpert
 from ..experts.noise_interval import NoiseInterval
 from ..experts.router import ExpertRouterUNet
+from ..files import write_json, written_whole
 from ..models.unet import EDiffIUNet
 from .checkpoint import averaged_weights, complete_checkpoints, first_difference, step_of, training_seconds
 from .dropout import DropoutRates
@@ -294,14 +294,14 @@ class TreeTrainer:
         number = self.schedule.nodes.index(node) + 1
         self._say(f"\n{node.name}, node {number} of {len(self.schedule.nodes)}. {self._progress()}.")
         if self.accelerator.is_main_process:
-            _write_json(self.folder(node) / PLAN, self.plan(node))
+            write_json(self.folder(node) / PLAN, self.plan(node))
         # No name holds the trainer, so that its memory is free before the next one needs its own.
         step = self._trainer(node, self._start_network(node), budget).train()
         self.accelerator.free_memory()
         if step < node.steps:
             return False
         if self.accelerator.is_main_process:
-            _write_json(self.folder(node) / DONE, self._result(node))
+            write_json(self.folder(node) / DONE, self._result(node))
         self.accelerator.wait_for_everyone()
         return True
 
@@ -383,7 +383,7 @@ class TreeTrainer:
         }
         if self.accelerator.is_main_process:
             self._write_router()
-            _write_json(self.output / REPORT, report)
+            write_json(self.output / REPORT, report)
         self.accelerator.wait_for_everyone()
         self._say(f"\n{report_table(report)}\nThe experts are in {self.output / 'unet'}.")
         return report
@@ -413,11 +413,8 @@ class TreeTrainer:
         else:
             unets = [EDiffIUNet.from_pretrained(self.folder(node) / "unet") for node in nodes]
             router = ExpertRouterUNet.from_unets(unets, self.schedule.boundaries)
-        folder, temporary = self.output / "unet", self.output / ".unet.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        router.save_pretrained(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        with written_whole(self.output / "unet") as unfinished:
+            router.save_pretrained(unfinished)
 
     def _is_low_rank(self, node: Node) -> bool:
         return self.settings[node.name].lora_rank > 0
@@ -471,14 +468,6 @@ def _network_folder(start: str) -> Path:
             )
         return folder
     raise ValueError(f"start: {start} holds no trained network: there is no {Path(start) / 'unet' / 'config.json'}.")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes beside the target and renames: there is never half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
 
 
 @contextmanager
