@@ -3,6 +3,9 @@
 
 import pytest
 from helpers import tiny_pipeline
+from transformers import CLIPTokenizer, T5Tokenizer
+
+from diffusers_ediffi import demo_checkpoint
 
 
 @pytest.fixture
@@ -15,3 +18,13 @@ def pipe():
 def base_pipe():
     """The base stage alone."""
     return tiny_pipeline(unet_sr256=None, unet_sr1024=None, scheduler_sr256=None, scheduler_sr1024=None)
+
+
+@pytest.fixture(scope="session")
+def tokenizers():
+    """Those of the demo model, with words of several tokens and marks for spaces: name, tokenizer and columns."""
+    folder = demo_checkpoint()
+    return [
+        ("CLIP", CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"), 77),
+        ("T5", T5Tokenizer.from_pretrained(folder, subfolder="tokenizer_2"), 113),
+    ]

@@ -21,7 +21,7 @@ from .models.attention import EDiffIAttention
 from .models.conditioning import CLIP_IMAGE_COLUMN, CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
 from .paint.paint_with_words import NoiseLevels, as_tokenized, prompt_tokens, reads_text, replaced
 from .paint.painting import attention_probabilities, unet_grids
-from .paint.regions import PromptTokens, find_phrase
+from .phrases import PromptTokens, find_phrase
 
 # Noise levels are told apart by these bins, equally wide in log sigma; what lies outside counts in the outermost ones.
 BINS_PER_DECADE = 32

@@ -9,26 +9,13 @@ import PIL.Image
 import pytest
 import torch
 from PIL import ImageDraw
-from transformers import CLIPTokenizer, T5Tokenizer
 
-from diffusers_ediffi import PaintRegion, demo_checkpoint, regions_from_color_map
+from diffusers_ediffi import PaintRegion, regions_from_color_map
 from diffusers_ediffi.paint.painting import Painting
-from diffusers_ediffi.paint.regions import PromptTokens, find_phrase, mix_noise, paint_matrix, region_columns
+from diffusers_ediffi.paint.regions import mix_noise, paint_matrix, region_columns
+from diffusers_ediffi.phrases import PromptTokens
 
 BOX = (0.0, 0.0, 0.5, 1.0)
-WORDS = "a an the red apple rocket rabbit rabbits (rabbit, big-eared owl's 12 moon. on of blue café ÜBER snow".split(
-    " "
-)
-
-
-@pytest.fixture(scope="module")
-def tokenizers():
-    """Real ones, with words of several tokens and marks for spaces."""
-    folder = demo_checkpoint()
-    return [
-        ("CLIP", CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"), 77),
-        ("T5", T5Tokenizer.from_pretrained(folder, subfolder="tokenizer_2"), 113),
-    ]
 
 
 @pytest.fixture
@@ -38,35 +25,7 @@ def warnings(monkeypatch, caplog):
     return caplog
 
 
-def text_of(tokenizer, ids):
-    return "".join(tokenizer.decode(ids, skip_special_tokens=True).split()).lower()
-
-
 # --- the sweep over sizes, prompts and masks ---
-
-
-def test_two_hundred_random_prompts_find_the_tokens_of_their_phrases(tokenizers):
-    """What stands in the columns, before and behind them, decodes to the phrase and to the text around it."""
-    rng = random.Random(0)
-    for _ in range(200):
-        words = rng.choices(WORDS, k=rng.randint(1, 9))
-        first = rng.randrange(len(words))
-        last = rng.randint(first + 1, min(len(words), first + 3))
-        parts = ["", "", ""]
-        for i, part in enumerate((words[:first], words[first:last], words[last:])):
-            parts[i] = "".join(word + rng.choice([" ", " ", "  "]) for word in part)
-        prompt, phrase = "".join(parts), parts[1].strip()
-        occurrence = [start for start, _ in find_phrase(prompt, phrase)].index(len(parts[0]))
-        spans = find_phrase(prompt, phrase, occurrence)
-        for name, tokenizer, length in tokenizers:
-            if name == "T5" and ("Ü" in prompt or "é" in prompt):
-                continue  # unknown to the demo's T5, so that it does not decode to them
-            columns = PromptTokens(prompt, tokenizer, length).columns(spans)
-            ids = tokenizer(prompt).input_ids
-            assert columns == list(range(columns[0], columns[-1] + 1))
-            around = ids[: columns[0]], ids[columns[0] : columns[-1] + 1], ids[columns[-1] + 1 :]
-            for own, part in zip(around, parts, strict=True):
-                assert text_of(tokenizer, own) == "".join(part.split()).lower(), (prompt, phrase)
 
 
 def test_two_hundred_random_sizes_keep_rows_and_columns_in_place():
@@ -109,18 +68,6 @@ def test_all_occurrences_or_one(tokenizers):
         columns_of(tokenizers, prompt, "red apple", 2)
 
 
-def test_whole_words_alone_are_phrases():
-    assert find_phrase("rabbits and a rabbit", "rabbit") == [(14, 20)]
-    assert find_phrase("the cat's hat", "cat") == [(4, 7)]
-    assert find_phrase("红色的苹果和火箭", "苹果") == [(3, 5)]
-    with pytest.raises(ValueError, match="it has only 'pineapple': write the whole word"):
-        find_phrase("a pineapple", "apple")
-    with pytest.raises(ValueError, match="the phrase 'owl' is not in the prompt 'a cat'"):
-        find_phrase("a cat", "owl")
-    with pytest.raises(ValueError, match="not in the prompt"):
-        find_phrase("a cat", "c.t")
-
-
 def test_a_cut_prompt(tokenizers, warnings):
     prompt = "the " * 80 + "red apple"
     columns = columns_of(tokenizers, prompt, "red apple")
@@ -136,14 +83,6 @@ def test_more_regions_than_tokens(tokenizers):
         region_columns(
             "a apple", [PaintRegion("apple", BOX)] * 3, [(name, PromptTokens("a apple", tokenizer, length), 0)]
         )
-
-
-def test_slow_tokenizers_are_refused():
-    class Slow:
-        is_fast = False
-
-    with pytest.raises(ValueError, match="Slow is a slow tokenizer"):
-        PromptTokens("a", Slow(), 77)
 
 
 # --- masks ---

@@ -364,7 +364,7 @@ def _paint(args: argparse.Namespace) -> None:
     args.prompt = args.prompt or scene.get("prompt")
     if not isinstance(args.prompt, str) or not args.prompt.strip():
         raise ValueError(f"there is no prompt in {str(args.scene)!r}; give --prompt.")
-    from ..paint.regions import find_phrase
+    from ..phrases import find_phrase
 
     for region in scene["regions"]:
         find_phrase(args.prompt, region.phrase, region.occurrence)

@@ -5,7 +5,6 @@ A is a matrix (pixels, columns): the columns of a phrase's tokens hold its mask,
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -18,6 +17,7 @@ from diffusers.utils import logging
 from PIL import ImageColor
 
 from ..checks import is_number
+from ..phrases import PromptTokens, find_phrase
 
 logger = logging.get_logger(__name__)
 
@@ -25,8 +25,6 @@ MAX_PIXELS = 2**26  # of a mask or canvas, 8192 x 8192: what is larger is a mist
 MAX_SEED = 2**63 - 1
 ASPECT_TOLERANCE = 0.02  # masks in whole pixels of another size cannot keep the aspect ratio exactly
 STRAY_SHARE = 1e-3  # share of a canvas below which a colour passes for the smoothed edge of a stroke
-# Scripts that set no spaces between words: Thai to Myanmar, Khmer, kana, Han.
-_UNSPACED = r"\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 
 Box = tuple[float, float, float, float]
 
@@ -163,75 +161,6 @@ def region_from_dict(entries: Mapping[str, Any]) -> PaintRegion:
             f"a region has the entries {sorted(entries)}; it needs phrase and mask, and may have {names}."
         )
     return PaintRegion(**entries)
-
-
-def find_phrase(prompt: str, phrase: str, occurrence: int | None = None) -> list[tuple[int, int]]:
-    """First and last + 1 character of every occurrence of a phrase, or of one of them, in whole words.
-
-    Raises:
-        ValueError: The prompt does not have it.
-    """
-    words = phrase.split()
-    pattern = r"\s+".join(map(re.escape, words))
-    if re.fullmatch(rf"[^\W{_UNSPACED}]", words[0][0]):
-        pattern = r"(?<!\w)" + pattern
-    if re.fullmatch(rf"[^\W{_UNSPACED}]", words[-1][-1]):
-        pattern += r"(?!\w)"
-    spans = [match.span() for match in re.finditer(pattern, prompt, re.IGNORECASE)]
-    if not spans:
-        inside = re.search(rf"\w*{re.escape(phrase.strip())}\w*", prompt, re.IGNORECASE)
-        hint = f"; it has only {inside[0]!r}: write the whole word" if inside else ""
-        raise ValueError(f"the phrase {phrase!r} is not in the prompt {prompt!r}{hint}.")
-    if occurrence is None:
-        return spans
-    if occurrence >= len(spans):
-        raise ValueError(
-            f"occurrence={occurrence} of {phrase!r}: the prompt {prompt!r} has it {len(spans)} times, counted from 0."
-        )
-    return [spans[occurrence]]
-
-
-class PromptTokens:
-    """The tokens of a prompt as one text encoder sees them, each with its place in the text.
-
-    Places are compared rather than token ids, since words tokenise differently in different company.
-
-    Args:
-        prompt (`str`): The text.
-        tokenizer: A fast tokenizer of `transformers`, of CLIP or T5.
-        max_length (`int`): Columns of the encoder's output.
-
-    Raises:
-        ValueError: The tokenizer cannot tell where tokens come from.
-    """
-
-    def __init__(self, prompt: str, tokenizer: Any, max_length: int):
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(
-                f"{type(tokenizer).__name__} is a slow tokenizer, which does not say where tokens come from; "
-                "load the fast one (use_fast=True)."
-            )
-        # Padded and cut as pipelines do, so that places in the list are columns.
-        settings = {"padding": "max_length", "max_length": max_length, "truncation": True}
-        offsets = tokenizer(prompt, return_offsets_mapping=True, **settings).offset_mapping
-        self.prompt = prompt
-        self.places = [_strip(prompt, *place) for place in offsets]
-        self.end = max(stop for _, stop in self.places)
-
-    def __len__(self) -> int:
-        return sum(start < stop for start, stop in self.places)
-
-    def columns(self, spans: Sequence[tuple[int, int]]) -> list[int]:
-        """The columns of all tokens that lie in the spans, be it in part; none where the text was cut before."""
-        return [
-            column
-            for column, (start, stop) in enumerate(self.places)
-            if any(start < last and first < stop for first, last in spans) and start < stop
-        ]
-
-    def holds(self, spans: Sequence[tuple[int, int]]) -> bool:
-        """Whether the encoder sees the spans to their end."""
-        return all(last <= self.end for _, last in spans)
 
 
 def paint_matrix(
@@ -415,12 +344,3 @@ def _overlap(low: float, high: float, cells: int) -> torch.Tensor:
     """The share of each of some equal cells of [0, 1] that [low, high] covers."""
     edges = torch.arange(cells + 1, dtype=torch.float64)
     return (edges[1:].clamp(max=high * cells) - edges[:-1].clamp(min=low * cells)).clamp(min=0).float()
-
-
-def _strip(text: str, start: int, stop: int) -> tuple[int, int]:
-    """A token's place without white space, which T5's word marks include."""
-    while start < stop and text[start].isspace():
-        start += 1
-    while start < stop and text[stop - 1].isspace():
-        stop -= 1
-    return start, stop

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..paint.regions import PaintRegion, find_phrase
+from ..paint.regions import PaintRegion
+from ..phrases import find_phrase
 
 Columns = list[list[int]]  # of each region's phrase
 
