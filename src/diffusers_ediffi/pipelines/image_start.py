@@ -17,7 +17,7 @@ from diffusers.utils import logging
 
 from ..checks import is_number
 from ..models.conditioning import as_pil_images
-from ..paint.regions import as_mask, resize_mask, same_aspect
+from ..paint.masks import as_mask, resize_mask, same_aspect
 from .inputs import Stage
 
 logger = logging.get_logger(__name__)

@@ -1,0 +1,112 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Masks: pictures, arrays, tensors and boxes that say where something is, read, checked and brought to a size."""
+
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..checks import is_number
+
+MAX_PIXELS = 2**26  # of a mask or canvas, 8192 x 8192: what is larger is a mistake or an attack
+ASPECT_TOLERANCE = 0.02  # masks in whole pixels of another size cannot keep the aspect ratio exactly
+
+Box = tuple[float, float, float, float]
+
+
+def is_box(mask: Any) -> bool:
+    return isinstance(mask, list | tuple) and len(mask) == 4 and all(is_number(edge, Real) for edge in mask)
+
+
+def as_box(mask: Any) -> Box:
+    left, top, right, bottom = (float(edge) for edge in mask)
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(f"is the box {tuple(mask)}; give (left, top, right, bottom) in [0, 1], with area inside.")
+    return left, top, right, bottom
+
+
+def as_mask(mask: Any) -> torch.Tensor:
+    """Any mask but a box as a float32 tensor (height, width) in [0, 1].
+
+    Raises:
+        ValueError: It is none; the message goes on after "the mask ...".
+    """
+    if isinstance(mask, Image.Image):
+        check_pixels((mask.height, mask.width))
+        mask = _luminance(mask)
+    if isinstance(mask, list | tuple):
+        try:
+            mask = np.array(mask)
+        except ValueError:
+            raise ValueError("is a ragged list; all rows must have the same length.") from None
+    if isinstance(mask, np.ndarray):
+        if mask.dtype.kind not in "biuf":
+            raise ValueError(f"has the dtype {mask.dtype}; give numbers or booleans.")
+        mask = torch.from_numpy(np.array(mask, mask.dtype.newbyteorder("=")))  # a copy: theirs may be read-only
+    if not isinstance(mask, torch.Tensor):
+        raise ValueError(f"is of type {type(mask).__name__}; give an image, an array, a tensor or a box.")
+    plane = mask.detach()
+    while plane.ndim > 2 and plane.shape[0] == 1:  # (1, height, width) and (height, width, 1) are common, too
+        plane = plane[0]
+    plane = plane[..., 0] if plane.ndim == 3 and plane.shape[-1] == 1 else plane
+    if plane.ndim != 2 or not plane.numel():
+        raise ValueError(f"has the shape {tuple(mask.shape)}; give (height, width).")
+    check_pixels(plane.shape)
+    is_float, values = plane.is_floating_point(), plane.cpu().float()
+    if not values.isfinite().all():
+        raise ValueError("holds NaN or infinity.")
+    low, high = values.min().item(), values.max().item()
+    if low < 0 or high > (1 if is_float else 255):
+        limits = "[0, 1]" if is_float else "[0, 255]"
+        raise ValueError(f"has values from {low:g} to {high:g}; they must lie in {limits} as {plane.dtype}.")
+    if high == 0:
+        raise ValueError("is zero everywhere; paint white what it is for, or leave it out.")
+    return values / 255 if not is_float and high > 1 else values
+
+
+def resize_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Brings a mask (rows, columns) in [0, 1] to (height, width), bilinearly with antialiasing."""
+    if mask.shape == (height, width):
+        return mask
+    # Pillow antialiases; PyTorch 2.13's `interpolate(antialias=True)` loses pixels where a grid is one cell wide.
+    image = Image.fromarray(mask.numpy()).resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).clamp(0, 1)
+
+
+def same_aspect(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one (height, width) need not be stretched to cover another."""
+    stretch = (size[1] * other[0]) / (size[0] * other[1])
+    return 1 - ASPECT_TOLERANCE <= stretch <= 1 / (1 - ASPECT_TOLERANCE)
+
+
+def check_pixels(shape: Sequence[int], name: str = "") -> None:
+    height, width = shape[:2]
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{name}has {width} x {height} pixels; more than {MAX_PIXELS} are refused: make it smaller.")
+
+
+def _luminance(image: Image.Image) -> Any:
+    """How white and opaque each pixel is."""
+    if image.mode in ("1", "L"):
+        return np.asarray(image)
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.float32) / 65535
+    if image.mode in ("I", "F"):
+        return np.asarray(image)
+    rgba = image.convert("RGBA")
+    return np.asarray(rgba.convert("L"), dtype=np.float32) * np.asarray(rgba.getchannel("A")) / 255**2
+
+
+def box_coverage(box: Box, height: int, width: int) -> torch.Tensor:
+    """The share of every cell of a grid that a box covers, float32 (height, width)."""
+    left, top, right, bottom = box
+    return _overlap(top, bottom, height)[:, None] * _overlap(left, right, width)
+
+
+def _overlap(low: float, high: float, cells: int) -> torch.Tensor:
+    """The share of each of some equal cells of [0, 1] that [low, high] covers."""
+    edges = torch.arange(cells + 1, dtype=torch.float64)
+    return (edges[1:].clamp(max=high * cells) - edges[:-1].clamp(min=low * cells)).clamp(min=0).float()
