@@ -3,7 +3,9 @@
 
 import copy
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import (
@@ -22,7 +24,7 @@ from diffusers.models.attention_processor import (
 )
 
 from diffusers_ediffi.models.attention import EDiffIAttention, EDiffIAttnProcessor
-from diffusers_ediffi.paint.painting import Painting, PaintWithWordsAttnProcessor
+from diffusers_ediffi.paint.painting import Painting, PaintWithWordsAttnProcessor, paint_matrix
 from diffusers_ediffi.paint.regions import PaintRegion
 
 CHANNELS, CONTEXT, HEADS, COLUMNS = 16, 12, 2, 7
@@ -386,3 +388,35 @@ def test_keys_that_diffusers_cannot_mask_are_refused():
     attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, paint))
     with pytest.raises(ValueError, match="no added keys at 20 pixels"):
         attn(inputs("added keys", 4)[0], torch.randn(4, 20, CONTEXT))
+
+
+def test_a_shared_token_takes_the_larger_of_weight_times_mask():
+    first = PaintRegion("a", np.float32([[0.5, 1.0]]), weight=0.8)
+    second = PaintRegion("b", np.float32([[1.0, 0.0]]), weight=0.5)
+    for order in ([first, second], [second, first]):
+        columns = [[1, 2] if region is first else [2, 3] for region in order]
+        matrix = paint_matrix(order, columns, 4, 1, 2)
+        torch.testing.assert_close(matrix, torch.tensor([[0, 0.4, 0.5, 0.5], [0, 0.8, 0.8, 0]]))
+
+
+def test_two_hundred_random_sizes_keep_rows_and_columns_in_place():
+    """Grids are those of a chain of real strided convolutions, and a spot stays where it is in all of them."""
+    rng = random.Random(1)
+    for _ in range(200):
+        height, width = rng.randint(2, 150), rng.randint(2, 150)
+        rows, columns = rng.randint(8, 300), rng.randint(8, 300)
+        mask = torch.zeros(rows, columns)
+        y, x = rng.randrange(rows), rng.randrange(columns)
+        mask[y, x] = 1  # a stroke of one pixel
+        region = PaintRegion("a", mask)
+        painting = Painting([[region]], [[[2]]], 5, 0.4)
+        painting.begin_call(torch.zeros(1, 4, height, width), torch.tensor(1.0))
+        sample = torch.zeros(1, 1, height, width)
+        for _ in range(4):
+            h, w = sample.shape[-2:]
+            grid = painting.matrix(h * w)[0].reshape(h, w, 5)
+            assert not grid[..., [0, 1, 3, 4]].any() and grid[..., 2].max() > 0
+            row, column = divmod(grid[..., 2].argmax().item(), w)
+            assert abs((row + 0.5) / h - (y + 0.5) / rows) <= 1 / h + 0.5 / rows
+            assert abs((column + 0.5) / w - (x + 0.5) / columns) <= 1 / w + 0.5 / columns
+            sample = torch.nn.functional.conv2d(sample, torch.zeros(1, 1, 3, 3), stride=2, padding=1)

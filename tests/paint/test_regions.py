@@ -1,87 +1,15 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Regions: which tokens a phrase is, and where a mask is at every resolution of a U-Net."""
 
-import logging
-import random
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from diffusers_ediffi import PaintRegion, regions_from_color_map
-from diffusers_ediffi.paint.painting import Painting
-from diffusers_ediffi.paint.regions import mix_noise, paint_matrix, region_columns
-from diffusers_ediffi.phrases import PromptTokens
+from diffusers_ediffi.paint.regions import mix_noise
 
 BOX = (0.0, 0.0, 0.5, 1.0)
-
-
-@pytest.fixture
-def warnings(monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
-    monkeypatch.setattr(logging.getLogger("diffusers_ediffi"), "propagate", True)
-    return caplog
-
-
-# --- the sweep over sizes, prompts and masks ---
-
-
-def test_two_hundred_random_sizes_keep_rows_and_columns_in_place():
-    """Grids are those of a chain of real strided convolutions, and a spot stays where it is in all of them."""
-    rng = random.Random(1)
-    for _ in range(200):
-        height, width = rng.randint(2, 150), rng.randint(2, 150)
-        rows, columns = rng.randint(8, 300), rng.randint(8, 300)
-        mask = torch.zeros(rows, columns)
-        y, x = rng.randrange(rows), rng.randrange(columns)
-        mask[y, x] = 1  # a stroke of one pixel
-        region = PaintRegion("a", mask)
-        painting = Painting([[region]], [[[2]]], 5, 0.4)
-        painting.begin_call(torch.zeros(1, 4, height, width), torch.tensor(1.0))
-        sample = torch.zeros(1, 1, height, width)
-        for _ in range(4):
-            h, w = sample.shape[-2:]
-            grid = painting.matrix(h * w)[0].reshape(h, w, 5)
-            assert not grid[..., [0, 1, 3, 4]].any() and grid[..., 2].max() > 0
-            row, column = divmod(grid[..., 2].argmax().item(), w)
-            assert abs((row + 0.5) / h - (y + 0.5) / rows) <= 1 / h + 0.5 / rows
-            assert abs((column + 0.5) / w - (x + 0.5) / columns) <= 1 / w + 0.5 / columns
-            sample = torch.nn.functional.conv2d(sample, torch.zeros(1, 1, 3, 3), stride=2, padding=1)
-
-
-# --- phrases ---
-
-
-def columns_of(tokenizers, prompt, phrase, occurrence=None):
-    encoders = [(name, PromptTokens(prompt, t, length), 77 * i) for i, (name, t, length) in enumerate(tokenizers)]
-    return region_columns(prompt, [PaintRegion(phrase, BOX, occurrence=occurrence)], encoders)[0]
-
-
-def test_all_occurrences_or_one(tokenizers):
-    prompt = "a red apple and a Red  Apple"
-    every = columns_of(tokenizers[:1], prompt, "red apple")
-    assert every == sorted(sum((columns_of(tokenizers[:1], prompt, "red apple", i) for i in range(2)), []))
-    assert columns_of(tokenizers[:1], prompt, "red apple", 0) == [2, 3]
-    with pytest.raises(ValueError, match="occurrence=2 of 'red apple': .* has it 2 times, counted from 0"):
-        columns_of(tokenizers, prompt, "red apple", 2)
-
-
-def test_a_cut_prompt(tokenizers, warnings):
-    prompt = "the " * 80 + "red apple"
-    columns = columns_of(tokenizers, prompt, "red apple")
-    assert columns and min(columns) >= 77
-    assert "CLIP cut the end off" in warnings.text
-    with pytest.raises(ValueError, match="is cut off, with it 'red apple'; write a shorter prompt"):
-        columns_of(tokenizers[:1], prompt, "red apple")
-
-
-def test_more_regions_than_tokens(tokenizers):
-    name, tokenizer, length = tokenizers[0]
-    with pytest.raises(ValueError, match="3 regions for the 2 tokens of 'a apple'"):
-        region_columns(
-            "a apple", [PaintRegion("apple", BOX)] * 3, [(name, PromptTokens("a apple", tokenizer, length), 0)]
-        )
 
 
 # --- regions ---
@@ -110,15 +38,6 @@ def test_another_aspect_ratio_is_warned_of(warnings):
     assert not warnings.records
     PaintRegion("cat", torch.ones(64, 64)).check_aspect(520, 776)
     assert "the mask of 'cat' is 64 x 64 (width x height) and is stretched" in warnings.text
-
-
-def test_a_shared_token_takes_the_larger_of_weight_times_mask():
-    first = PaintRegion("a", np.float32([[0.5, 1.0]]), weight=0.8)
-    second = PaintRegion("b", np.float32([[1.0, 0.0]]), weight=0.5)
-    for order in ([first, second], [second, first]):
-        columns = [[1, 2] if region is first else [2, 3] for region in order]
-        matrix = paint_matrix(order, columns, 4, 1, 2)
-        torch.testing.assert_close(matrix, torch.tensor([[0, 0.4, 0.5, 0.5], [0, 0.8, 0.8, 0]]))
 
 
 # --- noise ---

@@ -20,8 +20,9 @@ import torch
 from ..checks import is_number
 from ..edm import sigma_from_c_noise
 from ..phrases import PromptTokens
+from .columns import region_columns
 from .painting import Painting, PaintWithWordsAttnProcessor
-from .regions import PaintRegion, region_columns
+from .regions import PaintRegion
 
 MAX_SIGMA = 80.0  # EDM's largest noise level; zero-SNR schedules of discrete models go to infinity
 T5_TOKENS = 77  # what the pipelines of DeepFloyd IF let T5 read

@@ -22,7 +22,7 @@ from diffusers.models.attention_processor import (
 from torch import nn
 
 from ..models.attention import EDiffIAttention, EDiffIAttnProcessor, as_bias
-from .regions import PaintRegion, mix_noise, paint_matrix
+from .regions import PaintRegion, mix_noise
 
 NORMALIZERS = ("max", "std")
 # Larger grids than this have no attention in practice; if one has, its matrix is made when the layer asks for it.
@@ -224,6 +224,20 @@ class Painting:
         if self.observer is not None:
             self.observer(probabilities)
         return probabilities @ value
+
+
+def paint_matrix(
+    regions: Sequence[PaintRegion], columns: Sequence[Sequence[int]], num_columns: int, height: int, width: int
+) -> torch.Tensor:
+    """A of the paper at one resolution, float32 (height * width, num_columns); `columns` are those of each region.
+
+    Where regions share a token, the largest of weight times mask counts.
+    """
+    matrix = torch.zeros(height * width, num_columns)
+    for region, own in zip(regions, columns, strict=True):
+        painted = float(region.weight) * region.coverage(height, width).flatten()[:, None]
+        matrix[:, list(own)] = torch.maximum(matrix[:, list(own)], painted)
+    return matrix
 
 
 def unet_grids(height: int, width: int) -> Iterator[tuple[int, int]]:

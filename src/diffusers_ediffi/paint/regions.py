@@ -16,7 +16,6 @@ from diffusers.utils import logging
 from PIL import Image, ImageColor
 
 from ..checks import is_number
-from ..phrases import PromptTokens, find_phrase
 from .masks import as_box, as_mask, box_coverage, check_pixels, is_box, resize_mask, same_aspect
 
 logger = logging.get_logger(__name__)
@@ -158,20 +157,6 @@ def region_from_dict(entries: Mapping[str, Any]) -> PaintRegion:
     return PaintRegion(**entries)
 
 
-def paint_matrix(
-    regions: Sequence[PaintRegion], columns: Sequence[Sequence[int]], num_columns: int, height: int, width: int
-) -> torch.Tensor:
-    """A of the paper at one resolution, float32 (height * width, num_columns); `columns` are those of each region.
-
-    Where regions share a token, the largest of weight times mask counts.
-    """
-    matrix = torch.zeros(height * width, num_columns)
-    for region, own in zip(regions, columns, strict=True):
-        painted = float(region.weight) * region.coverage(height, width).flatten()[:, None]
-        matrix[:, list(own)] = torch.maximum(matrix[:, list(own)], painted)
-    return matrix
-
-
 def mix_noise(noise: torch.Tensor, regions: Sequence[PaintRegion]) -> torch.Tensor:
     """Replaces noise by that of the regions' own seeds where their masks are.
 
@@ -195,35 +180,6 @@ def mix_noise(noise: torch.Tensor, regions: Sequence[PaintRegion]) -> torch.Tens
         # On the CPU, so that a seed means the same noise on every device.
         mixed += mask * torch.randn(noise.shape, generator=torch.Generator().manual_seed(int(seed)))
     return (mixed / (rest**2 + (masks**2).sum(0)).sqrt()).to(noise)
-
-
-def region_columns(
-    prompt: str, regions: Sequence[PaintRegion], encoders: Sequence[tuple[str, PromptTokens, int]]
-) -> list[list[int]]:
-    """The columns of every region's phrase.
-
-    Args:
-        prompt (`str`): The text.
-        regions (`list` of [`PaintRegion`]): Its regions.
-        encoders: For each text encoder its name, the prompt's tokens and the first of its columns.
-
-    Raises:
-        ValueError: No encoder sees the phrase, or there are more regions than tokens.
-    """
-    most = max(len(tokens) for _, tokens, _ in encoders)
-    if len(regions) > most:
-        raise ValueError(f"there are {len(regions)} regions for the {most} tokens of {prompt!r}; give fewer.")
-    columns: list[list[int]] = []
-    for region in regions:
-        spans = find_phrase(prompt, region.phrase, region.occurrence)
-        found = [[first + column for column in tokens.columns(spans)] for _, tokens, first in encoders]
-        cut = [name for name, tokens, _ in encoders if not tokens.holds(spans)]
-        if not any(found):
-            raise ValueError(f"the end of {prompt!r} is cut off, with it {region.phrase!r}; write a shorter prompt.")
-        if cut:
-            logger.warning(f"{' and '.join(cut)} cut the end off {prompt!r} and do not see all of {region.phrase!r}.")
-        columns.append([column for own in found for column in own])
-    return columns
 
 
 def _canvas(image: Any) -> np.ndarray:

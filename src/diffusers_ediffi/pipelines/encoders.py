@@ -19,7 +19,8 @@ from ..models.conditioning import (
     encode_clip_text,
     encode_t5,
 )
-from ..paint.regions import PaintRegion, region_columns
+from ..paint.columns import region_columns
+from ..paint.regions import PaintRegion
 from ..phrases import PromptTokens
 from .inputs import (
     ENCODERS,

@@ -23,7 +23,8 @@ from ..models.conditioning import (
     encode_clip_image,
     encode_clip_text,
 )
-from ..paint.regions import PaintRegion, region_columns
+from ..paint.columns import region_columns
+from ..paint.regions import PaintRegion
 from ..phrases import PromptTokens
 
 SUBFOLDERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "feature_extractor", "image_encoder")
