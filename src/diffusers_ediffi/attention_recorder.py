@@ -17,9 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as nnf
 
+from .foreign_pipelines import NoiseLevels, as_tokenized, prompt_tokens, replaced
 from .models.attention import EDiffIAttention
 from .models.conditioning import CLIP_IMAGE_COLUMN, CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
-from .paint.paint_with_words import NoiseLevels, as_tokenized, prompt_tokens, reads_text, replaced
+from .paint.paint_with_words import reads_text
 from .paint.painting import attention_probabilities, unet_grids
 from .phrases import PromptTokens, find_phrase
 

@@ -4,27 +4,22 @@
 import inspect
 import logging
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import (
-    DDIMScheduler,
     DDPMScheduler,
-    EDMEulerScheduler,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
     IFPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
 from helpers import SIZES, WIDTH, tiny_t5_tokenizer, tiny_text_encoder_2, tiny_unet
-from helpers_diffusers import PIPELINES, SD_BETAS, SIZE, build, ip_adapter, lora, three_experts, unet_for
+from helpers_diffusers import PIPELINES, SIZE, build, ip_adapter, lora, three_experts, unet_for
+from helpers_paint import LEFT, PROMPT, REGIONS, SWAPPED, draw, paint, seeds
 
 from diffusers_ediffi import (
     EDiffIInpaintPipeline,
@@ -33,7 +28,7 @@ from diffusers_ediffi import (
     PaintRegion,
     paint_with_words,
 )
-from diffusers_ediffi.paint.paint_with_words import NoiseLevels, painted
+from diffusers_ediffi.paint.paint_with_words import painted
 from diffusers_ediffi.paint.painting import PaintWithWordsAttnProcessor
 from diffusers_ediffi.pipelines.paintings import paintings_per_stage
 
@@ -41,38 +36,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers 0.42 on numpy 2.4
     pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),  # of peft, for a second LoRA
 ]
-
-PROMPT = "a cat and a dog"
-LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
-REGIONS = [PaintRegion("cat", LEFT), PaintRegion("dog", RIGHT)]
-SWAPPED = [PaintRegion("cat", RIGHT), PaintRegion("dog", LEFT)]
-
-
-def seeds(count):
-    return [torch.Generator().manual_seed(i) for i in range(count)]
-
-
-def draw(pipe, prompt=PROMPT, images=1, steps=3, size=(SIZE, SIZE), **arguments):
-    """The latents of a guided call, each image from a generator of its own."""
-    picture = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2))
-    name = type(pipe).__name__
-    prompts = 1 if isinstance(prompt, str) else len(prompt)
-    if any(kind in name for kind in ("Img2Img", "Inpaint", "ControlNet")):
-        arguments.setdefault("image", picture.expand(prompts, -1, -1, -1))
-    if "Inpaint" in name:
-        arguments |= {"mask_image": (picture[:, :1] > 0.5).float().expand(prompts, -1, -1, -1)}
-    if "Img2Img" in name or "Inpaint" in name:
-        arguments.setdefault("strength", 0.8)
-    if "Img2Img" not in name:
-        arguments |= {"height": size[0], "width": size[1]}
-    arguments.setdefault("generator", seeds(images))
-    return pipe(prompt, num_inference_steps=steps, output_type="latent", **arguments).images
-
-
-def paint(pipe, regions=REGIONS, strength=1.0, prompt=PROMPT, normalizer="max", **arguments):
-    with paint_with_words(pipe, prompt, regions, strength, normalizer) as same:
-        assert same is pipe
-        return draw(pipe, prompt, **arguments)
 
 
 def state(pipe):
@@ -227,60 +190,6 @@ def test_sizes_that_halve_unevenly(size, caplog, monkeypatch):
             assert (pipe.unet(latents, 500, states).sample - plain).abs().max() > 1e-5
     stretched = [record for record in caplog.records if "is stretched" in record.getMessage()]
     assert len(stretched) == (size == (9, 40))
-
-
-# --- noise levels ---
-
-
-def schedulers():
-    names = {scheduler.__name__ for scheduler in EulerDiscreteScheduler().compatibles}
-    return sorted({name for name in names if not name.startswith("EDM")} | {"LCMScheduler", "TCDScheduler"})
-
-
-@pytest.mark.parametrize("name", schedulers())
-@pytest.mark.filterwarnings("ignore")
-def test_sigma_is_that_of_the_timestep_which_the_unet_receives(name):
-    kind = getattr(diffusers, name)
-    try:
-        pipe = build(StableDiffusionPipeline, unet_for(StableDiffusionPipeline))
-        pipe.scheduler = kind(**SD_BETAS)
-        draw(pipe, steps=4)
-    except (ImportError, ValueError) as error:  # torchsde
-        pytest.skip(str(error))
-    seen = []
-    block = paint_with_words(pipe, PROMPT, REGIONS, strength=2.0)
-    with block:
-        record = lambda _, args, kwargs: seen.append((float(args[1]), block.painting.coefficient.item()))  # noqa: E731
-        handle = pipe.unet.register_forward_pre_hook(record, with_kwargs=True)
-        draw(pipe, steps=4)
-    handle.remove()
-    alphas = pipe.scheduler.alphas_cumprod.double().numpy()
-    sigmas = np.sqrt((1 - alphas) / alphas)
-    assert seen
-    for timestep, coefficient in seen:
-        sigma = min(np.interp(timestep, np.arange(1000), sigmas), 80)
-        assert coefficient == pytest.approx(2 * np.log(1 + sigma), rel=1e-4)
-
-
-def test_zero_terminal_snr_is_clamped():
-    pipe = build(StableDiffusionPipeline, unet_for(StableDiffusionPipeline))
-    pipe.scheduler = DDIMScheduler(**SD_BETAS, rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    assert NoiseLevels(pipe)(torch.tensor(999)) == 80
-    assert paint(pipe).isfinite().all()
-
-
-def test_edm_schedulers_say_sigma_in_their_timesteps():
-    pipe = build(StableDiffusionXLPipeline, unet_for(StableDiffusionXLPipeline))
-    pipe.scheduler = EDMEulerScheduler()
-    assert NoiseLevels(pipe)(torch.tensor(80.0).log() / 4).item() == pytest.approx(80, rel=1e-5)
-    assert (paint(pipe) - draw(pipe)).abs().max() > 1e-3
-
-
-def test_a_scheduler_without_noise_levels_is_refused():
-    pipe = build(StableDiffusionPipeline, unet_for(StableDiffusionPipeline))
-    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
-    with pytest.raises(ValueError, match="noise levels of FlowMatchEulerDiscreteScheduler are not known"):
-        paint_with_words(pipe, PROMPT, REGIONS)
 
 
 # --- the with block ---
