@@ -22,8 +22,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from diffusers_ediffi import EDiffIUNet, PaintRegion
-from diffusers_ediffi.paint.paint_with_words import painted
 from diffusers_ediffi.paint.painting import Painting
+from diffusers_ediffi.paint.processor import painted
 
 SHAPES = ("sd15", "sdxl", "ediffi", "demo-base")
 

@@ -29,8 +29,8 @@ from diffusers_ediffi.demo import Scene
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance
 from diffusers_ediffi.edm import c_in, c_noise
 from diffusers_ediffi.models.conditioning import NULL_COLUMN
-from diffusers_ediffi.paint.paint_with_words import painted
 from diffusers_ediffi.paint.painting import NORMALIZERS, Painting
+from diffusers_ediffi.paint.processor import painted
 
 GRID_PROMPTS = 8
 

@@ -34,8 +34,8 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
 from diffusers_ediffi import PaintRegion, Provenance, paint_with_words, save_image
-from diffusers_ediffi.paint.paint_with_words import check_strength
 from diffusers_ediffi.paint.painting import NORMALIZERS
+from diffusers_ediffi.paint.regions import check_strength
 from diffusers_ediffi.phrases import find_phrase
 from diffusers_ediffi.provenance import model_name
 

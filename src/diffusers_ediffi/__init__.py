@@ -17,7 +17,7 @@ from .experts.router import ExpertRouterUNet
 from .models.unet import EDiffIUNet
 from .paint.attention_mass import measure_attention_mass
 from .paint.paint_with_words import paint_with_words
-from .paint.painting import PaintWithWordsAttnProcessor
+from .paint.processor import PaintWithWordsAttnProcessor
 from .paint.regions import PaintRegion, regions_from_color_map
 from .pipelines.pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
 from .pipelines.pipeline_ediffi_img2img import EDiffIImg2ImgPipeline

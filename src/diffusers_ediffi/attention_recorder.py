@@ -20,8 +20,8 @@ import torch.nn.functional as nnf
 from .foreign_pipelines import NoiseLevels, as_tokenized, prompt_tokens, replaced
 from .models.attention import EDiffIAttention
 from .models.conditioning import CLIP_IMAGE_COLUMN, CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
-from .paint.paint_with_words import reads_text
-from .paint.painting import attention_probabilities, unet_grids
+from .paint.painting import unet_grids
+from .paint.processor import attention_probabilities, reads_text
 from .phrases import PromptTokens, find_phrase
 
 # Noise levels are told apart by these bins, equally wide in log sigma; what lies outside counts in the outermost ones.

@@ -14,8 +14,8 @@ from helpers_diffusers import SIZE, build, tiny_unet
 from diffusers_ediffi import ExpertRouterUNet, PaintRegion, measure_attention_mass, paint_with_words
 from diffusers_ediffi.edm import c_noise
 from diffusers_ediffi.models.conditioning import NULL_COLUMN
-from diffusers_ediffi.paint.paint_with_words import painted
 from diffusers_ediffi.paint.painting import Painting
+from diffusers_ediffi.paint.processor import painted
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # see test_paint...
 

@@ -28,8 +28,7 @@ from diffusers_ediffi import (
     PaintRegion,
     paint_with_words,
 )
-from diffusers_ediffi.paint.paint_with_words import painted
-from diffusers_ediffi.paint.painting import PaintWithWordsAttnProcessor
+from diffusers_ediffi.paint.processor import PaintWithWordsAttnProcessor, painted
 from diffusers_ediffi.pipelines.paintings import paintings_per_stage
 
 pytestmark = [

@@ -1,402 +1,15 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The painted attention against the paper's formula, written out in float64, for every kind of processor."""
+"""The matrix A at every resolution of a U-Net, and the factor on it."""
 
-import copy
-import math
 import random
 
 import numpy as np
 import pytest
 import torch
-from diffusers.models.attention_processor import (
-    Attention,
-    AttnAddedKVProcessor,
-    AttnAddedKVProcessor2_0,
-    AttnProcessor,
-    AttnProcessor2_0,
-    CustomDiffusionAttnProcessor,
-    CustomDiffusionAttnProcessor2_0,
-    FusedAttnProcessor2_0,
-    IPAdapterAttnProcessor,
-    IPAdapterAttnProcessor2_0,
-    SlicedAttnAddedKVProcessor,
-    SlicedAttnProcessor,
-)
+from helpers_paint import COLUMNS, GRID, HEADS, painting, prepared
 
-from diffusers_ediffi.models.attention import EDiffIAttention, EDiffIAttnProcessor
-from diffusers_ediffi.paint.painting import Painting, PaintWithWordsAttnProcessor, paint_matrix
-from diffusers_ediffi.paint.regions import PaintRegion
-
-CHANNELS, CONTEXT, HEADS, COLUMNS = 16, 12, 2, 7
-SAMPLE = (7, 9)  # of the U-Net; the layer works at half of it, rounded up
-GRID = (4, 5)
-STRENGTH, SIGMA = 0.7, 3.0
-IMAGE_TOKENS = 3
-# name of the arrangement -> prompt of every painted image, copies of the painted half, plain rows before it
-BATCHES = {
-    "guided": ([0, 1], 1, 2),
-    "not guided": ([0, 1], 1, 0),
-    "two images of each prompt": ([0, 0, 1, 1], 1, 4),
-    "one prompt": ([1, 1], 1, 2),
-    "perturbed attention": ([0, 1], 2, 2),
-    "perturbed attention, not guided": ([0, 1], 2, 0),
-}
-TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-
-
-class OwnProcessor(EDiffIAttnProcessor):
-    """Somebody's processor for eDiff-I, which is not known to paint-with-words."""
-
-
-def custom(processor):
-    return lambda: processor(hidden_size=CHANNELS, cross_attention_dim=CONTEXT)
-
-
-def ip_adapter(processor):
-    return lambda: processor(CHANNELS, CONTEXT, num_tokens=(IMAGE_TOKENS,), scale=0.6)
-
-
-PROCESSORS = {
-    "ediffi": EDiffIAttnProcessor,
-    "own ediffi": OwnProcessor,
-    "plain": AttnProcessor,
-    "plain 2_0": AttnProcessor2_0,
-    "sliced": lambda: SlicedAttnProcessor(1),
-    "fused": FusedAttnProcessor2_0,
-    "ip-adapter": ip_adapter(IPAdapterAttnProcessor),
-    "ip-adapter 2_0": ip_adapter(IPAdapterAttnProcessor2_0),
-    "custom diffusion": custom(CustomDiffusionAttnProcessor),
-    "custom diffusion 2_0": custom(CustomDiffusionAttnProcessor2_0),
-    "added keys": AttnAddedKVProcessor,
-    "added keys 2_0": AttnAddedKVProcessor2_0,
-    "added keys, sliced": lambda: SlicedAttnAddedKVProcessor(1),
-}
-
-
-def attention(name, **changes):
-    """A layer with one of the processors and random weights."""
-    torch.manual_seed(0)
-    if "ediffi" in name:
-        attn = EDiffIAttention(CHANNELS, CHANNELS // HEADS, CONTEXT)
-    else:
-        settings = {
-            "query_dim": CHANNELS,
-            "cross_attention_dim": CONTEXT,
-            "heads": HEADS,
-            "dim_head": CHANNELS // HEADS,
-        }
-        if "added" in name:
-            settings |= {
-                "added_kv_proj_dim": CONTEXT,
-                "cross_attention_dim": CHANNELS,
-                "norm_num_groups": 4,
-                "bias": True,
-            }
-            settings |= {"only_cross_attention": False}
-        elif "custom" not in name:
-            settings |= {"residual_connection": True, "rescale_output_factor": 2.0, "norm_num_groups": 4}
-        attn = Attention(**{**settings, **changes})
-    if name == "fused":
-        attn.fuse_projections()
-    attn.set_processor(PROCESSORS[name]())
-    for parameter in attn.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    return attn.eval()
-
-
-def painting(normalizer="max", num_columns=COLUMNS, strength=STRENGTH):
-    """Two prompts with two overlapping soft regions each, one token of which is shared."""
-    masks = torch.rand(4, *SAMPLE, generator=torch.Generator().manual_seed(1))
-    regions = [
-        [PaintRegion("a", masks[0], weight=0.8), PaintRegion("b", (0.1, 0.2, 0.7, 1.0))],
-        [PaintRegion("c", masks[1]), PaintRegion("d", masks[2], weight=1.7)],
-    ]
-    return Painting(regions, [[[1, 2], [2, 4]], [[5], [1, 6]]], num_columns, strength, normalizer)
-
-
-def inputs(name, rows, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(2)
-    states = torch.randn(rows, GRID[0] * GRID[1], CHANNELS, generator=generator)
-    text = torch.randn(rows, COLUMNS, CONTEXT, generator=generator)
-    image = [torch.randn(rows, IMAGE_TOKENS, CONTEXT, generator=generator).to(dtype)]
-    if "added" in name:
-        states = states.transpose(1, 2).reshape(rows, CHANNELS, *GRID)
-    return states.to(dtype), (text.to(dtype), image) if "ip" in name else text.to(dtype)
-
-
-def prepared(paint, images, copies, plain, sigma=SIGMA):
-    paint.select(images, copies)
-    paint.begin_call(torch.zeros(plain + copies * len(images), 4, *SAMPLE), torch.as_tensor(sigma))
-    return paint
-
-
-def matrices(paint, images, copies, plain):
-    """A of every row, from the masks alone: weight x mask, the larger one where a token is shared."""
-    rows = []
-    for prompt in [*images] * copies:
-        a = torch.zeros(GRID[0] * GRID[1], COLUMNS, dtype=torch.float64)
-        for region, columns in zip(paint.regions[prompt], paint.columns[prompt], strict=True):
-            for column in columns:
-                a[:, column] = torch.maximum(a[:, column], region.weight * region.coverage(*GRID).flatten())
-        rows.append(a)
-    return [None] * plain + rows
-
-
-def formula(attn, name, states, context, a, mask=None, normalizer="max"):
-    """softmax((Q K^T + w A) / sqrt(d_k)) V of one row, w = w' log(1 + sigma) max(Q K^T), as the paper writes it; where
-    A is `None` without w A. The mask says which columns may be attended."""
-    attn = copy.deepcopy(attn).double()
-    context, image = context if isinstance(context, tuple) else (context, None)
-    residual, context = states.double(), context.double()
-    states = residual.flatten(1).T if residual.ndim == 3 else residual
-    if getattr(attn, "group_norm", None) is not None:
-        states = attn.group_norm(states.T[None])[0].T
-    if "custom" in name:
-        to_q, to_k, to_v = (getattr(attn.processor, f"to_{x}_custom_diffusion") for x in "qkv")
-        to_out = attn.processor.to_out_custom_diffusion[0]
-    else:
-        to_q, to_k, to_v, to_out = attn.to_q, attn.to_k, attn.to_v, attn.to_out[0]
-    query = to_q(states)
-    if "added" in name:
-        key = torch.cat([attn.add_k_proj(context), attn.to_k(states)])
-        value = torch.cat([attn.add_v_proj(context), attn.to_v(states)])
-    elif name == "fused":
-        key, value = attn.to_kv(context).chunk(2, dim=-1)
-    else:
-        key, value = to_k(context), to_v(context)
-    is_open = torch.ones(len(key), dtype=torch.bool)
-    is_open[: len(context)] = True if mask is None else mask
-    products = [q @ k.T for q, k in zip(query.chunk(HEADS, -1), key.chunk(HEADS, -1), strict=True)]
-    counted = torch.stack(products)[..., is_open]
-    w = (
-        STRENGTH
-        * math.log(1 + SIGMA)
-        * (counted.std(correction=0) if normalizer == "std" else counted.max().clamp(min=0))
-    )
-    heads = []
-    for product, v in zip(products, value.chunk(HEADS, -1), strict=True):
-        if a is not None:
-            product = product + w * torch.nn.functional.pad(a, (0, len(key) - a.shape[1]))
-        scores = (product / (CHANNELS // HEADS) ** 0.5).masked_fill(~is_open, -math.inf)
-        heads.append(scores.softmax(-1) @ v)
-    x = torch.cat(heads, -1)
-    if image is not None:
-        own = attn.processor.to_k_ip[0](image[0].double()), attn.processor.to_v_ip[0](image[0].double())
-        for i, (q, k, v) in enumerate(zip(*(y.chunk(HEADS, -1) for y in (query, *own)), strict=True)):
-            part = slice(i * CHANNELS // HEADS, (i + 1) * CHANNELS // HEADS)
-            x[:, part] += 0.6 * ((q @ k.T) / (CHANNELS // HEADS) ** 0.5).softmax(-1) @ v
-    x = to_out(x)
-    if "added" in name:
-        return x.T.reshape(residual.shape) + residual
-    if "ediffi" in name or "custom" in name:
-        return x
-    return (x + residual) / attn.rescale_output_factor
-
-
-def row(context, i):
-    return (context[0][i], [image[i] for image in context[1]]) if isinstance(context, tuple) else context[i]
-
-
-def check(name, batch, dtype=torch.float32, normalizer="max", mask=None):
-    images, copies, plain = BATCHES[batch]
-    attn, paint = attention(name).to(dtype), prepared(painting(normalizer), images, copies, plain)
-    rows = plain + copies * len(images)
-    states, context = inputs(name, rows, dtype)
-    expected = [
-        formula(attn, name, states[i], row(context, i), a, None if mask is None else mask[i], normalizer)
-        for i, a in enumerate(matrices(paint, images, copies, plain))
-    ]
-    bias = None
-    if mask is not None:  # as the U-Nets make it
-        bias = mask[:, None, None] if "ediffi" in name else (1 - mask[:, None].to(dtype)) * -10000
-    attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, paint))
-    with torch.no_grad():
-        output = attn(states, context, attention_mask=bias)
-    assert output.dtype == dtype
-    error = (output.double() - torch.stack(expected)).abs().max().item()
-    assert error < TOLERANCES[dtype] * max(1, torch.stack(expected).abs().max().item()), error
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("name", PROCESSORS)
-@torch.no_grad()
-def test_every_processor_equals_the_formula_in_every_batch(name, batch):
-    check(name, batch)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", PROCESSORS)
-@torch.no_grad()
-def test_half_precision(name, dtype):
-    check(name, "guided", dtype)
-
-
-@pytest.mark.parametrize("normalizer", ["max", "std"])
-@pytest.mark.parametrize("name", PROCESSORS)
-@torch.no_grad()
-def test_masked_columns_count_for_nothing(name, normalizer):
-    """The last columns, one of them painted, are masked in some rows; what stands in them must not matter."""
-    mask = torch.ones(4, COLUMNS, dtype=torch.bool)
-    mask[1, 5:] = mask[3, 4:] = False
-    check(name, "guided", normalizer=normalizer, mask=mask)
-
-
-@pytest.mark.parametrize("name", PROCESSORS)
-@torch.no_grad()
-def test_the_standard_deviation_as_normalizer(name):
-    check(name, "guided", normalizer="std")
-
-
-@pytest.mark.parametrize("name", PROCESSORS)
-@torch.no_grad()
-def test_the_unconditional_half_is_that_of_the_plain_processor(name):
-    attn, paint = attention(name), prepared(painting(), [0, 1], 1, 2)
-    states, context = inputs(name, 4)
-    plain = attn(states, context)
-    attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, paint))
-    output = attn(states, context)
-    torch.testing.assert_close(output[:2], plain[:2], rtol=0, atol=1e-6)
-    assert all((output[i] - plain[i]).abs().max() > 1e-2 for i in (2, 3))
-
-
-@pytest.mark.parametrize("name", PROCESSORS)
-@torch.no_grad()
-def test_a_copy_is_painted_where_its_text_stands(name):
-    """Of three copies one reads all columns, one two of them, one none: as if the regions had no more."""
-    attn, paint = attention(name), painting()
-    processor, (states, context) = attn.processor, inputs(name, 8)
-
-    def run():
-        paint.begin_call(torch.zeros(8, 4, *SAMPLE), torch.as_tensor(SIGMA))
-        attn.set_processor(PaintWithWordsAttnProcessor(processor, paint))
-        return attn(states, context)
-
-    paint.select([0, 1], 3)
-    all_columns = run()
-    paint.select([0, 1], 3, [range(COLUMNS), [2, 6], []])
-    output = run()
-    columns = paint.columns
-    paint.columns = [[[2], [2]], [[], [6]]]
-    paint.select([1, 0], 3)  # else the matrices of before are kept
-    run()
-    paint.select([0, 1], 3)
-    two_columns = run()
-    paint.columns = columns
-    attn.set_processor(processor)
-    plain = attn(states, context)
-    for rows, expected in ((slice(0, 2), plain), (slice(2, 4), all_columns), (slice(4, 6), two_columns)):
-        torch.testing.assert_close(output[rows], expected[rows], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(output[6:], plain[6:], rtol=1e-5, atol=1e-5)
-    assert all((output[i] - plain[i]).abs().max() > 1e-3 for i in range(2, 6))
-
-
-@pytest.mark.parametrize("name", ["ediffi", "plain 2_0", "sliced"])
-@torch.no_grad()
-def test_each_row_has_a_sigma_of_its_own(name):
-    attn, states_and_context = attention(name), inputs(name, 4)
-    processor = attn.processor
-    outputs = []
-    for sigma in (torch.tensor([9.0, 9.0, 0.5, 4.0]), 0.5, 4.0):
-        paint = prepared(painting(), [0, 1], 1, 2, sigma)
-        attn.set_processor(PaintWithWordsAttnProcessor(processor, paint))
-        outputs.append(attn(*states_and_context))
-    torch.testing.assert_close(outputs[0][2], outputs[1][2])
-    torch.testing.assert_close(outputs[0][3], outputs[2][3])
-
-
-@pytest.mark.parametrize("name", ["plain", "sliced", "added keys"])
-@torch.no_grad()
-def test_attention_that_is_computed_in_float32_stays_so(name):
-    attn = attention(name, upcast_attention=True, upcast_softmax=True)
-    check_of = prepared(painting(), [0, 1], 1, 2)
-    states, context = inputs(name, 4)
-    attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, check_of))
-    exact = attn(states, context)
-    half = attn.half()(states.half(), context.half())
-    assert half.dtype == torch.float16
-    torch.testing.assert_close(half.float(), exact, rtol=1e-2, atol=1e-2)
-
-
-def test_negative_scores_do_not_turn_the_sign():
-    """The maximum is clamped at 0: with negative scores alone nothing is painted, instead of the opposite."""
-    paint = prepared(painting(), [0, 1], 1, 0)
-    scores = -torch.rand(2, HEADS, GRID[0] * GRID[1], COLUMNS) - 0.1
-    assert paint.factor(scores, None).abs().max() == 0
-
-
-def test_gradients_flow_through_the_painted_attention():
-    for name in ("ediffi", "plain 2_0", "sliced"):
-        attn, paint = attention(name), prepared(painting(), [0, 1], 1, 2)
-        states, context = inputs(name, 4)
-        attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, paint))
-        attn(states.requires_grad_(), context).square().sum().backward()
-        assert states.grad.isfinite().all() and states.grad[2:].abs().sum() > 0
-
-
-@pytest.mark.parametrize("name", ["ediffi", "plain 2_0", "sliced"])
-@torch.no_grad()
-def test_compiles_in_one_graph(name):
-    attn, paint = attention(name), prepared(painting(), [0, 1], 1, 2)
-    states, context = inputs(name, 4)
-    attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, paint))
-    expected = attn(states, context)
-    torch._dynamo.reset()
-    compiled = torch.compile(attn, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(states, context), expected)
-    torch.testing.assert_close(compiled(states, context), attn(states, context))
-
-
-def test_self_attention_is_left_alone():
-    attn = attention("plain 2_0", cross_attention_dim=None)
-    states = inputs("plain 2_0", 4)[0]
-    plain = attn(states)
-    attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, prepared(painting(), [0, 1], 1, 2)))
-    assert torch.equal(attn(states), plain)
-
-
-@pytest.mark.parametrize(("rows", "images"), [(3, [0, 1]), (6, [0, 1]), (1, [0, 1]), (5, [0, 0, 1, 1])])
-def test_a_batch_of_unknown_rows_is_refused(rows, images):
-    with pytest.raises(ValueError, match=rf"shape \({rows}, 4, 7, 9\) where {len(images)} images"):
-        prepared(painting(), images, 1, rows - len(images))
-
-
-def test_what_is_not_a_resolution_of_the_unet_is_refused():
-    paint = prepared(painting(), [0, 1], 1, 2)
-    assert paint.matrix(20).shape == (2, 20, COLUMNS) and paint.matrix(63).shape == (2, 63, COLUMNS)
-    with pytest.raises(ValueError, match="16 pixels is none of the U-Net's resolutions \\(7 x 9, 4 x 5, 2 x 3, 1 x 2"):
-        paint.matrix(16)
-
-
-def test_text_of_other_columns_is_refused():
-    attn, paint = attention("plain"), prepared(painting(), [0, 1], 1, 2)
-    attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, paint))
-    states, context = inputs("plain", 4)
-    with pytest.raises(ValueError, match="the text has 14 columns and the prompt's tokens have 7"):
-        attn(states, torch.cat([context, context], 1))
-
-
-def test_an_unknown_normalizer_is_refused():
-    with pytest.raises(ValueError, match="normalizer='mean' is unknown; choose from max, std"):
-        painting("mean")
-
-
-@torch.no_grad()
-def test_keys_that_diffusers_cannot_mask_are_refused():
-    """Its processors pad a mask by the number of pixels, unless that is the number of columns."""
-    attn, paint = attention("added keys"), painting(num_columns=20)
-    prepared(paint, [0, 1], 1, 2)
-    attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, paint))
-    with pytest.raises(ValueError, match="no added keys at 20 pixels"):
-        attn(inputs("added keys", 4)[0], torch.randn(4, 20, CONTEXT))
-
-
-def test_a_shared_token_takes_the_larger_of_weight_times_mask():
-    first = PaintRegion("a", np.float32([[0.5, 1.0]]), weight=0.8)
-    second = PaintRegion("b", np.float32([[1.0, 0.0]]), weight=0.5)
-    for order in ([first, second], [second, first]):
-        columns = [[1, 2] if region is first else [2, 3] for region in order]
-        matrix = paint_matrix(order, columns, 4, 1, 2)
-        torch.testing.assert_close(matrix, torch.tensor([[0, 0.4, 0.5, 0.5], [0, 0.8, 0.8, 0]]))
+from diffusers_ediffi import PaintRegion
+from diffusers_ediffi.paint.painting import Painting, paint_matrix
 
 
 def test_two_hundred_random_sizes_keep_rows_and_columns_in_place():
@@ -420,3 +33,37 @@ def test_two_hundred_random_sizes_keep_rows_and_columns_in_place():
             assert abs((row + 0.5) / h - (y + 0.5) / rows) <= 1 / h + 0.5 / rows
             assert abs((column + 0.5) / w - (x + 0.5) / columns) <= 1 / w + 0.5 / columns
             sample = torch.nn.functional.conv2d(sample, torch.zeros(1, 1, 3, 3), stride=2, padding=1)
+
+
+def test_what_is_not_a_resolution_of_the_unet_is_refused():
+    paint = prepared(painting(), [0, 1], 1, 2)
+    assert paint.matrix(20).shape == (2, 20, COLUMNS) and paint.matrix(63).shape == (2, 63, COLUMNS)
+    with pytest.raises(ValueError, match="16 pixels is none of the U-Net's resolutions \\(7 x 9, 4 x 5, 2 x 3, 1 x 2"):
+        paint.matrix(16)
+
+
+def test_a_shared_token_takes_the_larger_of_weight_times_mask():
+    first = PaintRegion("a", np.float32([[0.5, 1.0]]), weight=0.8)
+    second = PaintRegion("b", np.float32([[1.0, 0.0]]), weight=0.5)
+    for order in ([first, second], [second, first]):
+        columns = [[1, 2] if region is first else [2, 3] for region in order]
+        matrix = paint_matrix(order, columns, 4, 1, 2)
+        torch.testing.assert_close(matrix, torch.tensor([[0, 0.4, 0.5, 0.5], [0, 0.8, 0.8, 0]]))
+
+
+def test_negative_scores_do_not_turn_the_sign():
+    """The maximum is clamped at 0: with negative scores alone nothing is painted, instead of the opposite."""
+    paint = prepared(painting(), [0, 1], 1, 0)
+    scores = -torch.rand(2, HEADS, GRID[0] * GRID[1], COLUMNS) - 0.1
+    assert paint.factor(scores, None).abs().max() == 0
+
+
+@pytest.mark.parametrize(("rows", "images"), [(3, [0, 1]), (6, [0, 1]), (1, [0, 1]), (5, [0, 0, 1, 1])])
+def test_a_batch_of_unknown_rows_is_refused(rows, images):
+    with pytest.raises(ValueError, match=rf"shape \({rows}, 4, 7, 9\) where {len(images)} images"):
+        prepared(painting(), images, 1, rows - len(images))
+
+
+def test_an_unknown_normalizer_is_refused():
+    with pytest.raises(ValueError, match="normalizer='mean' is unknown; choose from max, std"):
+        painting("mean")

@@ -8,20 +8,17 @@
 """
 
 import inspect
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from numbers import Real
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
-from ..checks import is_number
-from ..edm import sigma_from_c_noise
 from ..foreign_pipelines import NoiseLevels, as_tokenized, check_takes_noise, prompt_tokens, replaced, takes_c_noise
 from .columns import region_columns
-from .painting import Painting, PaintWithWordsAttnProcessor
-from .regions import PaintRegion
+from .painting import Painting
+from .processor import painted
+from .regions import PaintRegion, check_regions, check_strength
 
 
 def paint_with_words(
@@ -130,97 +127,6 @@ class PaintedPipeline:
     def _prepare_latents(self, original: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Mixes the regions' own noise into that of the pipeline."""
         return self.painting.mix_noise(original(*args, **kwargs), std=float(self.pipe.scheduler.init_noise_sigma))
-
-
-@contextmanager
-def painted(
-    unet: Any, painting: Painting | None, sigma_of: Callable[[torch.Tensor], torch.Tensor] | None = None
-) -> Iterator[None]:
-    """Paints what a U-Net, or each expert of a router, computes in the `with` block.
-
-    Args:
-        unet: An [`EDiffIUNet`], a U-Net of diffusers, or an [`ExpertRouterUNet`] of these.
-        painting ([`Painting`], *optional*): `None` paints nothing. `painting.select` says whose images are drawn.
-        sigma_of: Turns the U-Net's timestep into sigma; by default it is c_noise = ln(sigma) / 4.
-
-    Raises:
-        ValueError: The U-Net is painted already.
-    """
-    if painting is None or painting.is_blank:
-        yield
-        return
-    networks = list(dict.fromkeys(getattr(unet, "experts", [unet])))  # one network may serve as several experts
-    layers = [layer for network in networks for layer in network.modules() if reads_text(layer)]
-    if any(isinstance(layer.processor, PaintWithWordsAttnProcessor) for layer in layers):
-        raise ValueError(
-            "this U-Net is painted already: leave the other paint_with_words block first, or give it all regions."
-        )
-    if not layers and not hasattr(unet, "experts"):
-        raise ValueError(f"{type(unet).__name__} has no cross-attention to the text, so that it cannot be painted.")
-    processors = [layer.processor for layer in layers]
-    handles = []
-    try:
-        for network in networks:
-            hook = _Begin(network, painting, sigma_of or _from_c_noise)
-            handles.append(network.register_forward_pre_hook(hook, with_kwargs=True))
-        for layer in layers:
-            layer.set_processor(PaintWithWordsAttnProcessor(layer.processor, painting))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for layer, processor in zip(layers, processors, strict=True):
-            if isinstance(layer.processor, PaintWithWordsAttnProcessor):
-                layer.set_processor(processor)
-
-
-class _Begin:
-    """The hook before each call of a U-Net."""
-
-    def __init__(self, network: Any, painting: Painting, sigma_of: Callable[[torch.Tensor], torch.Tensor]):
-        self.layers = [layer for layer in network.modules() if reads_text(layer)]
-        self.painting, self.sigma_of = painting, sigma_of
-
-    def __call__(self, network: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        if any(not isinstance(layer.processor, PaintWithWordsAttnProcessor) for layer in self.layers):
-            raise ValueError(
-                "attention processors were replaced in the paint_with_words block, so that nothing would be painted; "
-                "load adapters and choose processors before it."
-            )
-        if not self.layers:
-            return
-        sample = args[0] if args else kwargs["sample"]
-        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-        sigma = self.sigma_of(torch.as_tensor(timestep, device=sample.device))
-        self.painting.begin_call(sample, sigma, network.config.get("patch_size") or 1)
-
-
-def check_strength(name: str, strength: Any) -> None:
-    """Refuses what is no w'."""
-    if not is_number(strength, Real) or not 0 <= float(strength) < math.inf:
-        raise ValueError(f"{name}={strength!r} must be a number of at least 0; 0.4 is usual, 0 paints nothing.")
-
-
-def check_regions(regions: Any, prompts: int) -> list[list[PaintRegion]]:
-    """Regions for each prompt, from one list for all of them or a list for each."""
-    if not isinstance(regions, list | tuple):
-        raise ValueError(f"regions={regions!r} must be a list of PaintRegion, or for a batch a list of such lists.")
-    nested = bool(regions) and all(isinstance(own, list | tuple) for own in regions)
-    per_prompt = [list(own) for own in regions] if nested else [list(regions) for _ in range(prompts)]
-    for region in (region for own in per_prompt for region in own):
-        if not isinstance(region, PaintRegion):
-            raise ValueError(f"{region!r} in regions is no PaintRegion; write PaintRegion(phrase, mask).")
-    if len(per_prompt) != prompts:
-        raise ValueError(f"regions has {len(per_prompt)} lists for {prompts} prompts; give one list for each.")
-    return per_prompt
-
-
-def reads_text(layer: Any) -> bool:
-    return getattr(layer, "is_cross_attention", False) and hasattr(layer, "set_processor")
-
-
-def _from_c_noise(timestep: torch.Tensor) -> torch.Tensor:
-    return sigma_from_c_noise(timestep.float())
 
 
 def _renamed(region: PaintRegion, phrase: str) -> PaintRegion:

@@ -157,6 +157,26 @@ def region_from_dict(entries: Mapping[str, Any]) -> PaintRegion:
     return PaintRegion(**entries)
 
 
+def check_regions(regions: Any, prompts: int) -> list[list[PaintRegion]]:
+    """Regions for each prompt, from one list for all of them or a list for each."""
+    if not isinstance(regions, list | tuple):
+        raise ValueError(f"regions={regions!r} must be a list of PaintRegion, or for a batch a list of such lists.")
+    nested = bool(regions) and all(isinstance(own, list | tuple) for own in regions)
+    per_prompt = [list(own) for own in regions] if nested else [list(regions) for _ in range(prompts)]
+    for region in (region for own in per_prompt for region in own):
+        if not isinstance(region, PaintRegion):
+            raise ValueError(f"{region!r} in regions is no PaintRegion; write PaintRegion(phrase, mask).")
+    if len(per_prompt) != prompts:
+        raise ValueError(f"regions has {len(per_prompt)} lists for {prompts} prompts; give one list for each.")
+    return per_prompt
+
+
+def check_strength(name: str, strength: Any) -> None:
+    """Refuses what is no w'."""
+    if not is_number(strength, Real) or not 0 <= float(strength) < math.inf:
+        raise ValueError(f"{name}={strength!r} must be a number of at least 0; 0.4 is usual, 0 paints nothing.")
+
+
 def mix_noise(noise: torch.Tensor, regions: Sequence[PaintRegion]) -> torch.Tensor:
     """Replaces noise by that of the regions' own seeds where their masks are.
 

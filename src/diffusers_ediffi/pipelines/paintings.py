@@ -8,8 +8,8 @@ from typing import Any
 
 from ..checks import is_number
 from ..models.conditioning import NULL_COLUMN
-from ..paint.paint_with_words import check_regions, check_strength
 from ..paint.painting import Painting
+from ..paint.regions import check_regions, check_strength
 from .inputs import ENCODERS, Stage
 from .prompt_schedule import PromptSchedule, scheduled_columns
 

@@ -32,8 +32,8 @@ from ..experts.router import ExpertRouterUNet
 from ..models.conditioning import clip_pixels
 from ..models.low_res import augment_low_res, upsample_low_res
 from ..models.unet import EDiffIUNet, align_weights
-from ..paint.paint_with_words import painted
 from ..paint.painting import Painting
+from ..paint.processor import painted
 from .encoders import EncodersMixin, keep_out_of_float16
 from .guidance import Guidance
 from .inputs import (

@@ -24,8 +24,8 @@ from ..experts.lora import LoraExpert
 from ..files import written_whole
 from ..models.conditioning import NULL_COLUMN
 from ..models.low_res import augment_low_res, upsample_low_res
-from ..paint.paint_with_words import painted
 from ..paint.painting import Painting
+from ..paint.processor import painted
 from ..provenance import Provenance, save_image
 from .checkpoint import (
     complete_checkpoints,
