@@ -49,14 +49,15 @@ def paint(pipe, regions=REGIONS, strength=1.0, prompt=PROMPT, normalizer="max", 
         return draw(pipe, prompt, **arguments)
 
 
-def painting(normalizer="max", num_columns=COLUMNS, strength=STRENGTH):
+def painting(normalizer="max", num_columns=COLUMNS, strength=STRENGTH, further_columns=()):
     """Two prompts with two overlapping soft regions each, one token of which is shared."""
     masks = torch.rand(4, *SAMPLE, generator=torch.Generator().manual_seed(1))
     regions = [
         [PaintRegion("a", masks[0], weight=0.8), PaintRegion("b", (0.1, 0.2, 0.7, 1.0))],
         [PaintRegion("c", masks[1]), PaintRegion("d", masks[2], weight=1.7)],
     ]
-    return Painting(regions, [[[1, 2], [2, 4]], [[5], [1, 6]]], num_columns, strength, normalizer)
+    columns = [[[1, 2], [2, 4]], [[5], [1, 6]]]
+    return Painting(regions, columns, num_columns, strength, normalizer, [columns, *further_columns])
 
 
 def prepared(paint, images, copies, plain, sigma=SIGMA):

@@ -243,7 +243,7 @@ def test_the_unconditional_half_is_that_of_the_plain_processor(name):
 @torch.no_grad()
 def test_a_copy_is_painted_where_its_text_stands(name):
     """Of three copies one reads all columns, one two of them, one none: as if the regions had no more."""
-    attn, paint = attention(name), painting()
+    attn, paint = attention(name), painting(further_columns=[[[[2], [2]], [[], [6]]]])
     processor, (states, context) = attn.processor, inputs(name, 8)
 
     def run():
@@ -255,13 +255,9 @@ def test_a_copy_is_painted_where_its_text_stands(name):
     all_columns = run()
     paint.select([0, 1], 3, [range(COLUMNS), [2, 6], []])
     output = run()
-    columns = paint.columns
-    paint.columns = [[[2], [2]], [[], [6]]]
-    paint.select([1, 0], 3)  # else the matrices of before are kept
-    run()
     paint.select([0, 1], 3)
+    paint.begin_prompt(1)
     two_columns = run()
-    paint.columns = columns
     attn.set_processor(processor)
     plain = attn(states, context)
     for rows, expected in ((slice(0, 2), plain), (slice(2, 4), all_columns), (slice(4, 6), two_columns)):

@@ -35,7 +35,7 @@ class AttentionMass:
         painting = self.painting
         sigmas = painting.sigma.expand(len(probabilities)).tolist()
         grid = painting.grid(probabilities.shape[2])
-        for row, prompt, sigma in zip(probabilities, painting.images, sigmas, strict=True):
+        for row, prompt, sigma in zip(probabilities, painting.rows.prompts, sigmas, strict=True):
             for region, columns in zip(painting.regions[prompt], painting.columns[prompt], strict=True):
                 inside = region.coverage(*grid).flatten().to(row.device)
                 outside = 1 - inside
@@ -68,11 +68,6 @@ def measure_attention_mass(painting: Painting) -> Iterator[AttentionMass]:
     Raises:
         ValueError: The painting is measured already.
     """
-    if painting.observer is not None:
-        raise ValueError("this painting is measured already: leave the other measure_attention_mass block first.")
     mass = AttentionMass(painting)
-    painting.observer = mass.record
-    try:
+    with painting.observed(mass.record):
         yield mass
-    finally:
-        painting.observer = None

@@ -6,7 +6,8 @@ max(S) A) V with S = Q K^T / sqrt(d_k), which is the same and does not overflow 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,26 @@ NORMALIZERS = ("max", "std")
 # Larger grids than this have no attention in practice; if one has, its matrix is made when the layer asks for it.
 MAX_TOKENS_AHEAD = 2**14
 CLOSED = -1000.0  # scores with a bias below this are those of masked columns; diffusers' masks are -10000
+
+PromptColumns = Sequence[Sequence[Sequence[int]]]  # for every prompt and region the columns of its phrase
+
+
+class PaintedRows(NamedTuple):
+    """The rows of a U-Net's batch that are painted, see [`Painting.select`].
+
+    Args:
+        prompts (`tuple` of `int`): Of each row the number of its prompt.
+        copies (`int`): Rows of each image.
+        readable (`tuple`, *optional*): Of each copy the columns that hold its text; `None` is all.
+    """
+
+    prompts: tuple[int, ...]
+    copies: int
+    readable: tuple[tuple[int, ...], ...] | None
+
+    @property
+    def num_images(self) -> int:
+        return len(self.prompts) // self.copies
 
 
 class Painting:
@@ -32,31 +53,41 @@ class Painting:
         strength (`float`): w'.
         normalizer (`str`): `max` of the scores, as in the paper, or their standard deviation `std`, each over the
             heads, queries and keys of one image. Negative maxima count as 0, masked columns do not count.
+        scheduled_columns (`list`, *optional*): Such columns for every entry of a prompt schedule, which `begin_prompt`
+            goes on with; `columns` are those to begin with.
+
+    Attributes:
+        rows ([`PaintedRows`]): What is painted of the coming calls.
+        start (`int`): The first painted row of the running call.
+        sigma (`torch.Tensor`): Its noise level, one for all painted rows or one for each.
+        coefficient (`torch.Tensor`): w' log(1 + sigma), in the same way, (1 or painted rows, 1, 1, 1).
+        observer (*optional*): See [`~Painting.observed`].
     """
 
     def __init__(
         self,
         regions: Sequence[Sequence[PaintRegion]],
-        columns: Sequence[Sequence[Sequence[int]]],
+        columns: PromptColumns,
         num_columns: int,
         strength: float,
         normalizer: str = "max",
+        scheduled_columns: Sequence[PromptColumns] | None = None,
     ):
         if normalizer not in NORMALIZERS:
             raise ValueError(f"normalizer={normalizer!r} is unknown; choose from {', '.join(NORMALIZERS)}.")
-        self.regions, self.columns = [list(own) for own in regions], columns
-        self.scheduled_columns: Sequence = [columns]  # of every prompt of a schedule
+        self.regions = [list(own) for own in regions]
+        self.columns = columns
+        self.scheduled_columns = [columns] if scheduled_columns is None else scheduled_columns
         self.num_columns = num_columns
         self.strength = strength
         self.normalizer = normalizer
-        # Called with the probabilities (painted rows, heads, pixels, columns) of every painted layer.
         self.observer: Callable[[torch.Tensor], None] | None = None
-        self.select(range(len(self.regions)))
-        self.start = 0  # the first painted row
-        self.sigma = torch.zeros(1)  # of all painted rows or of each
-        self.coefficient = torch.zeros(1, 1, 1, 1)  # w' log(1 + sigma), likewise
+        self.rows = PaintedRows(tuple(range(len(self.regions))), 1, None)
+        self.start = 0
+        self.sigma = torch.zeros(1)
+        self.coefficient = torch.zeros(1, 1, 1, 1)
         self._size: tuple[int, ...] = (1, 1)
-        self._state: Any = None
+        self._state: Any = None  # what the matrices depend on
         self._matrices: dict[int, torch.Tensor] = {}
 
     @property
@@ -77,13 +108,32 @@ class Painting:
             readable: For each copy the columns that hold its text, by default all. The others are not painted, so that
                 a copy without any is left alone.
         """
-        self.images = [*images] * copies
-        self.copies = copies
-        self._readable = None if readable is None else tuple(map(tuple, readable))
+        self.rows = PaintedRows(
+            tuple(images) * copies, copies, None if readable is None else tuple(map(tuple, readable))
+        )
 
     def begin_prompt(self, number: int) -> None:
         """Goes on with the phrases of a prompt of the schedule."""
-        self.columns, self._state = self.scheduled_columns[number], None
+        self.columns = self.scheduled_columns[number]
+        self._state = None
+
+    @contextmanager
+    def observed(self, observer: Callable[[torch.Tensor], None]) -> Iterator[None]:
+        """Shows somebody the attention of every painted layer while the `with` block lasts.
+
+        Args:
+            observer: Called with the probabilities, (painted rows, heads, pixels, columns).
+
+        Raises:
+            ValueError: The painting is measured already.
+        """
+        if self.observer is not None:
+            raise ValueError("this painting is measured already: leave the other measure_attention_mass block first.")
+        self.observer = observer
+        try:
+            yield
+        finally:
+            self.observer = None
 
     def begin_call(self, sample: torch.Tensor, sigma: torch.Tensor, patch_size: int = 1) -> None:
         """Prepares everything for a call of the U-Net, so that its layers only read.
@@ -96,8 +146,8 @@ class Painting:
         Raises:
             ValueError: The batch is not that of the painted images.
         """
-        images = len(self.images) // self.copies
-        self.start = len(sample) - len(self.images)
+        images = self.rows.num_images
+        self.start = len(sample) - len(self.rows.prompts)
         if sample.ndim != 4 or self.start not in (0, images):
             raise ValueError(
                 f"the U-Net is called with a sample of shape {tuple(sample.shape)} where {images} images are painted; "
@@ -107,7 +157,7 @@ class Painting:
         self.sigma = sigma[self.start :] if len(sigma) == len(sample) else sigma
         self.coefficient = (self.strength * self.sigma.log1p()).reshape(-1, 1, 1, 1)
         height, width = self._size = tuple(size // patch_size for size in sample.shape[-2:])
-        state = (height, width, tuple(self.images), self._readable, sample.device)
+        state = (height, width, self.rows, sample.device)
         if state != self._state:
             self._state = state
             self._matrices = {
@@ -133,16 +183,22 @@ class Painting:
         return grids[tokens]
 
     def _make(self, height: int, width: int) -> torch.Tensor:
-        used = sorted(set(self.images))
+        rows = self.rows
+        used = sorted(set(rows.prompts))
         matrices = [paint_matrix(self.regions[i], self.columns[i], self.num_columns, height, width) for i in used]
         stacked = torch.stack(matrices).to(self._state[-1])
-        if self._readable is None:
-            return stacked if len(used) == 1 else stacked[[used.index(i) for i in self.images]]
-        is_readable = stacked.new_zeros(self.copies, 1, self.num_columns)
-        for copy, columns in enumerate(self._readable):
+        if rows.readable is None and len(used) == 1:
+            return stacked
+        stacked = stacked[[used.index(prompt) for prompt in rows.prompts]]
+        return stacked if rows.readable is None else stacked * self._readable(stacked)
+
+    def _readable(self, like: torch.Tensor) -> torch.Tensor:
+        """1 for the columns that hold text and 0 for the others, (painted rows, 1, columns)."""
+        assert self.rows.readable is not None
+        is_readable = like.new_zeros(self.rows.copies, 1, self.num_columns)
+        for copy, columns in enumerate(self.rows.readable):
             is_readable[copy, :, list(columns)] = 1
-        images = len(self.images) // self.copies
-        return stacked[[used.index(i) for i in self.images]] * is_readable.repeat_interleave(images, 0)
+        return is_readable.repeat_interleave(self.rows.num_images, 0)
 
     def mix_noise(self, noise: torch.Tensor, std: float = 1.0) -> torch.Tensor:
         """Noise (images, channels, height, width) of this standard deviation, with that of the regions' seeds where

@@ -51,9 +51,8 @@ def paintings_per_stage(
     paintings: list[Painting | None] = []
     for one in [*strengths, 0, 0][: len(stages)]:
         # The super-resolution stages see the last prompt.
-        painting = Painting(per_prompt, columns[-1 if paintings else 0], NULL_COLUMN + 1, one, pipe.region_normalizer)
-        painting.scheduled_columns = columns
-        paintings.append(painting)
+        first = columns[-1 if paintings else 0]
+        paintings.append(Painting(per_prompt, first, NULL_COLUMN + 1, one, pipe.region_normalizer, columns))
     return paintings
 
 
