@@ -18,13 +18,7 @@ def find_phrase(prompt: str, phrase: str, occurrence: int | None = None) -> list
     Raises:
         ValueError: The prompt does not have it.
     """
-    words = phrase.split()
-    pattern = r"\s+".join(map(re.escape, words))
-    if re.fullmatch(rf"[^\W{_UNSPACED}]", words[0][0]):
-        pattern = r"(?<!\w)" + pattern
-    if re.fullmatch(rf"[^\W{_UNSPACED}]", words[-1][-1]):
-        pattern += r"(?!\w)"
-    spans = [match.span() for match in re.finditer(pattern, prompt, re.IGNORECASE)]
+    spans = [match.span() for match in re.finditer(_pattern(phrase), prompt, re.IGNORECASE)]
     if not spans:
         inside = re.search(rf"\w*{re.escape(phrase.strip())}\w*", prompt, re.IGNORECASE)
         hint = f"; it has only {inside[0]!r}: write the whole word" if inside else ""
@@ -36,6 +30,17 @@ def find_phrase(prompt: str, phrase: str, occurrence: int | None = None) -> list
             f"occurrence={occurrence} of {phrase!r}: the prompt {prompt!r} has it {len(spans)} times, counted from 0."
         )
     return [spans[occurrence]]
+
+
+def _pattern(phrase: str) -> str:
+    """The regular expression of a phrase in whole words, where its script has spaces between words."""
+    words = phrase.split()
+    pattern = r"\s+".join(map(re.escape, words))
+    if re.fullmatch(rf"[^\W{_UNSPACED}]", words[0][0]):
+        pattern = r"(?<!\w)" + pattern
+    if re.fullmatch(rf"[^\W{_UNSPACED}]", words[-1][-1]):
+        pattern += r"(?!\w)"
+    return pattern
 
 
 class PromptTokens:

@@ -27,14 +27,16 @@ def region_columns(
     most = max(len(tokens) for _, tokens, _ in encoders)
     if len(regions) > most:
         raise ValueError(f"there are {len(regions)} regions for the {most} tokens of {prompt!r}; give fewer.")
-    columns: list[list[int]] = []
-    for region in regions:
-        spans = find_phrase(prompt, region.phrase, region.occurrence)
-        found = [[first + column for column in tokens.columns(spans)] for _, tokens, first in encoders]
-        cut = [name for name, tokens, _ in encoders if not tokens.holds(spans)]
-        if not any(found):
-            raise ValueError(f"the end of {prompt!r} is cut off, with it {region.phrase!r}; write a shorter prompt.")
-        if cut:
-            logger.warning(f"{' and '.join(cut)} cut the end off {prompt!r} and do not see all of {region.phrase!r}.")
-        columns.append([column for own in found for column in own])
+    return [_phrase_columns(prompt, region, encoders) for region in regions]
+
+
+def _phrase_columns(prompt: str, region: PaintRegion, encoders: Sequence[tuple[str, PromptTokens, int]]) -> list[int]:
+    """The columns of one region's phrase, encoder by encoder."""
+    spans = find_phrase(prompt, region.phrase, region.occurrence)
+    columns = [first + column for _, tokens, first in encoders for column in tokens.columns(spans)]
+    if not columns:
+        raise ValueError(f"the end of {prompt!r} is cut off, with it {region.phrase!r}; write a shorter prompt.")
+    cut = [name for name, tokens, _ in encoders if not tokens.holds(spans)]
+    if cut:
+        logger.warning(f"{' and '.join(cut)} cut the end off {prompt!r} and do not see all of {region.phrase!r}.")
     return columns

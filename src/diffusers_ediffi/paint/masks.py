@@ -34,6 +34,22 @@ def as_mask(mask: Any) -> torch.Tensor:
     Raises:
         ValueError: It is none; the message goes on after "the mask ...".
     """
+    plane = _as_plane(_as_tensor(mask))
+    check_pixels(plane.shape)
+    is_float, values = plane.is_floating_point(), plane.cpu().float()
+    if not values.isfinite().all():
+        raise ValueError("holds NaN or infinity.")
+    low, high = values.min().item(), values.max().item()
+    if low < 0 or high > (1 if is_float else 255):
+        limits = "[0, 1]" if is_float else "[0, 255]"
+        raise ValueError(f"has values from {low:g} to {high:g}; they must lie in {limits} as {plane.dtype}.")
+    if high == 0:
+        raise ValueError("is zero everywhere; paint white what it is for, or leave it out.")
+    return values / 255 if not is_float and high > 1 else values
+
+
+def _as_tensor(mask: Any) -> torch.Tensor:
+    """A picture, a list of rows, an array or a tensor as a tensor."""
     if isinstance(mask, Image.Image):
         check_pixels((mask.height, mask.width))
         mask = _luminance(mask)
@@ -48,23 +64,18 @@ def as_mask(mask: Any) -> torch.Tensor:
         mask = torch.from_numpy(np.array(mask, mask.dtype.newbyteorder("=")))  # a copy: theirs may be read-only
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"is of type {type(mask).__name__}; give an image, an array, a tensor or a box.")
+    return mask
+
+
+def _as_plane(mask: torch.Tensor) -> torch.Tensor:
+    """(height, width) of a mask that may have the shape (1, height, width) or (height, width, 1) as well."""
     plane = mask.detach()
-    while plane.ndim > 2 and plane.shape[0] == 1:  # (1, height, width) and (height, width, 1) are common, too
+    while plane.ndim > 2 and plane.shape[0] == 1:
         plane = plane[0]
     plane = plane[..., 0] if plane.ndim == 3 and plane.shape[-1] == 1 else plane
     if plane.ndim != 2 or not plane.numel():
         raise ValueError(f"has the shape {tuple(mask.shape)}; give (height, width).")
-    check_pixels(plane.shape)
-    is_float, values = plane.is_floating_point(), plane.cpu().float()
-    if not values.isfinite().all():
-        raise ValueError("holds NaN or infinity.")
-    low, high = values.min().item(), values.max().item()
-    if low < 0 or high > (1 if is_float else 255):
-        limits = "[0, 1]" if is_float else "[0, 255]"
-        raise ValueError(f"has values from {low:g} to {high:g}; they must lie in {limits} as {plane.dtype}.")
-    if high == 0:
-        raise ValueError("is zero everywhere; paint white what it is for, or leave it out.")
-    return values / 255 if not is_float and high > 1 else values
+    return plane
 
 
 def resize_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:

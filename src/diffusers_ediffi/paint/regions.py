@@ -106,40 +106,56 @@ def regions_from_color_map(image: Any, legend: Mapping[Any, Any], tolerance: flo
     Raises:
         ValueError: The canvas has a colour that the legend does not explain, or none of one that it does.
     """
+    colors = _legend_colors(legend)
+    numbers = _color_numbers(_canvas(image), colors, tolerance)
+    return [_legend_region(*item, numbers == number) for number, item in enumerate(legend.items())]
+
+
+def _legend_colors(legend: Mapping[Any, Any]) -> np.ndarray:
+    """The colours of a legend, int32 (colours, 3)."""
     if not isinstance(legend, Mapping) or not legend:
         raise ValueError(f"the legend {legend!r} must map colours to phrases, such as {{'red': 'a red apple'}}.")
-    keys = np.array([_rgb(color) for color in legend], dtype=np.int32)
-    if len({tuple(key) for key in keys.tolist()}) < len(keys):
+    colors = np.array([_rgb(color) for color in legend], dtype=np.int32)
+    if len({tuple(color) for color in colors.tolist()}) < len(colors):
         raise ValueError(f"the legend names a colour twice: {list(legend)}.")
-    pixels = _canvas(image)
-    painted = pixels[..., 3] >= 128
+    return colors
+
+
+def _color_numbers(canvas: np.ndarray, legend: np.ndarray, tolerance: float) -> np.ndarray:
+    """Which colour of a legend each pixel of a canvas has, counted from 0; len(legend) where it is unpainted."""
+    painted = canvas[..., 3] >= 128
     # A canvas has few colours, so that they are compared instead of all pixels.
-    flat = pixels[painted][:, :3].astype(np.int32)
-    codes = flat @ np.array([65536, 256, 1], dtype=np.int32)
+    codes = canvas[painted][:, :3].astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
     codes, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
     colors = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
-    known = np.concatenate([keys, [[255, 255, 255]]])  # white comes last: a legend may have it, too
-    distances = np.stack([np.linalg.norm(colors - key, axis=1) for key in known], axis=1)
-    nearest = distances.argmin(axis=1)
-    unknown = (distances.min(axis=1) > tolerance) & (counts > STRAY_SHARE * pixels[..., 0].size)
+    known = np.concatenate([legend, [[255, 255, 255]]])  # white comes last: a legend may have it, too
+    distances = np.stack([np.linalg.norm(colors - color, axis=1) for color in known], axis=1)
+    unknown = (distances.min(axis=1) > tolerance) & (counts > STRAY_SHARE * painted.size)
     if unknown.any():
-        worst = np.flatnonzero(unknown)[counts[unknown].argmax()]
-        names = ", ".join(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in keys)
-        raise ValueError(
-            f"the canvas has {counts[worst]} pixels of the colour #{codes[worst]:06x}, which is not in the legend "
-            f"({names}); add it, or paint it over with white."
-        )
-    index = np.full(painted.shape, len(keys))
-    index[painted] = nearest[inverse.reshape(-1)]
-    regions = []
-    for i, (color, entry) in enumerate(legend.items()):
-        if not (index == i).any():
-            raise ValueError(f"the canvas has no pixel of the colour {color!r}; paint it, or take it off the legend.")
-        arguments = {"phrase": entry} if isinstance(entry, str) else entry
-        if not isinstance(arguments, Mapping) or "mask" in arguments or "phrase" not in arguments:
-            raise ValueError(f"the legend says {entry!r} for {color!r}; give a phrase, or a dict with one.")
-        regions.append(region_from_dict({**arguments, "mask": index == i}))
-    return regions
+        _refuse_color(codes[unknown], counts[unknown], legend)
+    numbers = np.full(painted.shape, len(legend))
+    numbers[painted] = distances.argmin(axis=1)[inverse.reshape(-1)]
+    return numbers
+
+
+def _refuse_color(codes: np.ndarray, counts: np.ndarray, legend: np.ndarray) -> None:
+    """Names the most frequent of the colours that are not in the legend."""
+    worst = counts.argmax()
+    names = ", ".join(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in legend)
+    raise ValueError(
+        f"the canvas has {counts[worst]} pixels of the colour #{codes[worst]:06x}, which is not in the legend "
+        f"({names}); add it, or paint it over with white."
+    )
+
+
+def _legend_region(color: Any, entry: Any, mask: np.ndarray) -> PaintRegion:
+    """The region of an entry of a legend: a phrase, or arguments of `PaintRegion`."""
+    if not mask.any():
+        raise ValueError(f"the canvas has no pixel of the colour {color!r}; paint it, or take it off the legend.")
+    arguments = {"phrase": entry} if isinstance(entry, str) else entry
+    if not isinstance(arguments, Mapping) or "mask" in arguments or "phrase" not in arguments:
+        raise ValueError(f"the legend says {entry!r} for {color!r}; give a phrase, or a dict with one.")
+    return region_from_dict({**arguments, "mask": mask})
 
 
 def region_from_dict(entries: Mapping[str, Any]) -> PaintRegion:
