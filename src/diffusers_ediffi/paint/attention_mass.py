@@ -16,6 +16,11 @@ from .painting import Painting
 class AttentionMass:
     """The masses inside minus outside that [`measure_attention_mass`] has seen.
 
+    The means are taken over the pixels, with a region's mask as weights inside and its complement as weights outside,
+    and over heads, layers, regions and painted images. The unconditional half of guidance does not count, nor does the
+    weight of a region. A strength of 0 is measured as well: it says what the network does by itself. Measuring costs
+    time and waits for the device.
+
     Attributes:
         values (`dict`): For each noise level (sigma, to four digits) a number for each image, region and layer, the
             mean over the heads.
@@ -59,11 +64,6 @@ def measure_attention_mass(painting: Painting) -> Iterator[AttentionMass]:
         >>> block = paint_with_words(pipe, prompt, regions)
         >>> with measure_attention_mass(block.painting) as mass, block as pipe:
         ...     pipe(prompt)
-
-    The means are taken over the pixels, with a region's mask as weights inside and its complement as weights outside,
-    and over heads, layers, regions and painted images. The unconditional half of guidance does not count, nor does the
-    weight of a region. A strength of 0 is measured as well: it says what the network does by itself. Measuring costs
-    time and waits for the device.
 
     Raises:
         ValueError: The painting is measured already.

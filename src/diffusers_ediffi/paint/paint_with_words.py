@@ -50,26 +50,38 @@ def paint_with_words(
     Raises:
         ValueError: An argument is wrong, or the pipeline cannot be painted.
     """
+    _check_pipeline(pipe)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts or not all(isinstance(text, str) for text in prompts):
+        raise ValueError(f"prompt={prompt!r} must be a text or a list of texts.")
+    check_strength("strength", strength)
+    per_prompt = check_regions(regions, len(prompts))
+    columns, num_columns = _prompt_columns(pipe, prompts, per_prompt)
+    painting = Painting(per_prompt, columns, num_columns, float(strength), normalizer)
+    if painting.has_seeds:
+        check_takes_noise(pipe)
+    return PaintedPipeline(pipe, prompts, painting)
+
+
+def _check_pipeline(pipe: Any) -> None:
     if "regions" in inspect.signature(pipe.__call__).parameters:
         raise ValueError(f"{type(pipe).__name__} paints itself: call it with regions=[...] and region_strength=...")
     if getattr(pipe, "unet", None) is None:
         raise ValueError(f"{type(pipe).__name__} has no U-Net; paint-with-words is for pipelines with a `unet`.")
     takes_c_noise(pipe.scheduler)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts or not all(isinstance(one, str) for one in prompts):
-        raise ValueError(f"prompt={prompt!r} must be a text or a list of texts.")
-    check_strength("strength", strength)
-    per_prompt = check_regions(regions, len(prompts))
+
+
+def _prompt_columns(
+    pipe: Any, prompts: Sequence[str], regions: Sequence[Sequence[PaintRegion]]
+) -> tuple[list[list[list[int]]], int]:
+    """The columns of every prompt and region, and how many columns the text has."""
     columns, num_columns = [], 0
-    for one, own in zip(prompts, per_prompt, strict=True):
-        name, tokens = prompt_tokens(pipe, one)
-        own = [_renamed(region, as_tokenized(pipe, region.phrase)) for region in own]
-        columns.append(region_columns(tokens.prompt, own, [(name, tokens, 0)]))
+    for prompt, prompt_regions in zip(prompts, regions, strict=True):
+        name, tokens = prompt_tokens(pipe, prompt)
+        renamed = [_renamed(region, as_tokenized(pipe, region.phrase)) for region in prompt_regions]
+        columns.append(region_columns(tokens.prompt, renamed, [(name, tokens, 0)]))
         num_columns = len(tokens.places)
-    painting = Painting(per_prompt, columns, num_columns, float(strength), normalizer)
-    if any(region.seed is not None for own in per_prompt for region in own):
-        check_takes_noise(pipe)
-    return PaintedPipeline(pipe, prompts, painting)
+    return columns, num_columns
 
 
 class PaintedPipeline:
@@ -89,7 +101,7 @@ class PaintedPipeline:
             stack.enter_context(painted(self.pipe.unet, self.painting, NoiseLevels(self.pipe)))
             if any(self.painting.regions) and hasattr(self.pipe, "encode_prompt"):
                 stack.enter_context(replaced(self.pipe, "encode_prompt", self._encode_prompt))
-            if any(region.seed is not None for own in self.painting.regions for region in own):
+            if self.painting.has_seeds:
                 stack.enter_context(replaced(self.pipe, "prepare_latents", self._prepare_latents))
             self._stack = stack.pop_all()
         return self.pipe

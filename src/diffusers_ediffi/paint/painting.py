@@ -5,6 +5,7 @@ softmax((Q K^T + w A) / sqrt(d_k)) V with w = w' log(1 + sigma) max(Q K^T), comp
 max(S) A) V with S = Q K^T / sqrt(d_k), which is the same and does not overflow in half precision.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ class Painting:
         self.start = 0
         self.sigma = torch.zeros(1)
         self.coefficient = torch.zeros(1, 1, 1, 1)
-        self._size: tuple[int, ...] = (1, 1)
+        self._size = (1, 1)
         self._state: Any = None  # what the matrices depend on
         self._matrices: dict[int, torch.Tensor] = {}
 
@@ -97,6 +98,11 @@ class Painting:
             return False
         weights = [region.weight for own in self.regions for region in own]
         return self.strength == 0 or not any(weights)
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether a region has noise from a seed."""
+        return any(region.seed is not None for regions in self.regions for region in regions)
 
     def select(self, images: Sequence[int], copies: int = 1, readable: Sequence[Sequence[int]] | None = None) -> None:
         """Says which prompt each image of the coming calls belongs to.
@@ -146,25 +152,35 @@ class Painting:
         Raises:
             ValueError: The batch is not that of the painted images.
         """
+        self.start = self._first_row(sample)
+        sigma = sigma.reshape(-1).float()
+        self.sigma = sigma[self.start :] if len(sigma) == len(sample) else sigma
+        self.coefficient = (self.strength * self.sigma.log1p()).reshape(-1, 1, 1, 1)
+        self._size = (sample.shape[-2] // patch_size, sample.shape[-1] // patch_size)
+        self._prepare_matrices(sample.device)
+
+    def _first_row(self, sample: torch.Tensor) -> int:
+        """The first painted row of a batch: 0, or with guidance the number of images.
+
+        Raises:
+            ValueError: It has other rows.
+        """
         images = self.rows.num_images
-        self.start = len(sample) - len(self.rows.prompts)
-        if sample.ndim != 4 or self.start not in (0, images):
+        start = len(sample) - len(self.rows.prompts)
+        if sample.ndim != 4 or start not in (0, images):
             raise ValueError(
                 f"the U-Net is called with a sample of shape {tuple(sample.shape)} where {images} images are painted; "
                 "expected are the images, or with guidance the unconditional ones and the images."
             )
-        sigma = sigma.reshape(-1).float()
-        self.sigma = sigma[self.start :] if len(sigma) == len(sample) else sigma
-        self.coefficient = (self.strength * self.sigma.log1p()).reshape(-1, 1, 1, 1)
-        height, width = self._size = tuple(size // patch_size for size in sample.shape[-2:])
-        state = (height, width, self.rows, sample.device)
+        return start
+
+    def _prepare_matrices(self, device: torch.device) -> None:
+        """Makes A at every resolution, unless those of the call before will do."""
+        state = (self._size, self.rows, device)
         if state != self._state:
             self._state = state
-            self._matrices = {
-                rows * columns: self._make(rows, columns)
-                for rows, columns in unet_grids(height, width)
-                if rows * columns <= MAX_TOKENS_AHEAD
-            }
+            grids = [grid for grid in unet_grids(*self._size) if math.prod(grid) <= MAX_TOKENS_AHEAD]
+            self._matrices = {math.prod(grid): self._make(*grid) for grid in grids}
 
     def matrix(self, tokens: int) -> torch.Tensor:
         """A for a layer of so many pixels, float32 (painted rows, or 1 for all, tokens, columns)."""
@@ -174,7 +190,7 @@ class Painting:
 
     def grid(self, tokens: int) -> tuple[int, int]:
         """Height and width of a layer of so many pixels."""
-        grids = {rows * columns: (rows, columns) for rows, columns in unet_grids(*self._size)}
+        grids = {math.prod(grid): grid for grid in unet_grids(*self._size)}
         if tokens not in grids:
             raise ValueError(
                 f"a cross-attention of {tokens} pixels is none of the U-Net's resolutions "
@@ -183,10 +199,11 @@ class Painting:
         return grids[tokens]
 
     def _make(self, height: int, width: int) -> torch.Tensor:
+        """A at one resolution, see `matrix`."""
         rows = self.rows
         used = sorted(set(rows.prompts))
         matrices = [paint_matrix(self.regions[i], self.columns[i], self.num_columns, height, width) for i in used]
-        stacked = torch.stack(matrices).to(self._state[-1])
+        stacked = torch.stack(matrices).to(self.sigma.device)
         if rows.readable is None and len(used) == 1:
             return stacked
         stacked = stacked[[used.index(prompt) for prompt in rows.prompts]]
@@ -203,7 +220,7 @@ class Painting:
     def mix_noise(self, noise: torch.Tensor, std: float = 1.0) -> torch.Tensor:
         """Noise (images, channels, height, width) of this standard deviation, with that of the regions' seeds where
         they are; the images of a prompt follow each other."""
-        if all(region.seed is None for own in self.regions for region in own):
+        if not self.has_seeds:
             return noise
         prompts = [image * len(self.regions) // len(noise) for image in range(len(noise))]
         mixed = [mix_noise(one / std, self.regions[i]) for one, i in zip(noise, prompts, strict=True)]
@@ -215,13 +232,8 @@ class Painting:
         scores = scores.detach()
         if self.normalizer == "max":
             normalizer = scores.flatten(1).amax(1).float().clamp(min=0)
-        elif attention_mask is None:
-            normalizer = scores.flatten(1).float().std(1, correction=0)
         else:
-            is_open = (attention_mask > CLOSED).expand_as(scores).flatten(1)
-            values, count = scores.flatten(1).float(), is_open.sum(1, keepdim=True)
-            mean = values.where(is_open, 0).sum(1, keepdim=True) / count
-            normalizer = ((values - mean).where(is_open, 0).square().sum(1) / count[:, 0]).sqrt()
+            normalizer = _standard_deviation(scores, attention_mask)
         return self.coefficient * normalizer.reshape(-1, 1, 1, 1)
 
     def bias(
@@ -284,6 +296,17 @@ def unet_grids(height: int, width: int) -> Iterator[tuple[int, int]]:
         yield height, width
         height, width = -(-height // 2), -(-width // 2)
     yield height, width
+
+
+def _standard_deviation(scores: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """That of the scores of each row in open columns, float32 (rows,)."""
+    values = scores.flatten(1).float()
+    if attention_mask is None:
+        return values.std(1, correction=0)
+    is_open = (attention_mask > CLOSED).expand_as(scores).flatten(1)
+    count = is_open.sum(1, keepdim=True)
+    mean = values.where(is_open, 0).sum(1, keepdim=True) / count
+    return ((values - mean).where(is_open, 0).square().sum(1) / count[:, 0]).sqrt()
 
 
 def attention_scores(

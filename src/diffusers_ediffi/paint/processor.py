@@ -2,7 +2,7 @@
 """The attention processor that paints, and the `with` block that puts it into a U-Net of eDiff-I or of diffusers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -49,28 +49,32 @@ def painted(
         yield
         return
     networks = list(dict.fromkeys(getattr(unet, "experts", [unet])))  # one network may serve as several experts
-    layers = [layer for network in networks for layer in network.modules() if reads_text(layer)]
+    hooks = [_Begin(network, painting, sigma_of) for network in networks]
+    layers = [layer for hook in hooks for layer in hook.layers]
+    _check_layers(unet, layers)
+    with ExitStack() as stack:
+        for network, hook in zip(networks, hooks, strict=True):
+            stack.callback(network.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        for layer in layers:
+            stack.callback(_restore, layer, layer.processor)
+            layer.set_processor(PaintWithWordsAttnProcessor(layer.processor, painting))
+        yield
+
+
+def _check_layers(unet: Any, layers: Sequence[Any]) -> None:
+    """Refuses a U-Net that is painted already, or has nothing that can be painted."""
     if any(isinstance(layer.processor, PaintWithWordsAttnProcessor) for layer in layers):
         raise ValueError(
             "this U-Net is painted already: leave the other paint_with_words block first, or give it all regions."
         )
     if not layers and not hasattr(unet, "experts"):
         raise ValueError(f"{type(unet).__name__} has no cross-attention to the text, so that it cannot be painted.")
-    processors = [layer.processor for layer in layers]
-    handles = []
-    try:
-        for network in networks:
-            hook = _Begin(network, painting, sigma_of)
-            handles.append(network.register_forward_pre_hook(hook, with_kwargs=True))
-        for layer in layers:
-            layer.set_processor(PaintWithWordsAttnProcessor(layer.processor, painting))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for layer, processor in zip(layers, processors, strict=True):
-            if isinstance(layer.processor, PaintWithWordsAttnProcessor):
-                layer.set_processor(processor)
+
+
+def _restore(layer: Any, processor: Any) -> None:
+    """Gives a layer its processor back, unless it got another in between."""
+    if isinstance(layer.processor, PaintWithWordsAttnProcessor):
+        layer.set_processor(processor)
 
 
 class _Begin:
@@ -131,11 +135,7 @@ class PaintWithWordsAttnProcessor(nn.Module):
         if encoder_hidden_states is None:
             return self.processor(attn, hidden_states, None, attention_mask, *args, **kwargs)
         context = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) else encoder_hidden_states
-        if context.shape[1] != self.painting.num_columns:
-            raise ValueError(
-                f"the text has {context.shape[1]} columns and the prompt's tokens have {self.painting.num_columns}: "
-                "which column is which word? Pass the prompt instead of embeddings."
-            )
+        self._check_columns(context.shape[1])
         kind = type(self.processor)
         if isinstance(attn, EDiffIAttention) and kind is EDiffIAttnProcessor:
             return self._ediffi(attn, hidden_states, context, attention_mask)
@@ -143,6 +143,13 @@ class PaintWithWordsAttnProcessor(nn.Module):
         if isinstance(attn, Attention) and is_standard:
             return self._standard(attn, hidden_states, context, attention_mask)
         return self._wrapped(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
+
+    def _check_columns(self, columns: int) -> None:
+        if columns != self.painting.num_columns:
+            raise ValueError(
+                f"the text has {columns} columns and the prompt's tokens have {self.painting.num_columns}: "
+                "which column is which word? Pass the prompt instead of embeddings."
+            )
 
     def _ediffi(self, attn, hidden_states, context, attention_mask) -> torch.Tensor:
         """`EDiffIAttnProcessor` with paint."""
@@ -178,12 +185,7 @@ class PaintWithWordsAttnProcessor(nn.Module):
         else:
             bias = self.painting.bias(query, key, mask, attn.scale)
             outputs.append(_attend(query, key, value, _sum(bias, mask), attn.scale))
-        x = to_out[1](to_out[0](_join(outputs).transpose(1, 2).flatten(2)))
-        if hidden_states.ndim == 4:
-            x = x.transpose(1, 2).reshape(hidden_states.shape)
-        if attn.residual_connection:
-            x = x + hidden_states
-        return x / attn.rescale_output_factor
+        return _output(attn, to_out, _join(outputs), hidden_states)
 
     def _wrapped(self, attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs) -> torch.Tensor:
         """Any processor, called with the plain rows as they are and with the painted ones and a bias."""
@@ -196,20 +198,25 @@ class PaintWithWordsAttnProcessor(nn.Module):
         states, context, mask = painted
         text = context[0] if isinstance(context, tuple) else context
         query, key = _query_and_key(attn, self.processor, states, text)
-        upcast = getattr(attn, "upcast_attention", False)
         mask = _over_heads(mask, query.dtype)
-        if upcast:
+        if getattr(attn, "upcast_attention", False):
             query, key = query.float(), key.float()
         scale = getattr(attn, "scale", query.shape[-1] ** -0.5)
         bias = _sum(self.painting.bias(query, key, _pad(mask, key.shape[2]), scale), mask).to(query.dtype)
-        if isinstance(attn, Attention):  # its processors repeat a bias for the heads, and pad it for added keys
-            bias = bias[:, 0]
-            if bias.shape[-2] == bias.shape[-1] < key.shape[2]:
-                raise ValueError(f"diffusers masks no added keys at {bias.shape[-2]} pixels; choose another size.")
-            if "XFormers" in type(self.processor).__name__:
-                bias = _aligned(bias.repeat_interleave(attn.heads, dim=0))
+        if isinstance(attn, Attention):
+            bias = self._bias_for_diffusers(attn, bias, key.shape[2])
         outputs.append(self.processor(attn, states, context, bias, *args, **kwargs))
         return _join(outputs)
+
+    def _bias_for_diffusers(self, attn: Attention, bias: torch.Tensor, keys: int) -> torch.Tensor:
+        """A bias (rows, 1, queries, columns) as diffusers' processors take it, which repeat it for the heads and pad
+        it for added keys."""
+        bias = bias[:, 0]
+        if bias.shape[-2] == bias.shape[-1] < keys:
+            raise ValueError(f"diffusers masks no added keys at {bias.shape[-2]} pixels; choose another size.")
+        if "XFormers" in type(self.processor).__name__:
+            return _aligned(bias.repeat_interleave(attn.heads, dim=0))
+        return bias
 
 
 @torch.no_grad()
@@ -233,27 +240,33 @@ def attention_probabilities(
         projected: What `to_q` and `to_k` returned for all rows, (batch, tokens, heads * head_dim), where that is known
             and all there is to Q and K but their norms.
     """
-    processor, painting = attn.processor, None
-    if isinstance(processor, PaintWithWordsAttnProcessor):
-        if encoder_hidden_states is not None and rows.start >= processor.painting.start:
-            painting = processor.painting
-        processor = processor.processor
-    context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-    context = context[0] if isinstance(context, tuple) else context
-    count, first = len(hidden_states), rows.start if painting is None else painting.start
-    taken = slice(first, rows.stop if painting is None else count)  # the paint is made for all painted rows
+    processor, painting = _processor_and_painting(attn, encoder_hidden_states, rows)
+    # The paint is made for all painted rows.
+    taken = rows if painting is None else slice(painting.start, len(hidden_states))
     if projected is None:
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        context = context[0] if isinstance(context, tuple) else context
         query, key = _query_and_key(attn, processor, hidden_states[taken], context[taken])
     else:
         query, key = _normed(attn, *(_split_heads(attn, x[taken]) for x in projected))
     query, key = query.float(), key.float()
-    mask = attention_mask if attention_mask is None or len(attention_mask) != count else attention_mask[taken]
-    mask = _pad(_over_heads(mask, query.dtype), key.shape[2])
+    if attention_mask is not None and len(attention_mask) == len(hidden_states):
+        attention_mask = attention_mask[taken]
+    mask = _pad(_over_heads(attention_mask, query.dtype), key.shape[2])
     scale = getattr(attn, "scale", query.shape[-1] ** -0.5)
     if painting is None:
         scores = attention_scores(query, key, mask, scale)
         return torch.softmax(scores, -1, out=scores)
-    return painting.probabilities(query, key, mask, scale)[rows.start - first : rows.stop - first]
+    return painting.probabilities(query, key, mask, scale)[rows.start - taken.start : rows.stop - taken.start]
+
+
+def _processor_and_painting(attn: Any, encoder_hidden_states: Any, rows: slice) -> tuple[Any, Painting | None]:
+    """The processor of a layer under the paint, and what is painted on these rows."""
+    processor = attn.processor
+    if not isinstance(processor, PaintWithWordsAttnProcessor):
+        return processor, None
+    is_painted = encoder_hidden_states is not None and rows.start >= processor.painting.start
+    return processor.processor, processor.painting if is_painted else None
 
 
 def _query_and_key(attn: Any, processor: Any, states: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -293,6 +306,16 @@ def _split_heads(attn: Any, x: torch.Tensor) -> torch.Tensor:
 def _attend(query, key, value, bias: torch.Tensor | None, scale: float) -> torch.Tensor:
     bias = None if bias is None else bias.to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+
+
+def _output(attn: Attention, to_out: Any, attended: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+    """What a layer of diffusers makes of its heads' results, (rows, heads, queries, head_dim), and of its input."""
+    x = to_out[1](to_out[0](attended.transpose(1, 2).flatten(2)))
+    if hidden_states.ndim == 4:
+        x = x.transpose(1, 2).reshape(hidden_states.shape)
+    if attn.residual_connection:
+        x = x + hidden_states
+    return x / attn.rescale_output_factor
 
 
 def _over_heads(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
