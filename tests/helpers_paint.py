@@ -27,7 +27,7 @@ def seeds(count):
 
 
 def draw(pipe, prompt=PROMPT, images=1, steps=3, size=(SIZE, SIZE), **arguments):
-    """The latents of a guided call, each image from a generator of its own."""
+    """The latents of a guided call, each image from its generator."""
     picture = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2))
     name = type(pipe).__name__
     prompts = 1 if isinstance(prompt, str) else len(prompt)

@@ -36,8 +36,8 @@ def test_two_hundred_random_prompts_find_the_tokens_of_their_phrases(tokenizers)
             ids = tokenizer(prompt).input_ids
             assert columns == list(range(columns[0], columns[-1] + 1))
             around = ids[: columns[0]], ids[columns[0] : columns[-1] + 1], ids[columns[-1] + 1 :]
-            for own, part in zip(around, parts, strict=True):
-                assert text_of(tokenizer, own) == "".join(part.split()).lower(), (prompt, phrase)
+            for part_ids, part in zip(around, parts, strict=True):
+                assert text_of(tokenizer, part_ids) == "".join(part.split()).lower(), (prompt, phrase)
 
 
 def test_whole_words_alone_are_phrases():

@@ -1,8 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""What paint-with-words and the attention recorder ask of pipelines of diffusers, or do to them.
-
-The noise level of a timestep, the tokens of a prompt, and methods that are replaced while a `with` block lasts.
-"""
+"""Pipelines of diffusers: the noise level of a timestep, the tokens of a prompt, and methods replaced for a while."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -23,7 +20,7 @@ class NoiseLevels:
     """The noise level of what a pipeline's U-Net receives, from its timestep and without waiting for the device.
 
     Raises:
-        ValueError: The pipeline's scheduler has none that is known.
+        ValueError: The noise levels of the pipeline's scheduler are not known.
     """
 
     def __init__(self, pipe: Any):
@@ -32,6 +29,7 @@ class NoiseLevels:
         takes_c_noise(pipe.scheduler)
 
     def __call__(self, timestep: torch.Tensor) -> torch.Tensor:
+        """sigma of a timestep, which may lie between two of the schedule; float32, on the timestep's device."""
         scheduler = self.pipe.scheduler
         if takes_c_noise(scheduler):
             return sigma_from_c_noise(timestep.float())
@@ -46,10 +44,14 @@ class NoiseLevels:
 
 
 def takes_c_noise(scheduler: Any) -> bool:
-    """Whether a scheduler's timesteps are ln(sigma) / 4; the others are positions in `alphas_cumprod`."""
+    """Whether a scheduler's timesteps are c_noise = ln(sigma) / 4; otherwise they are positions in `alphas_cumprod`.
+
+    Raises:
+        ValueError: They are neither.
+    """
     config = scheduler.config
-    continuous = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
-    if hasattr(scheduler, "precondition_inputs") or continuous:
+    is_continuous = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
+    if hasattr(scheduler, "precondition_inputs") or is_continuous:
         return True
     if not hasattr(scheduler, "alphas_cumprod") or config.get("use_flow_sigmas"):
         raise ValueError(
@@ -80,6 +82,7 @@ def _tokenizer(pipe: Any) -> Any:
 
 
 def check_takes_noise(pipe: Any) -> None:
+    """Refuses a pipeline in whose starting noise regions with seeds cannot be mixed."""
     parameters = inspect.signature(getattr(pipe, "prepare_latents", lambda: None)).parameters
     if "latents" not in parameters or "image" in parameters:
         raise ValueError(
@@ -90,9 +93,9 @@ def check_takes_noise(pipe: Any) -> None:
 
 @contextmanager
 def replaced(pipe: Any, name: str, method: Callable) -> Iterator[None]:
-    """Puts a method of one object before its own, which it gets as its first argument."""
+    """Replaces a method of a pipeline for a `with` block; `method` gets the original as its first argument."""
     original = getattr(pipe, name)
-    own = name in vars(pipe)
+    was_replaced = name in vars(pipe)
 
     @wraps(original)  # with its signature, for whoever replaces it once more
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -102,7 +105,7 @@ def replaced(pipe: Any, name: str, method: Callable) -> Iterator[None]:
     try:
         yield
     finally:
-        if own:
+        if was_replaced:
             setattr(pipe, name, original)
         else:
             delattr(pipe, name)

@@ -13,10 +13,14 @@ _UNSPACED = r"\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\
 
 
 def find_phrase(prompt: str, phrase: str, occurrence: int | None = None) -> list[tuple[int, int]]:
-    """First and last + 1 character of every occurrence of a phrase, or of one of them, in whole words.
+    """Where a phrase stands in a prompt, in whole words: the first and the last + 1 character of each occurrence.
+
+    Args:
+        prompt (`str`), phrase (`str`): A text and words of it; case and the width of spaces do not count.
+        occurrence (`int`, *optional*): Which occurrence, counted from 0; all by default.
 
     Raises:
-        ValueError: The prompt does not have it.
+        ValueError: The prompt does not have the phrase.
     """
     spans = [match.span() for match in re.finditer(_pattern(phrase), prompt, re.IGNORECASE)]
     if not spans:
@@ -25,11 +29,11 @@ def find_phrase(prompt: str, phrase: str, occurrence: int | None = None) -> list
         raise ValueError(f"the phrase {phrase!r} is not in the prompt {prompt!r}{hint}.")
     if occurrence is None:
         return spans
-    if occurrence >= len(spans):
-        raise ValueError(
-            f"occurrence={occurrence} of {phrase!r}: the prompt {prompt!r} has it {len(spans)} times, counted from 0."
-        )
-    return [spans[occurrence]]
+    if occurrence < len(spans):
+        return [spans[occurrence]]
+    raise ValueError(
+        f"occurrence={occurrence} of {phrase!r}: the prompt {prompt!r} has it {len(spans)} times, counted from 0."
+    )
 
 
 def _pattern(phrase: str) -> str:
@@ -74,7 +78,7 @@ class PromptTokens:
         return sum(start < stop for start, stop in self.places)
 
     def columns(self, spans: Sequence[tuple[int, int]]) -> list[int]:
-        """The columns of all tokens that lie in the spans, be it in part; none where the text was cut before."""
+        """The columns of all tokens that lie in the spans, at least in part; none where the text was cut before."""
         return [
             column
             for column, (start, stop) in enumerate(self.places)
@@ -87,7 +91,7 @@ class PromptTokens:
 
 
 def _strip(text: str, start: int, stop: int) -> tuple[int, int]:
-    """A token's place without white space, which T5's word marks include."""
+    """A token's place without its white space, which the marks of T5 for the beginnings of words include."""
     while start < stop and text[start].isspace():
         start += 1
     while start < stop and text[stop - 1].isspace():

@@ -17,7 +17,9 @@ from diffusers_ediffi.models.conditioning import NULL_COLUMN
 from diffusers_ediffi.paint.painting import Painting
 from diffusers_ediffi.paint.processor import painted
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # see test_paint...
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # diffusers 0.42 on numpy 2.4
 
 SIGMA = 5.0
 COLUMNS = [[[1, 2], [4, 5]], [[3], [1]]]
@@ -84,7 +86,8 @@ def masses(unet, strength, rows=2, **settings):
 
 def reference(unet, strength):
     """The same from the projections that hooks catch, in float64, layer by layer."""
-    paint, caught, handles = painting(unet, strength), {}, []
+    paint = painting(unet, strength)
+    caught, handles = {}, []
     layers = [m for m in unet.modules() if hasattr(m, "to_q") and getattr(m, "is_cross_attention", False)]
     for layer in layers:
         for name in ("to_q", "to_k"):
@@ -104,13 +107,13 @@ def reference(unet, strength):
                 [a @ b.T for a, b in zip(q[i].split(width, -1), k[i].split(width, -1), strict=True)]
             )
             a = torch.zeros(side * side, k.shape[1], dtype=torch.float64)
-            for region, own in zip(regions, COLUMNS[i], strict=True):
-                a[:, own] = (region.weight * region.coverage(side, side)).flatten()[:, None].double()
+            for region, columns in zip(regions, COLUMNS[i], strict=True):
+                a[:, columns] = (region.weight * region.coverage(side, side)).flatten()[:, None].double()
             w = strength * math.log(1 + SIGMA) * products.max().clamp(min=0)
             probabilities = ((products + w * a) / width**0.5).softmax(-1)
-            for region, own in zip(regions, COLUMNS[i], strict=True):
+            for region, columns in zip(regions, COLUMNS[i], strict=True):
                 mask = region.coverage(side, side).flatten().double()
-                mass = probabilities[:, :, own].sum(-1)
+                mass = probabilities[:, :, columns].sum(-1)
                 difference = (mass * mask).sum(1) / mask.sum() - (mass * (1 - mask)).sum(1) / (1 - mask).sum()
                 differences.append(difference.mean().item())
     return sum(differences) / len(differences)
@@ -168,7 +171,7 @@ def test_in_a_pipeline_by_noise_level():
         torch.testing.assert_close(image, plain, rtol=0, atol=1e-3)  # no fused kernel where it is measured
         assert len(mass.per_sigma()) == 3 and list(mass.per_sigma()) == sorted(mass.per_sigma(), reverse=True)
         layers = sum(name.endswith("attn2.processor") for name in pipe.unet.attn_processors)
-        assert all(len(own) == layers for own in mass.values.values())  # what fills the image has no outside
+        assert all(len(values) == layers for values in mass.values.values())  # what fills the image has no outside
         per_strength.append(mass.per_sigma())
     assert all(painted > per_strength[0][sigma] for sigma, painted in per_strength[1].items())
 

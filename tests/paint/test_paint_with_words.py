@@ -95,7 +95,7 @@ def test_adapters_and_routers_are_painted(pipeline):
 
 
 def test_deepfloyd_if():
-    """Its attention has the pixels' own keys beside those of the text."""
+    """Its attention has keys of the pixels beside those of the text."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -257,7 +257,7 @@ def test_embeddings_instead_of_the_prompt():
         ({"strength": float("nan")}, "strength=nan"),
         ({"normalizer": "mean"}, "normalizer='mean' is unknown"),
         ({"regions": "cat"}, "must be a list of PaintRegion"),
-        ({"regions": [("cat", LEFT)]}, "regions has 1 lists|no PaintRegion"),
+        ({"regions": [("cat", LEFT)]}, "regions has 1 lists|not a PaintRegion"),
         ({"regions": [REGIONS, REGIONS]}, "2 lists for 1 prompts"),
         ({"regions": [PaintRegion("a", LEFT)] * 80}, "80 regions for the"),
         ({"prompt": "x" * 90 + " a cat and a dog"}, "is cut off, with it 'cat'"),

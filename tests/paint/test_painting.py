@@ -38,7 +38,9 @@ def test_two_hundred_random_sizes_keep_rows_and_columns_in_place():
 def test_what_is_not_a_resolution_of_the_unet_is_refused():
     paint = prepared(painting(), [0, 1], 1, 2)
     assert paint.matrix(20).shape == (2, 20, COLUMNS) and paint.matrix(63).shape == (2, 63, COLUMNS)
-    with pytest.raises(ValueError, match="16 pixels is none of the U-Net's resolutions \\(7 x 9, 4 x 5, 2 x 3, 1 x 2"):
+    with pytest.raises(
+        ValueError, match="16 pixels is not at a resolution of the U-Net \\(7 x 9, 4 x 5, 2 x 3, 1 x 2"
+    ):
         paint.matrix(16)
 
 

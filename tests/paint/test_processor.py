@@ -40,7 +40,7 @@ BATCHES = {
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
-class OwnProcessor(EDiffIAttnProcessor):
+class UnknownProcessor(EDiffIAttnProcessor):
     """Somebody's processor for eDiff-I, which is not known to paint-with-words."""
 
 
@@ -54,7 +54,7 @@ def ip_adapter(processor):
 
 PROCESSORS = {
     "ediffi": EDiffIAttnProcessor,
-    "own ediffi": OwnProcessor,
+    "unknown ediffi": UnknownProcessor,
     "plain": AttnProcessor,
     "plain 2_0": AttnProcessor2_0,
     "sliced": lambda: SlicedAttnProcessor(1),
@@ -87,8 +87,8 @@ def attention(name, **changes):
                 "cross_attention_dim": CHANNELS,
                 "norm_num_groups": 4,
                 "bias": True,
+                "only_cross_attention": False,
             }
-            settings |= {"only_cross_attention": False}
         elif "custom" not in name:
             settings |= {"residual_connection": True, "rescale_output_factor": 2.0, "norm_num_groups": 4}
         attn = Attention(**{**settings, **changes})
@@ -135,7 +135,8 @@ def formula(attn, name, states, context, a, mask=None, normalizer="max"):
         to_q, to_k, to_v = (getattr(attn.processor, f"to_{x}_custom_diffusion") for x in "qkv")
         to_out = attn.processor.to_out_custom_diffusion[0]
     else:
-        to_q, to_k, to_v, to_out = attn.to_q, attn.to_k, attn.to_v, attn.to_out[0]
+        to_q, to_k, to_v = (getattr(attn, f"to_{x}") for x in "qkv")
+        to_out = attn.to_out[0]
     query = to_q(states)
     if "added" in name:
         key = torch.cat([attn.add_k_proj(context), attn.to_k(states)])
@@ -148,11 +149,8 @@ def formula(attn, name, states, context, a, mask=None, normalizer="max"):
     is_open[: len(context)] = True if mask is None else mask
     products = [q @ k.T for q, k in zip(query.chunk(HEADS, -1), key.chunk(HEADS, -1), strict=True)]
     counted = torch.stack(products)[..., is_open]
-    w = (
-        STRENGTH
-        * math.log(1 + SIGMA)
-        * (counted.std(correction=0) if normalizer == "std" else counted.max().clamp(min=0))
-    )
+    size = counted.std(correction=0) if normalizer == "std" else counted.max().clamp(min=0)
+    w = STRENGTH * math.log(1 + SIGMA) * size
     heads = []
     for product, v in zip(products, value.chunk(HEADS, -1), strict=True):
         if a is not None:
@@ -161,8 +159,11 @@ def formula(attn, name, states, context, a, mask=None, normalizer="max"):
         heads.append(scores.softmax(-1) @ v)
     x = torch.cat(heads, -1)
     if image is not None:
-        own = attn.processor.to_k_ip[0](image[0].double()), attn.processor.to_v_ip[0](image[0].double())
-        for i, (q, k, v) in enumerate(zip(*(y.chunk(HEADS, -1) for y in (query, *own)), strict=True)):
+        image_key = attn.processor.to_k_ip[0](image[0].double())
+        image_value = attn.processor.to_v_ip[0](image[0].double())
+        for i, (q, k, v) in enumerate(
+            zip(*(y.chunk(HEADS, -1) for y in (query, image_key, image_value)), strict=True)
+        ):
             part = slice(i * CHANNELS // HEADS, (i + 1) * CHANNELS // HEADS)
             x[:, part] += 0.6 * ((q @ k.T) / (CHANNELS // HEADS) ** 0.5).softmax(-1) @ v
     x = to_out(x)
@@ -337,5 +338,5 @@ def test_keys_that_diffusers_cannot_mask_are_refused():
     attn, paint = attention("added keys"), painting(num_columns=20)
     prepared(paint, [0, 1], 1, 2)
     attn.set_processor(PaintWithWordsAttnProcessor(attn.processor, paint))
-    with pytest.raises(ValueError, match="no added keys at 20 pixels"):
+    with pytest.raises(ValueError, match="cannot mask added keys at 20 pixels"):
         attn(inputs("added keys", 4)[0], torch.randn(4, 20, CONTEXT))

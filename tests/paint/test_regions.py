@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Regions: which tokens a phrase is, and where a mask is at every resolution of a U-Net."""
+"""Regions: their arguments, the noise of their seeds, and how they are read from a canvas."""
 
 import numpy as np
 import pytest
@@ -49,8 +49,8 @@ def test_mixed_noise_stays_standard_normal():
     mixed = mix_noise(noise, [PaintRegion("a", mask, seed=1), PaintRegion("b", (0.4, 0.1, 0.9, 0.8), seed=2)])
     assert abs(mixed.mean()) < 0.02 and abs(mixed.std() - 1) < 0.02
     assert abs(mixed[:, :, 60:100].std() - 1) < 0.03
-    own = torch.randn(4, 128, 128, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(mix_noise(noise, [PaintRegion("a", (0, 0, 1, 1), seed=1)]), own)
+    drawn = torch.randn(4, 128, 128, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(mix_noise(noise, [PaintRegion("a", (0, 0, 1, 1), seed=1)]), drawn)
     assert mix_noise(noise, [PaintRegion("a", BOX)]) is noise
 
 
@@ -89,8 +89,8 @@ def test_transparent_is_unpainted_and_smoothed_edges_fall_to_the_nearest():
     [
         (canvas(), {"red": "apple"}, "300 pixels of the colour #0000fa, which is not in the legend .#ff0000."),
         (canvas(), {"red": "apple", "blue": "rocket", "lime": "owl"}, "no pixel of the colour 'lime'"),
-        (canvas(), {"reddish": "apple"}, "'reddish' in the legend is no colour"),
-        (canvas(), {(0, 0, 300): "apple"}, "is no colour"),
+        (canvas(), {"reddish": "apple"}, "'reddish' in the legend is not a colour"),
+        (canvas(), {(0, 0, 300): "apple"}, "is not a colour"),
         (canvas(), {"red": "apple", "#ff0000": "owl"}, "names a colour twice"),
         (canvas(), {}, "must map colours to phrases"),
         (canvas(), {"red": 5, "blue": "rocket"}, "the legend says 5 for 'red'"),

@@ -2,7 +2,7 @@
 """How far attention follows the paint: a measure of paint-with-words that needs no detector and no weights.
 
 The attention mass of a phrase at a pixel is the sum of the attention probabilities of its tokens there. Measured is
-its mean inside the region minus its mean outside: 0 where the paint has no say, 1 where all attention obeys it.
+its mean inside the region minus its mean outside: 0 where the paint has no effect, 1 where all attention follows it.
 """
 
 from collections.abc import Iterator
@@ -32,11 +32,11 @@ class AttentionMass:
 
     def per_sigma(self) -> dict[float, float]:
         """The mean for each noise level, the largest first."""
-        return {sigma: sum(own) / len(own) for sigma, own in sorted(self.values.items(), reverse=True)}
+        return {sigma: sum(values) / len(values) for sigma, values in sorted(self.values.items(), reverse=True)}
 
     @torch.no_grad()
     def record(self, probabilities: torch.Tensor) -> None:
-        """Takes the attention of a layer in, (painted rows, heads, pixels, columns)."""
+        """Takes in the attention of a layer, (painted rows, heads, pixels, columns)."""
         painting = self.painting
         sigmas = painting.sigma.expand(len(probabilities)).tolist()
         grid = painting.grid(probabilities.shape[2])

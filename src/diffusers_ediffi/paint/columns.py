@@ -19,7 +19,10 @@ def region_columns(
     Args:
         prompt (`str`): The text.
         regions (`list` of [`PaintRegion`]): Its regions.
-        encoders: For each text encoder its name, the prompt's tokens and the first of its columns.
+        encoders (`list` of `tuple`): For each text encoder its name, the prompt's tokens and the first of its columns.
+
+    Returns:
+        For each region the columns of its phrase, encoder by encoder.
 
     Raises:
         ValueError: No encoder sees the phrase, or there are more regions than tokens.
@@ -31,7 +34,6 @@ def region_columns(
 
 
 def _phrase_columns(prompt: str, region: PaintRegion, encoders: Sequence[tuple[str, PromptTokens, int]]) -> list[int]:
-    """The columns of one region's phrase, encoder by encoder."""
     spans = find_phrase(prompt, region.phrase, region.occurrence)
     columns = [first + column for _, tokens, first in encoders for column in tokens.columns(spans)]
     if not columns:

@@ -18,10 +18,16 @@ Box = tuple[float, float, float, float]
 
 
 def is_box(mask: Any) -> bool:
+    """Whether a mask is four numbers, which then are the edges of a box."""
     return isinstance(mask, list | tuple) and len(mask) == 4 and all(is_number(edge, Real) for edge in mask)
 
 
 def as_box(mask: Any) -> Box:
+    """Four numbers as a box (left, top, right, bottom).
+
+    Raises:
+        ValueError: They are not the edges of a box; the message goes on after "the mask ...".
+    """
     left, top, right, bottom = (float(edge) for edge in mask)
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError(f"is the box {tuple(mask)}; give (left, top, right, bottom) in [0, 1], with area inside.")
@@ -32,7 +38,7 @@ def as_mask(mask: Any) -> torch.Tensor:
     """Any mask but a box as a float32 tensor (height, width) in [0, 1].
 
     Raises:
-        ValueError: It is none; the message goes on after "the mask ...".
+        ValueError: It is not a mask; the message goes on after "the mask ...".
     """
     plane = _as_plane(_as_tensor(mask))
     check_pixels(plane.shape)
@@ -61,7 +67,7 @@ def _as_tensor(mask: Any) -> torch.Tensor:
     if isinstance(mask, np.ndarray):
         if mask.dtype.kind not in "biuf":
             raise ValueError(f"has the dtype {mask.dtype}; give numbers or booleans.")
-        mask = torch.from_numpy(np.array(mask, mask.dtype.newbyteorder("=")))  # a copy: theirs may be read-only
+        mask = torch.from_numpy(np.array(mask, mask.dtype.newbyteorder("=")))  # a copy: the array may be read-only
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"is of type {type(mask).__name__}; give an image, an array, a tensor or a box.")
     return mask
@@ -88,12 +94,13 @@ def resize_mask(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def same_aspect(size: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether one (height, width) need not be stretched to cover another."""
+    """Whether a picture of one (height, width) covers the other without being stretched."""
     stretch = (size[1] * other[0]) / (size[0] * other[1])
     return 1 - ASPECT_TOLERANCE <= stretch <= 1 / (1 - ASPECT_TOLERANCE)
 
 
 def check_pixels(shape: Sequence[int], name: str = "") -> None:
+    """Refuses what is too large; `shape` begins with height and width."""
     height, width = shape[:2]
     if height * width > MAX_PIXELS:
         raise ValueError(f"{name}has {width} x {height} pixels; more than {MAX_PIXELS} are refused: make it smaller.")

@@ -10,6 +10,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def paint_with_words(
 
     For the Stable Diffusion, SDXL and DeepFloyd IF pipelines, their image-to-image, inpainting and ControlNet forms,
     with LoRA and IP-Adapter loaded, with any scheduler, size, number of images and guidance, and with an
-    [`ExpertRouterUNet`] as the U-Net. The unconditional half of guidance and a ControlNet's own attention are not
+    [`ExpertRouterUNet`] as the U-Net. The unconditional half of guidance and the attention of a ControlNet are not
     painted. At the end of the block the pipeline is what it was. Load adapters before the block.
 
     Args:
@@ -64,6 +65,7 @@ def paint_with_words(
 
 
 def _check_pipeline(pipe: Any) -> None:
+    """Refuses a pipeline that cannot be painted."""
     if "regions" in inspect.signature(pipe.__call__).parameters:
         raise ValueError(f"{type(pipe).__name__} paints itself: call it with regions=[...] and region_strength=...")
     if getattr(pipe, "unet", None) is None:
@@ -88,7 +90,9 @@ class PaintedPipeline:
     """The `with` block of [`paint_with_words`]; it can be entered once."""
 
     def __init__(self, pipe: Any, prompts: list[str], painting: Painting):
-        self.pipe, self.prompts, self.painting = pipe, prompts, painting
+        self.pipe = pipe
+        self.prompts = prompts
+        self.painting = painting
         self._stack: ExitStack | None = None
         self._is_aspect_checked = False
 
@@ -115,8 +119,9 @@ class PaintedPipeline:
         if self._is_aspect_checked:
             return
         self._is_aspect_checked = True
-        sample, scale = args[0] if args else kwargs["sample"], getattr(self.pipe, "vae_scale_factor", 1)
-        for region in {region for own in self.painting.regions for region in own}:
+        sample = args[0] if args else kwargs["sample"]
+        scale = getattr(self.pipe, "vae_scale_factor", 1)
+        for region in set(chain.from_iterable(self.painting.regions)):
             region.check_aspect(*(scale * size for size in sample.shape[-2:]))
 
     def _encode_prompt(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -137,11 +142,12 @@ class PaintedPipeline:
         return original(*args, **kwargs)
 
     def _prepare_latents(self, original: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Mixes the regions' own noise into that of the pipeline."""
+        """Mixes the noise of the regions' seeds into that of the pipeline."""
         return self.painting.mix_noise(original(*args, **kwargs), std=float(self.pipe.scheduler.init_noise_sigma))
 
 
 def _renamed(region: PaintRegion, phrase: str) -> PaintRegion:
+    """The same region for a phrase as the pipeline tokenises it."""
     if phrase == region.phrase:
         return region
     return PaintRegion(phrase, region.mask, region.weight, region.occurrence, region.seed)

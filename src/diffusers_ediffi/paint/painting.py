@@ -1,13 +1,21 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The attention of paint-with-words (section 4.4), for the U-Nets of eDiff-I and of diffusers.
+"""The attention of paint-with-words (section 4.4) and its matrix A.
 
-softmax((Q K^T + w A) / sqrt(d_k)) V with w = w' log(1 + sigma) max(Q K^T), computed as softmax(S + w' log(1 + sigma)
-max(S) A) V with S = Q K^T / sqrt(d_k), which is the same and does not overflow in half precision.
+A is (pixels, columns): the columns of a phrase's tokens hold the mask of its region, all others are zero. The paper's
+
+    softmax((Q K^T + w A) / sqrt(d_k)) V    with  w = w' log(1 + sigma) max(Q K^T)
+
+is computed as
+
+    softmax(S + w' log(1 + sigma) max(S) A) V    with  S = Q K^T / sqrt(d_k)
+
+which is the same and does not overflow in half precision.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -38,18 +46,19 @@ class PaintedRows(NamedTuple):
 
     @property
     def num_images(self) -> int:
+        """Painted images, each of which has `copies` rows."""
         return len(self.prompts) // self.copies
 
 
 class Painting:
     """What is painted on a batch of images: A at every resolution, and w' log(1 + sigma) of the running call.
 
-    The rows of a U-Net's batch that belong to painted images are its last ones; the rows before them are the
-    unconditional ones of guidance, one for each image, which are never painted.
+    Painted are the last rows of a U-Net's batch; those before them are the unconditional rows of guidance, one for each
+    image, which are never painted.
 
     Args:
         regions (`list` of `list` of [`PaintRegion`]): The regions of every prompt.
-        columns (`list`): For every prompt and region the columns of the phrase ([`~regions.region_columns`]).
+        columns (`list`): For every prompt and region the columns of the phrase ([`~columns.region_columns`]).
         num_columns (`int`): Columns of the text that the attention sees.
         strength (`float`): w'.
         normalizer (`str`): `max` of the scores, as in the paper, or their standard deviation `std`, each over the
@@ -62,7 +71,7 @@ class Painting:
         start (`int`): The first painted row of the running call.
         sigma (`torch.Tensor`): Its noise level, one for all painted rows or one for each.
         coefficient (`torch.Tensor`): w' log(1 + sigma), in the same way, (1 or painted rows, 1, 1, 1).
-        observer (*optional*): See [`~Painting.observed`].
+        observer (`Callable`, *optional*): Who looks on, see [`~Painting.observed`].
     """
 
     def __init__(
@@ -76,7 +85,7 @@ class Painting:
     ):
         if normalizer not in NORMALIZERS:
             raise ValueError(f"normalizer={normalizer!r} is unknown; choose from {', '.join(NORMALIZERS)}.")
-        self.regions = [list(own) for own in regions]
+        self.regions = [list(prompt_regions) for prompt_regions in regions]
         self.columns = columns
         self.scheduled_columns = [columns] if scheduled_columns is None else scheduled_columns
         self.num_columns = num_columns
@@ -96,27 +105,28 @@ class Painting:
         """Whether the formula changes nothing and nobody looks."""
         if self.observer is not None:
             return False
-        weights = [region.weight for own in self.regions for region in own]
-        return self.strength == 0 or not any(weights)
+        return self.strength == 0 or not any(region.weight for region in self._all_regions())
 
     @property
     def has_seeds(self) -> bool:
-        """Whether a region has noise from a seed."""
-        return any(region.seed is not None for regions in self.regions for region in regions)
+        """Whether a region draws its noise from a seed."""
+        return any(region.seed is not None for region in self._all_regions())
+
+    def _all_regions(self) -> Iterator[PaintRegion]:
+        return chain.from_iterable(self.regions)
 
     def select(self, images: Sequence[int], copies: int = 1, readable: Sequence[Sequence[int]] | None = None) -> None:
         """Says which prompt each image of the coming calls belongs to.
 
         Args:
-            images: Indices of prompts.
-            copies: How often the U-Net is called with these images: guidance by encoders, and perturbed-attention
-                guidance, have several conditional rows for each.
-            readable: For each copy the columns that hold its text, by default all. The others are not painted, so that
-                a copy without any is left alone.
+            images (`list` of `int`): Of each image the number of its prompt.
+            copies (`int`): Conditional rows of each image: guidance by encoders, and perturbed-attention guidance,
+                have several.
+            readable (`list`, *optional*): For each copy the columns that hold its text, by default all. The others are
+                not painted, so that a copy without any is left alone.
         """
-        self.rows = PaintedRows(
-            tuple(images) * copies, copies, None if readable is None else tuple(map(tuple, readable))
-        )
+        columns = None if readable is None else tuple(map(tuple, readable))
+        self.rows = PaintedRows(tuple(images) * copies, copies, columns)
 
     def begin_prompt(self, number: int) -> None:
         """Goes on with the phrases of a prompt of the schedule."""
@@ -125,10 +135,10 @@ class Painting:
 
     @contextmanager
     def observed(self, observer: Callable[[torch.Tensor], None]) -> Iterator[None]:
-        """Shows somebody the attention of every painted layer while the `with` block lasts.
+        """Shows an observer the attention of every painted layer while the `with` block lasts.
 
         Args:
-            observer: Called with the probabilities, (painted rows, heads, pixels, columns).
+            observer (`Callable`): Called with the probabilities, (painted rows, heads, pixels, columns).
 
         Raises:
             ValueError: The painting is measured already.
@@ -145,9 +155,10 @@ class Painting:
         """Prepares everything for a call of the U-Net, so that its layers only read.
 
         Args:
-            sample: Input of the U-Net, (batch, channels, height, width).
-            sigma: Its noise level, one number or (batch,), on the sample's device.
-            patch_size: Pixels that the U-Net folds into channels before its first layer.
+            sample (`torch.Tensor`): Input of the U-Net, (batch, channels, height, width).
+            sigma (`torch.Tensor`): Its noise level, one number or (batch,), on the sample's device.
+            patch_size (`int`): Side of the squares of pixels that the U-Net folds into channels before its first
+                layer.
 
         Raises:
             ValueError: The batch is not that of the painted images.
@@ -193,7 +204,7 @@ class Painting:
         grids = {math.prod(grid): grid for grid in unet_grids(*self._size)}
         if tokens not in grids:
             raise ValueError(
-                f"a cross-attention of {tokens} pixels is none of the U-Net's resolutions "
+                f"a cross-attention of {tokens} pixels is not at a resolution of the U-Net "
                 f"({', '.join(f'{rows} x {columns}' for rows, columns in grids.values())}): it cannot be painted."
             )
         return grids[tokens]
@@ -223,7 +234,7 @@ class Painting:
         if not self.has_seeds:
             return noise
         prompts = [image * len(self.regions) // len(noise) for image in range(len(noise))]
-        mixed = [mix_noise(one / std, self.regions[i]) for one, i in zip(noise, prompts, strict=True)]
+        mixed = [mix_noise(x / std, self.regions[prompt]) for x, prompt in zip(noise, prompts, strict=True)]
         return std * torch.stack(mixed)
 
     def factor(self, scores: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -246,7 +257,7 @@ class Painting:
         scores = attention_scores(query, key, attention_mask, scale)
         bias = self.factor(scores, attention_mask) * self.matrix(query.shape[2])[:, None]
         if self.observer is not None:
-            added = scores.shape[-1] - bias.shape[-1]  # keys that are no text
+            added = scores.shape[-1] - bias.shape[-1]  # keys behind the text
             self.observer((scores + F.pad(bias, (0, added))).softmax(-1))
         return bias
 
@@ -257,8 +268,8 @@ class Painting:
         scores = attention_scores(query, key, attention_mask, scale)
         factor = self.factor(scores, attention_mask).to(scores.dtype)
         matrix = self.matrix(query.shape[2])[:, None].to(scores.dtype)
-        scores[..., : matrix.shape[-1]].addcmul_(matrix, factor)  # keys behind the text are no words
-        # Where nothing is differentiated the scores' own memory is reused.
+        scores[..., : matrix.shape[-1]].addcmul_(matrix, factor)  # not the keys behind the text
+        # Where nothing is differentiated the memory of the scores is reused.
         return torch.softmax(scores, -1, out=None if scores.requires_grad else scores)
 
     def attention(
@@ -284,9 +295,9 @@ def paint_matrix(
     Where regions share a token, the largest of weight times mask counts.
     """
     matrix = torch.zeros(height * width, num_columns)
-    for region, own in zip(regions, columns, strict=True):
+    for region, phrase_columns in zip(regions, map(list, columns), strict=True):
         painted = float(region.weight) * region.coverage(height, width).flatten()[:, None]
-        matrix[:, list(own)] = torch.maximum(matrix[:, list(own)], painted)
+        matrix[:, phrase_columns] = torch.maximum(matrix[:, phrase_columns], painted)
     return matrix
 
 
@@ -299,7 +310,7 @@ def unet_grids(height: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 def _standard_deviation(scores: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """That of the scores of each row in open columns, float32 (rows,)."""
+    """The standard deviation of each row's scores in the columns that are not masked, float32 (rows,)."""
     values = scores.flatten(1).float()
     if attention_mask is None:
         return values.std(1, correction=0)
@@ -312,5 +323,6 @@ def _standard_deviation(scores: torch.Tensor, attention_mask: torch.Tensor | Non
 def attention_scores(
     query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
+    """S = Q K^T * scale, plus the mask, a bias: (rows, heads, queries, keys)."""
     scores = (query * scale) @ key.transpose(-1, -2)
     return scores if attention_mask is None else scores + attention_mask

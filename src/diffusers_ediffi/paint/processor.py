@@ -38,12 +38,12 @@ def painted(
     """Paints what a U-Net, or each expert of a router, computes in the `with` block.
 
     Args:
-        unet: An [`EDiffIUNet`], a U-Net of diffusers, or an [`ExpertRouterUNet`] of these.
+        unet (`ModelMixin`): An [`EDiffIUNet`], a U-Net of diffusers, or an [`ExpertRouterUNet`] of these.
         painting ([`Painting`], *optional*): `None` paints nothing. `painting.select` says whose images are drawn.
-        sigma_of: Turns the U-Net's timestep into sigma; by default it is c_noise = ln(sigma) / 4.
+        sigma_of (`Callable`, *optional*): Turns the U-Net's timestep into sigma; by default the timestep is c_noise.
 
     Raises:
-        ValueError: The U-Net is painted already.
+        ValueError: The U-Net is painted already, or cannot be painted.
     """
     if painting is None or painting.is_blank:
         yield
@@ -78,11 +78,12 @@ def _restore(layer: Any, processor: Any) -> None:
 
 
 class _Begin:
-    """The hook before each call of a U-Net."""
+    """The hook before each call of a U-Net, which tells the painting about the call."""
 
     def __init__(self, network: Any, painting: Painting, sigma_of: Callable[[torch.Tensor], torch.Tensor]):
         self.layers = [layer for layer in network.modules() if reads_text(layer)]
-        self.painting, self.sigma_of = painting, sigma_of
+        self.painting = painting
+        self.sigma_of = sigma_of
 
     def __call__(self, network: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         if any(not isinstance(layer.processor, PaintWithWordsAttnProcessor) for layer in self.layers):
@@ -99,6 +100,7 @@ class _Begin:
 
 
 def reads_text(layer: Any) -> bool:
+    """Whether a module is a cross-attention to the text, with a processor."""
     return getattr(layer, "is_cross_attention", False) and hasattr(layer, "set_processor")
 
 
@@ -106,13 +108,13 @@ class PaintWithWordsAttnProcessor(nn.Module):
     """Paints with words what an attention processor computes.
 
     The default processors of eDiff-I and of diffusers are computed here, in float32 in one pass. All others (sliced,
-    IP-Adapter, added keys, xformers, custom ones) are called with the bias as their attention mask, which gives the
-    same. Layers without text are left alone.
+    IP-Adapter, added keys, xformers, those of others) are called with the bias as their attention mask, which gives
+    the same. Layers without text are left alone.
 
     It is a module, so that the weights of a processor that has some (IP-Adapter) stay a part of the U-Net.
 
     Args:
-        processor: The processor that is there.
+        processor (`Callable`): The attention processor of the layer.
         painting ([`Painting`]): What is painted.
     """
 
@@ -145,6 +147,7 @@ class PaintWithWordsAttnProcessor(nn.Module):
         return self._wrapped(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
 
     def _check_columns(self, columns: int) -> None:
+        """Refuses a text whose columns cannot be those of the prompt's tokens."""
         if columns != self.painting.num_columns:
             raise ValueError(
                 f"the text has {columns} columns and the prompt's tokens have {self.painting.num_columns}: "
@@ -153,12 +156,12 @@ class PaintWithWordsAttnProcessor(nn.Module):
 
     def _ediffi(self, attn, hidden_states, context, attention_mask) -> torch.Tensor:
         """`EDiffIAttnProcessor` with paint."""
-        processor, start, outputs = self.processor, self.painting.start, []
+        processor = self.processor
+        start = self.painting.start
         query, key, value = processor.project(attn, hidden_states, context)
         plain, mask = _cut(as_bias(attention_mask, query.dtype), start, len(query))
-        if start:
-            outputs.append(processor.attend(query[:start], key[:start], value[:start], plain))
-        query, key, value = query[start:], key[start:], value[start:]
+        outputs = [processor.attend(query[:start], key[:start], value[:start], plain)] if start else []
+        query, key, value = (x[start:] for x in (query, key, value))
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
         scale = query.shape[-1] ** -0.5
         if query.dtype == torch.float32 and processor._attention_backend in (None, "native"):
@@ -169,17 +172,16 @@ class PaintWithWordsAttnProcessor(nn.Module):
         return attn.to_out[0](_join(outputs).flatten(2))
 
     def _standard(self, attn, hidden_states, context, attention_mask) -> torch.Tensor:
-        """`AttnProcessor2_0` with paint; `AttnProcessor` computes the same in other steps, Custom Diffusion by other
+        """`AttnProcessor2_0` with paint; `AttnProcessor` computes the same in other steps, Custom Diffusion with other
         projections."""
-        start, outputs = self.painting.start, []
+        start = self.painting.start
         query, key = _query_and_key(attn, self.processor, hidden_states, context)
         to_v = getattr(self.processor, "to_v_custom_diffusion", attn.to_v)
         to_out = getattr(self.processor, "to_out_custom_diffusion", attn.to_out)
         value = _split_heads(attn, to_v(_norm_context(attn, context)))
         plain, mask = _cut(_over_heads(attention_mask, query.dtype), start, len(query))
-        if start:
-            outputs.append(_attend(query[:start], key[:start], value[:start], plain, attn.scale))
-        query, key, value = query[start:], key[start:], value[start:]
+        outputs = [_attend(query[:start], key[:start], value[:start], plain, attn.scale)] if start else []
+        query, key, value = (x[start:] for x in (query, key, value))
         if query.dtype == torch.float32:
             outputs.append(self.painting.attention(query, key, value, mask, attn.scale))
         else:
@@ -188,13 +190,11 @@ class PaintWithWordsAttnProcessor(nn.Module):
         return _output(attn, to_out, _join(outputs), hidden_states)
 
     def _wrapped(self, attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs) -> torch.Tensor:
-        """Any processor, called with the plain rows as they are and with the painted ones and a bias."""
-        start, count, outputs = self.painting.start, len(hidden_states), []
-        plain, painted = zip(
-            *(_cut(x, start, count) for x in (hidden_states, encoder_hidden_states, attention_mask)), strict=True
-        )
-        if start:
-            outputs.append(self.processor(attn, *plain, *args, **kwargs))
+        """Any processor, called once with the plain rows and once with the painted rows and a bias."""
+        start = self.painting.start
+        inputs = (hidden_states, encoder_hidden_states, attention_mask)
+        plain, painted = zip(*(_cut(x, start, len(hidden_states)) for x in inputs), strict=True)
+        outputs = [self.processor(attn, *plain, *args, **kwargs)] if start else []
         states, context, mask = painted
         text = context[0] if isinstance(context, tuple) else context
         query, key = _query_and_key(attn, self.processor, states, text)
@@ -213,7 +213,7 @@ class PaintWithWordsAttnProcessor(nn.Module):
         it for added keys."""
         bias = bias[:, 0]
         if bias.shape[-2] == bias.shape[-1] < keys:
-            raise ValueError(f"diffusers masks no added keys at {bias.shape[-2]} pixels; choose another size.")
+            raise ValueError(f"diffusers cannot mask added keys at {bias.shape[-2]} pixels; choose another size.")
         if "XFormers" in type(self.processor).__name__:
             return _aligned(bias.repeat_interleave(attn.heads, dim=0))
         return bias
@@ -233,15 +233,15 @@ def attention_probabilities(
     It is computed from the layer's inputs beside its processor, whose kernels do not give the softmax away.
 
     Args:
-        attn: An attention layer of eDiff-I or of diffusers.
+        attn (`nn.Module`): An attention layer of eDiff-I or of diffusers.
         hidden_states, encoder_hidden_states, attention_mask: What it is called with. Without encoder states it is
             self-attention; of a tuple of them (IP-Adapter) the first is the text.
-        rows: Start and stop of the rows.
-        projected: What `to_q` and `to_k` returned for all rows, (batch, tokens, heads * head_dim), where that is known
-            and all there is to Q and K but their norms.
+        rows (`slice`): Start and stop of the rows.
+        projected (`list` of `torch.Tensor`, *optional*): What `to_q` and `to_k` returned for all rows, (batch, tokens,
+            heads * head_dim), where Q and K are made of it by their norms alone.
     """
     processor, painting = _processor_and_painting(attn, encoder_hidden_states, rows)
-    # The paint is made for all painted rows.
+    # A painting has a matrix for all painted rows together.
     taken = rows if painting is None else slice(painting.start, len(hidden_states))
     if projected is None:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -296,10 +296,12 @@ def _normed(attn: Any, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Te
 
 
 def _norm_context(attn: Attention, context: torch.Tensor) -> torch.Tensor:
+    """The text after the norm that some layers of diffusers have."""
     return attn.norm_encoder_hidden_states(context) if attn.norm_cross else context
 
 
 def _split_heads(attn: Any, x: torch.Tensor) -> torch.Tensor:
+    """(rows, tokens, heads * head_dim) as (rows, heads, tokens, head_dim)."""
     return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 
@@ -309,7 +311,7 @@ def _attend(query, key, value, bias: torch.Tensor | None, scale: float) -> torch
 
 
 def _output(attn: Attention, to_out: Any, attended: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-    """What a layer of diffusers makes of its heads' results, (rows, heads, queries, head_dim), and of its input."""
+    """What a layer of diffusers returns for `attended`, (rows, heads, queries, head_dim), and its input."""
     x = to_out[1](to_out[0](attended.transpose(1, 2).flatten(2)))
     if hidden_states.ndim == 4:
         x = x.transpose(1, 2).reshape(hidden_states.shape)
@@ -327,7 +329,7 @@ def _over_heads(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torc
 def _cut(x: Any, start: int, count: int) -> tuple[Any, Any]:
     """The plain and the painted rows of whatever has `count` rows, in tuples and lists as well."""
     if isinstance(x, list | tuple):
-        parts = [_cut(one, start, count) for one in x]
+        parts = [_cut(item, start, count) for item in x]
         return type(x)(part[0] for part in parts), type(x)(part[1] for part in parts)
     if x is None or len(x) != count:
         return x, x

@@ -1,12 +1,11 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""What is painted (section 4.4): phrases of a prompt with masks, and how they become A of the attention.
-
-A is a matrix (pixels, columns): the columns of a phrase's tokens hold its mask, all others are zero.
-"""
+"""Regions (section 4.4): phrases of a prompt with masks that say where they are to be seen."""
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -40,8 +39,8 @@ class PaintRegion:
         weight (`float`): Factor on the strength for this region; 0 switches it off.
         occurrence (`int`, *optional*): Which occurrence of the phrase is meant, counted from 0, where the prompt has
             it more than once ("a cat and a cat"); all by default.
-        seed (`int`, *optional*): Draws the starting noise of the region from a seed of its own, so that it looks the
-            same while the rest changes.
+        seed (`int`, *optional*): Draws the starting noise of the region from this seed, so that it looks the same
+            while the rest changes.
 
     Raises:
         ValueError: An argument is none of these, or nothing of the mask is inside.
@@ -104,7 +103,7 @@ def regions_from_color_map(image: Any, legend: Mapping[Any, Any], tolerance: flo
             legend are refused, unless they are as rare as the smoothed edge of a stroke.
 
     Raises:
-        ValueError: The canvas has a colour that the legend does not explain, or none of one that it does.
+        ValueError: The canvas has a colour that is not in the legend, or lacks a colour that is.
     """
     colors = _legend_colors(legend)
     numbers = _color_numbers(_canvas(image), colors, tolerance)
@@ -162,7 +161,7 @@ def region_from_dict(entries: Mapping[str, Any]) -> PaintRegion:
     """`PaintRegion(**entries)` for what a person wrote into a file.
 
     Raises:
-        ValueError: There is no region of such entries.
+        ValueError: The entries are not those of a region.
     """
     unknown = sorted(set(entries) - set(PaintRegion.__dataclass_fields__))
     if unknown or not {"phrase", "mask"} <= set(entries):
@@ -174,27 +173,27 @@ def region_from_dict(entries: Mapping[str, Any]) -> PaintRegion:
 
 
 def check_regions(regions: Any, prompts: int) -> list[list[PaintRegion]]:
-    """Regions for each prompt, from one list for all of them or a list for each."""
+    """A list of regions for each prompt, from a list for all of them or a list for each."""
     if not isinstance(regions, list | tuple):
         raise ValueError(f"regions={regions!r} must be a list of PaintRegion, or for a batch a list of such lists.")
-    nested = bool(regions) and all(isinstance(own, list | tuple) for own in regions)
-    per_prompt = [list(own) for own in regions] if nested else [list(regions) for _ in range(prompts)]
-    for region in (region for own in per_prompt for region in own):
+    is_nested = bool(regions) and all(isinstance(entry, list | tuple) for entry in regions)
+    per_prompt = [list(entry) for entry in regions] if is_nested else [list(regions) for _ in range(prompts)]
+    for region in chain.from_iterable(per_prompt):
         if not isinstance(region, PaintRegion):
-            raise ValueError(f"{region!r} in regions is no PaintRegion; write PaintRegion(phrase, mask).")
+            raise ValueError(f"{region!r} in regions is not a PaintRegion; write PaintRegion(phrase, mask).")
     if len(per_prompt) != prompts:
         raise ValueError(f"regions has {len(per_prompt)} lists for {prompts} prompts; give one list for each.")
     return per_prompt
 
 
 def check_strength(name: str, strength: Any) -> None:
-    """Refuses what is no w'."""
+    """Refuses what is not a strength, w' of the paper; `name` is that of the argument."""
     if not is_number(strength, Real) or not 0 <= float(strength) < math.inf:
         raise ValueError(f"{name}={strength!r} must be a number of at least 0; 0.4 is usual, 0 paints nothing.")
 
 
 def mix_noise(noise: torch.Tensor, regions: Sequence[PaintRegion]) -> torch.Tensor:
-    """Replaces noise by that of the regions' own seeds where their masks are.
+    """Replaces noise by that of the regions' seeds where their masks are.
 
     The noises are added with the masks as weights and divided by the root of the sum of the squared masks, so that the
     result is standard normal as well. What no region covers keeps its noise.
@@ -234,11 +233,10 @@ def _canvas(image: Any) -> np.ndarray:
 
 
 def _rgb(color: Any) -> tuple[int, ...]:
+    """Red, green and blue of a colour of a legend, each from 0 to 255."""
     if isinstance(color, str):
-        try:
+        with suppress(ValueError):
             return ImageColor.getrgb(color)[:3]
-        except ValueError:
-            raise ValueError(f"{color!r} in the legend is no colour; give a name, '#rrggbb' or (r, g, b).") from None
     if isinstance(color, tuple) and len(color) == 3 and all(is_number(c, Integral) and 0 <= c <= 255 for c in color):
         return color
-    raise ValueError(f"{color!r} in the legend is no colour; give a name, '#rrggbb' or (r, g, b).")
+    raise ValueError(f"{color!r} in the legend is not a colour; give a name, '#rrggbb' or (r, g, b).")
