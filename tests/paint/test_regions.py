@@ -13,7 +13,14 @@ from transformers import CLIPTokenizer, T5Tokenizer
 
 from diffusers_ediffi import PaintRegion, demo_checkpoint, regions_from_color_map
 from diffusers_ediffi.paint.painting import Painting
-from diffusers_ediffi.paint.regions import PromptTokens, find_phrase, mix_noise, paint_matrix, region_columns
+from diffusers_ediffi.paint.regions import (
+    PromptTokens,
+    find_phrase,
+    mix_noise,
+    paint_matrix,
+    region_columns,
+    region_settings,
+)
 
 BOX = (0.0, 0.0, 0.5, 1.0)
 WORDS = "a an the red apple rocket rabbit rabbits (rabbit, big-eared owl's 12 moon. on of blue café ÜBER snow".split(
@@ -318,3 +325,11 @@ def test_transparent_is_unpainted_and_smoothed_edges_fall_to_the_nearest():
 def test_bad_canvases_are_refused(image, legend, message):
     with pytest.raises(ValueError, match=message):
         regions_from_color_map(image, legend)
+
+
+def test_regions_as_settings():
+    regions = [PaintRegion("cat", (0, 0, 0.5, 1), seed=3), PaintRegion("sun", np.ones((4, 4)), weight=0.5)]
+    assert region_settings(regions) == [
+        {"phrase": "cat", "mask": [0, 0, 0.5, 1], "seed": 3},
+        {"phrase": "sun", "mask": "picture", "weight": 0.5},
+    ]

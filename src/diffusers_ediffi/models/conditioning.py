@@ -7,12 +7,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
-from diffusers.utils import logging, numpy_to_pil
+from diffusers.utils import logging
 from torch import nn
-from transformers import CLIPImageProcessorPil
+
+from ..images import as_pil_images
 
 logger = logging.get_logger(__name__)
 
@@ -193,7 +192,7 @@ def encode_clip_image(
     """Runs the CLIP image tower on style references (section 5.3).
 
     Args:
-        images: What [`as_pil_images`] takes.
+        images: What [`~images.as_pil_images`] takes.
         feature_extractor: `CLIPImageProcessor`.
         image_encoder: `CLIPVisionModelWithProjection`.
         device: Where the encoder runs; its own device by default.
@@ -203,42 +202,6 @@ def encode_clip_image(
     """
     pixels = feature_extractor(images=as_pil_images(images), return_tensors="pt").pixel_values
     return image_encoder(pixels.to(device or image_encoder.device, image_encoder.dtype)).image_embeds
-
-
-def clip_pixels(images: list[PIL.Image.Image], size: int) -> torch.Tensor:
-    """Square RGB images as OpenAI's CLIP takes them: float32 (batch, 3, size, size).
-
-    The pipeline's feature extractor is made for the pipeline's image encoder; another CLIP may need another size.
-    """
-    squares = {"height": size, "width": size}
-    return CLIPImageProcessorPil(size=squares, crop_size=squares)(images, return_tensors="pt").pixel_values
-
-
-def as_pil_images(images: Any) -> list[PIL.Image.Image]:
-    """Turns a PIL image, an array (height, width, 3), a tensor (3, height, width), a batch of these or a list of them
-    into a list of RGB images. Floats lie in [0, 1], integers in [0, 255].
-
-    Raises:
-        ValueError: Something else was given.
-    """
-    if isinstance(images, list | tuple):
-        return [pil for image in images for pil in as_pil_images(image)]
-    if isinstance(images, PIL.Image.Image):
-        return [images.convert("RGB")]
-    array = images
-    if isinstance(array, torch.Tensor) and array.ndim in (3, 4):
-        array = array.detach().cpu().movedim(-3, -1)
-        array = (array.float() if array.is_floating_point() else array).numpy()
-    if not isinstance(array, np.ndarray) or array.ndim not in (3, 4) or array.shape[-1] != 3:
-        got = f"shape {tuple(images.shape)}" if hasattr(images, "shape") else repr(images)
-        raise ValueError(
-            f"an image must be a PIL image, an array (height, width, 3) or a tensor (3, height, width), got {got}; "
-            "read files and addresses with diffusers.utils.load_image."
-        )
-    floats = np.issubdtype(array.dtype, np.floating)
-    if not array.size or not np.isfinite(array).all() or array.min() < 0 or array.max() > (1 if floats else 255):
-        raise ValueError("the pixels of an image must lie in [0, 1] as floats or in [0, 255] as integers.")
-    return numpy_to_pil(array if floats else array.astype(np.float32) / 255)
 
 
 def _tokenize(prompt: Sequence[str], tokenizer: Any, tokens: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:

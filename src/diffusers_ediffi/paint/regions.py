@@ -424,3 +424,14 @@ def _strip(text: str, start: int, stop: int) -> tuple[int, int]:
     while start < stop and text[stop - 1].isspace():
         stop -= 1
     return start, stop
+
+
+def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
+    """Regions as JSON can hold them: their boxes; of a mask only that it is a picture, since its file may be called
+    anything."""
+    settings = []
+    for region in regions:
+        entries = {"phrase": region.phrase, "mask": list(region.mask) if isinstance(region.mask, tuple) else "picture"}
+        further = {"weight": region.weight, "occurrence": region.occurrence, "seed": region.seed}
+        settings.append(entries | {key: value for key, value in further.items() if value not in (None, 1.0)})
+    return settings
