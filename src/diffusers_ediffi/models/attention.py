@@ -148,7 +148,7 @@ class AttentionBlock(nn.Module):
         if stacked:
             self.norm = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
             self.proj_in = nn.Linear(channels, channels)
-            self.proj_out = _zero(nn.Linear(channels, channels))
+            self.proj_out = zero(nn.Linear(channels, channels))
         self.stacked = stacked
         self.attn1 = self.attn2 = self.ff = None
         if self_attention:
@@ -166,9 +166,9 @@ class AttentionBlock(nn.Module):
     def _start_as_identity(self) -> None:
         for attn in (self.attn1, self.attn2):
             if attn is not None:
-                _zero(attn.to_out[0])
+                zero(attn.to_out[0])
         if self.ff is not None:
-            _zero(self.ff.net[-1])
+            zero(self.ff.net[-1])
 
     def forward(
         self,
@@ -205,7 +205,7 @@ def _normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return norm(x)
 
 
-def _zero(module: nn.Module) -> nn.Module:
+def zero(module: nn.Module) -> nn.Module:
     """Zeroes a layer, so that the residual branch it ends starts as the identity (as ADM does)."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
