@@ -29,7 +29,8 @@ from scipy.integrate import solve_ivp
 
 from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, demo_checkpoint
 from diffusers_ediffi.edm import SIGMA_MAX, SIGMA_MIN, c_in, c_noise, c_out, c_skip, karras_sigmas
-from diffusers_ediffi.schedulers.scheduling_edm_deis import atan_sigmas
+from diffusers_ediffi.schedulers.deis_weights import step_weights
+from diffusers_ediffi.schedulers.sigma_grids import atan_sigmas
 
 # (x, sigma, sigma that routes to an expert) -> D
 Denoiser = Callable[[torch.Tensor, float, float], torch.Tensor]
@@ -166,14 +167,14 @@ def sample_with_exact_switch(
         nodes = sigmas[max(0, i - degree - 1) : i + 1][::-1]
         history = [denoise(x, start, start), *history][: degree + 2]
         if i > 0:
-            _, correction = scheduler._step_weights(sigmas[i - 1], start, nodes)
+            _, correction = step_weights(sigmas[i - 1], start, nodes, **scheduler._core)
             correction[1 : 1 + len(last)] -= last
             for weight, past in zip(correction, history, strict=True):
                 x = x + weight * past
         if start in boundaries:
             jump = denoise(x, start, math.nextafter(start, 0)) - history[0]
             history = [past + jump for past in history]
-        scale, last = scheduler._step_weights(start, end, nodes[: degree + 1])
+        scale, last = step_weights(start, end, nodes[: degree + 1], **scheduler._core)
         x = scale * x
         for weight, past in zip(last, history, strict=False):
             x = x + weight * past

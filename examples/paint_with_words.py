@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from diffusers_ediffi import EDiffIPipeline, PaintRegion, Provenance, demo_checkpoint, save_image
-from diffusers_ediffi.provenance import model_name, region_settings
+from diffusers_ediffi.paint.regions import region_settings
+from diffusers_ediffi.provenance import model_name
 
 PROMPT = "a red apple next to a rocket on a dark blue background"
 PHRASES = ("red apple", "rocket")

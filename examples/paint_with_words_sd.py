@@ -21,7 +21,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from diffusers_ediffi import PaintRegion, Provenance, paint_with_words, regions_from_color_map, save_image
-from diffusers_ediffi.provenance import model_name, region_settings
+from diffusers_ediffi.paint.regions import region_settings
+from diffusers_ediffi.provenance import model_name
 
 
 def as_region(text: str) -> PaintRegion:

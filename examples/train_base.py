@@ -23,7 +23,8 @@ import torch
 from diffusers_ediffi.demo import GROUNDS, STYLES, SceneGenerator, load_objects
 from diffusers_ediffi.edm import P_MEAN, P_STD
 from diffusers_ediffi.experts.noise_interval import NoiseInterval
-from diffusers_ediffi.models.unet import PRESETS, EDiffIUNet
+from diffusers_ediffi.models.presets import PRESETS
+from diffusers_ediffi.models.unet import EDiffIUNet
 from diffusers_ediffi.training import (
     ConditioningEncoder,
     DropoutRates,

@@ -15,7 +15,7 @@ from PIL import Image
 from style_transfer import draw_grid, make_references
 
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
-from diffusers_ediffi.pipelines.style import read_image
+from diffusers_ediffi.images import read_image
 from diffusers_ediffi.provenance import model_name
 
 TEXTS = ("a red mushroom", "pixel art of a red mushroom on a green background")

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from diffusers_ediffi import PaintRegion, Provenance, __version__, read_provenance, save_image
+from diffusers_ediffi import Provenance, __version__, read_provenance, save_image
+from diffusers_ediffi.images import open_image
 from diffusers_ediffi.provenance import (
     MAX_JPEG_BYTES,
     TRAINED_ALGORITHMIC_MEDIA,
     as_json,
     model_name,
-    open_image,
-    region_settings,
 )
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -146,14 +145,6 @@ def test_names_are_no_paths(tmp_path, monkeypatch):
         assert model_name(str(model)) == "model"
     monkeypatch.chdir(tmp_path / "alice" / "model")
     assert (model_name("."), model_name("org/name"), model_name(None)) == ("model", "org/name", "demo")
-
-
-def test_regions_as_settings():
-    regions = [PaintRegion("cat", (0, 0, 0.5, 1), seed=3), PaintRegion("sun", np.ones((4, 4)), weight=0.5)]
-    assert region_settings(regions) == [
-        {"phrase": "cat", "mask": [0, 0, 0.5, 1], "seed": 3},
-        {"phrase": "sun", "mask": "picture", "weight": 0.5},
-    ]
 
 
 def description(attributes="", children=""):

@@ -8,21 +8,18 @@ properties are those of the IPTC Photo Metadata Standard 2025.1, so that other p
 import json
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-import PIL.Image
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from ._version import __version__
 from .files import written_whole
-from .paint.regions import PaintRegion
+from .images import open_image
 
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 # "Edited using Generative AI": a picture of another origin, changed as a whole or with a part that was painted in.
@@ -71,7 +68,7 @@ class Provenance:
     digital_source_type: str = TRAINED_ALGORITHMIC_MEDIA
 
 
-def save_image(image: PIL.Image.Image, path: str | os.PathLike, provenance: Provenance | None) -> None:
+def save_image(image: Image.Image, path: str | os.PathLike, provenance: Provenance | None) -> None:
     """Saves a picture as PNG, JPEG or WebP, whichever the name ends in, with its provenance or with none.
 
     The file is written beside its target and renamed, so that there is never half a file.
@@ -129,37 +126,6 @@ def read_provenance(path: str | os.PathLike) -> Provenance:
     return Provenance(settings, software, source_type)
 
 
-def open_image(path: str | os.PathLike) -> PIL.Image.Image:
-    """A picture of a sane size, with what its file says about it in `info`.
-
-    Raises:
-        ValueError: The file is no picture, is damaged, too large or not readable.
-    """
-    with reading_image(str(path)), PIL.Image.open(path) as image:
-        image.load()
-        return image.copy()
-
-
-@contextmanager
-def reading_image(name: str) -> Iterator[None]:
-    """Turns all that a bad picture of this name raises, or one with more pixels than Pillow trusts, into a
-    `ValueError`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        try:
-            yield
-        except PIL.UnidentifiedImageError:
-            raise ValueError(f"{name!r} is not an image") from None
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            PIL.Image.DecompressionBombError,
-            PIL.Image.DecompressionBombWarning,
-        ) as error:
-            raise ValueError(f"cannot read {name!r}: {error}") from None
-
-
 def as_json(value: Any) -> str:
     """JSON on one line that XML and terminals can take: other characters are written as escapes.
 
@@ -178,16 +144,6 @@ def model_name(model: str | None) -> str:
     if model is None:
         return "demo"
     return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
-    """Regions as settings: their boxes; of a mask that it is one, since its file may be called anything."""
-    settings = []
-    for region in regions:
-        entries = {"phrase": region.phrase, "mask": list(region.mask) if isinstance(region.mask, tuple) else "picture"}
-        further = {"weight": region.weight, "occurrence": region.occurrence, "seed": region.seed}
-        settings.append(entries | {key: value for key, value in further.items() if value not in (None, 1.0)})
-    return settings
 
 
 def _packet(provenance: Provenance) -> str:

@@ -17,7 +17,9 @@ from transformers import (
 )
 
 from diffusers_ediffi.edm import c_in, c_noise, c_skip, denoised_from_model_output, expand_as
-from diffusers_ediffi.models.unet import PRESETS, EDiffIUNet, ResnetBlock, UNetLevel
+from diffusers_ediffi.models.blocks import ResnetBlock, UNetLevel
+from diffusers_ediffi.models.presets import PRESETS
+from diffusers_ediffi.models.unet import EDiffIUNet
 
 EFFICIENT = {"structure": "efficient", "in_channels": 6}
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from diffusers_ediffi import PaintRegion, regions_from_color_map
-from diffusers_ediffi.paint.regions import mix_noise
+from diffusers_ediffi.paint.regions import mix_noise, region_settings
 
 BOX = (0.0, 0.0, 0.5, 1.0)
 
@@ -102,3 +102,11 @@ def test_transparent_is_unpainted_and_smoothed_edges_fall_to_the_nearest():
 def test_bad_canvases_are_refused(image, legend, message):
     with pytest.raises(ValueError, match=message):
         regions_from_color_map(image, legend)
+
+
+def test_regions_as_settings():
+    regions = [PaintRegion("cat", (0, 0, 0.5, 1), seed=3), PaintRegion("sun", np.ones((4, 4)), weight=0.5)]
+    assert region_settings(regions) == [
+        {"phrase": "cat", "mask": [0, 0, 0.5, 1], "seed": 3},
+        {"phrase": "sun", "mask": "picture", "weight": 0.5},
+    ]

@@ -31,7 +31,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, TorchAoConfig
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet, PaintRegion
 from diffusers_ediffi.edm import SIGMA_DATA, c_in, c_out, c_skip
-from diffusers_ediffi.models.conditioning import as_pil_images, encode_clip_text, encode_t5
+from diffusers_ediffi.models.conditioning import encode_clip_text, encode_t5
 
 BASE, SR256, SR1024 = SIZES
 
@@ -259,17 +259,6 @@ def test_one_style_for_all_prompts_or_one_for_each(base_pipe):
 
 def test_a_style_alone_draws(base_pipe):
     assert len(draw(base_pipe, None, style_image=[picture(0), picture(1)], negative_prompt="a dog")) == 2
-
-
-def test_images_come_in_many_forms():
-    pil = picture()
-    array = np.asarray(pil)
-    floats = array.astype(np.float32) / 255
-    tensor = torch.from_numpy(floats).movedim(-1, 0)
-    for form in (pil, array, floats, tensor, [pil], tensor[None], [array]):
-        (image,) = as_pil_images(form)
-        np.testing.assert_array_equal(np.asarray(image), array)
-    assert len(as_pil_images([pil, tensor[None].repeat(2, 1, 1, 1)])) == 3
 
 
 def test_truncated_words_are_named(base_pipe, caplog):

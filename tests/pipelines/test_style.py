@@ -13,7 +13,8 @@ import torch
 from helpers import SIZES, WIDTH, draw, picture, seeded, tiny_components, tiny_pipeline
 
 from diffusers_ediffi import PaintRegion
-from diffusers_ediffi.pipelines.style import mix_embeds, read_image, read_references
+from diffusers_ediffi.images import read_image
+from diffusers_ediffi.pipelines.style import mix_embeds, read_references
 
 
 @pytest.fixture

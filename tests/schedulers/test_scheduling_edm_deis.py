@@ -31,7 +31,8 @@ from helpers_diffusers import SD_BETAS, build, draw, unet_for
 
 from diffusers_ediffi import ExpertRouterUNet, demo_checkpoint
 from diffusers_ediffi.edm import c_in, c_noise, c_out, c_skip, karras_sigmas
-from diffusers_ediffi.schedulers.scheduling_edm_deis import PRESETS, EDMDEISScheduler, atan_sigmas
+from diffusers_ediffi.schedulers.scheduling_edm_deis import PRESETS, EDMDEISScheduler
+from diffusers_ediffi.schedulers.sigma_grids import atan_sigmas
 
 ARRAY_WARNING = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers 0.42
 

@@ -23,15 +23,14 @@ from PIL import Image, ImageOps
 from .._version import __version__
 from ..demo.checkpoint import demo_checkpoint
 from ..files import write_json
+from ..images import open_image
 from ..provenance import (
     COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA,
     TRAINED_ALGORITHMIC_MEDIA,
     Provenance,
     as_json,
     model_name,
-    open_image,
     read_provenance,
-    region_settings,
     save_image,
 )
 
@@ -211,7 +210,7 @@ def _writable(text: str, suffix: str) -> Path:
 
 
 def _style_image(text: str) -> Image.Image:
-    from ..pipelines.style import read_image
+    from ..images import read_image
 
     try:
         return read_image(text)
@@ -580,6 +579,8 @@ def _paths(output: Path, count: int) -> list[Path]:
 
 def _settings(args: argparse.Namespace, seed: int, further: dict[str, Any]) -> dict[str, Any]:
     """What the file says: enough to draw it again, and no path, since the picture may go anywhere."""
+    from ..paint.regions import region_settings
+
     return {
         "prompt": args.prompt,
         "negative_prompt": args.negative_prompt,

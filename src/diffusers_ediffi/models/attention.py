@@ -5,6 +5,7 @@ Attention runs through diffusers' `dispatch_attention_fn`, so every backend of d
 `unet.set_attention_backend(...)`.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class EDiffIAttention(nn.Module, AttentionModuleMixin):
     def __init__(self, channels: int, head_dim: int, cross_attention_dim: int | None = None):
         super().__init__()
         if channels % head_dim:
-            raise ValueError(f"{channels} channels are no multiple of attention_head_dim={head_dim}; change one.")
+            raise ValueError(f"{channels} channels are not a multiple of attention_head_dim={head_dim}; change one.")
         self.heads = channels // head_dim
         self.is_cross_attention = cross_attention_dim is not None
         context_dim = cross_attention_dim or channels
@@ -94,7 +95,7 @@ class EDiffIAttention(nn.Module, AttentionModuleMixin):
         self.processor = EDiffIAttnProcessor()
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, attention_op=None) -> None:
-        """Turns xformers on, or with `valid=False` goes back to PyTorch's own attention."""
+        """Turns xformers on, or with `valid=False` goes back to the attention of PyTorch."""
         if valid:
             super().set_use_memory_efficient_attention_xformers(valid, attention_op)
         else:
@@ -140,16 +141,12 @@ class AttentionBlock(nn.Module):
         super().__init__()
         if kind not in ATTENTION_BLOCKS:
             raise ValueError(f"attention_block={kind!r} is unknown; choose one of {', '.join(ATTENTION_BLOCKS)}.")
-        stacked = kind == "stacked"
-
-        def norm() -> nn.Module:
-            return nn.LayerNorm(channels) if stacked else nn.GroupNorm(norm_num_groups, channels)
-
+        self.stacked = stacked = kind == "stacked"
+        norm = partial(nn.LayerNorm, channels) if stacked else partial(nn.GroupNorm, norm_num_groups, channels)
         if stacked:
             self.norm = nn.GroupNorm(norm_num_groups, channels, eps=1e-6)
             self.proj_in = nn.Linear(channels, channels)
-            self.proj_out = _zero(nn.Linear(channels, channels))
-        self.stacked = stacked
+            self.proj_out = zero(nn.Linear(channels, channels))
         self.attn1 = self.attn2 = self.ff = None
         if self_attention:
             self.norm1 = norm()
@@ -166,9 +163,9 @@ class AttentionBlock(nn.Module):
     def _start_as_identity(self) -> None:
         for attn in (self.attn1, self.attn2):
             if attn is not None:
-                _zero(attn.to_out[0])
+                zero(attn.to_out[0])
         if self.ff is not None:
-            _zero(self.ff.net[-1])
+            zero(self.ff.net[-1])
 
     def forward(
         self,
@@ -178,23 +175,31 @@ class AttentionBlock(nn.Module):
     ) -> torch.Tensor:
         """`hidden_states` is (batch, channels, height, width), `context` (batch, columns, cross_attention_dim),
         `context_mask` a boolean (batch, 1, 1, columns), true where a column may be attended."""
-        height, width = hidden_states.shape[-2:]
-        residual = hidden_states
         if self.stacked:
-            hidden_states = self.norm(hidden_states)
-        x = hidden_states.flatten(2).transpose(1, 2)  # (batch, pixels, channels)
-        if self.stacked:
-            x = self.proj_in(x)
+            x = self.proj_in(_as_sequence(self.norm(hidden_states)))
+            x = self.proj_out(self._attend(x, context, context_mask))
+            return hidden_states + _as_map(x, hidden_states)
+        return _as_map(self._attend(_as_sequence(hidden_states), context, context_mask), hidden_states)
+
+    def _attend(self, x: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor | None) -> torch.Tensor:
+        """The branches of the block, each added to `x` (batch, pixels, channels)."""
         if self.attn1 is not None:
             x = x + self.attn1(_normalise(self.norm1, x))
         if self.attn2 is not None:
             x = x + self.attn2(_normalise(self.norm2, x), context, context_mask)
         if self.ff is not None:
             x = x + self.ff(_normalise(self.norm3, x))
-        if self.stacked:
-            x = self.proj_out(x)
-        x = x.transpose(1, 2).unflatten(2, (height, width))
-        return residual + x if self.stacked else x
+        return x
+
+
+def _as_sequence(feature_map: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, height, width) -> (batch, pixels, channels)."""
+    return feature_map.flatten(2).transpose(1, 2)
+
+
+def _as_map(sequence: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(batch, pixels, channels) -> (batch, channels, height, width)."""
+    return sequence.transpose(1, 2).unflatten(2, like.shape[-2:])
 
 
 def _normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -205,7 +210,7 @@ def _normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return norm(x)
 
 
-def _zero(module: nn.Module) -> nn.Module:
+def zero(module: nn.Module) -> nn.Module:
     """Zeroes a layer, so that the residual branch it ends starts as the identity (as ADM does)."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)

@@ -7,12 +7,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import torch
-from diffusers.utils import logging, numpy_to_pil
+import torch.nn.functional as F
+from diffusers.utils import logging
 from torch import nn
-from transformers import CLIPImageProcessorPil
+
+from ..images import as_pil_images
 
 logger = logging.get_logger(__name__)
 
@@ -69,7 +69,6 @@ class ConditioningFusion(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Returns the context (batch, 192, cross_attention_dim), its boolean mask (batch, 1, 1, 192) or `None` where
         every column counts, and the global vector (batch, time_embed_dim)."""
-        like = self.null_token
         text, text_mask = _columns(
             "encoder_hidden_states", encoder_hidden_states, encoder_attention_mask, self.text_proj, CLIP_TEXT_TOKENS
         )
@@ -79,26 +78,27 @@ class ConditioningFusion(nn.Module):
         pooled_text = _vector("text_embeds", text_embeds, self.pooled_text_proj)
         image = _vector("image_embeds", image_embeds, self.pooled_image_proj)
         text, t5, pooled_text, image = (
-            x.to(like.dtype).expand(batch_size, *x.shape[1:]) for x in (text, t5, pooled_text, image)
+            x.to(self.null_token.dtype).expand(batch_size, *x.shape[1:]) for x in (text, t5, pooled_text, image)
         )
-        context = torch.cat(
-            [
-                self.text_proj(text),
-                self.text_proj_2(t5),
-                self.image_proj(image)[:, None],
-                like.expand(batch_size, 1, -1),
-            ],
-            dim=1,
-        )
-        mask = None
-        if text_mask is not None or t5_mask is not None:
-            mask = torch.ones(batch_size, context.shape[1], dtype=torch.bool, device=context.device)
-            if text_mask is not None:
-                mask[:, CLIP_TEXT_COLUMNS] = text_mask
-            if t5_mask is not None:
-                mask[:, T5_COLUMNS] = t5_mask
-            mask = mask[:, None, None]
-        return self.norm(context), mask, self.pooled_text_proj(pooled_text) + self.pooled_image_proj(image)
+        null = self.null_token.expand(batch_size, 1, -1)
+        columns = [self.text_proj(text), self.text_proj_2(t5), self.image_proj(image)[:, None], null]
+        context = self.norm(torch.cat(columns, dim=1))
+        pooled = self.pooled_text_proj(pooled_text) + self.pooled_image_proj(image)
+        return context, _context_mask(text_mask, t5_mask, context), pooled
+
+
+def _context_mask(
+    text_mask: torch.Tensor | None, t5_mask: torch.Tensor | None, context: torch.Tensor
+) -> torch.Tensor | None:
+    """Which columns count, (batch, 1, 1, 192); `None` where all do."""
+    if text_mask is None and t5_mask is None:
+        return None
+    mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+    if text_mask is not None:
+        mask[:, CLIP_TEXT_COLUMNS] = text_mask
+    if t5_mask is not None:
+        mask[:, T5_COLUMNS] = t5_mask
+    return mask[:, None, None]
 
 
 def _columns(
@@ -114,12 +114,12 @@ def _columns(
     if mask is None and missing:
         mask = tokens.new_ones(tokens.shape[:2])
     if missing:
-        tokens = nn.functional.pad(tokens, (0, 0, 0, missing))
+        tokens = F.pad(tokens, (0, 0, 0, missing))
     if mask is None:
         return tokens, None
     if mask.ndim != 2 or mask.shape[1] + missing != length:
         raise ValueError(f"the attention mask of {name} has shape {tuple(mask.shape)}; expected one entry per token.")
-    return tokens, nn.functional.pad(mask.bool(), (0, missing))
+    return tokens, F.pad(mask.bool(), (0, missing))
 
 
 def _vector(name: str, vector: torch.Tensor | None, proj: nn.Linear) -> torch.Tensor:
@@ -144,10 +144,10 @@ def encode_clip_text(
     """Runs the CLIP text tower (section 4.2).
 
     Args:
-        prompt: The texts, one for each row of the result.
-        tokenizer: `CLIPTokenizer`.
-        text_encoder: `CLIPTextModelWithProjection`.
-        device: Where the encoder runs; its own device by default.
+        prompt (`list` of `str`): The texts, one for each row of the result.
+        tokenizer (`CLIPTokenizer`): Its tokenizer.
+        text_encoder (`CLIPTextModelWithProjection`): The tower.
+        device (`torch.device` or `str`, *optional*): Where the encoder runs; where it is by default.
 
     Returns:
         The tokens before pooling (batch, 77, width), all of them counting, and the projected pooled embedding
@@ -165,10 +165,10 @@ def encode_t5(
     """Runs the encoder of T5 (section 4.2).
 
     Args:
-        prompt: The texts, one for each row of the result.
-        tokenizer: `T5Tokenizer`.
-        text_encoder: `T5EncoderModel`.
-        device: Where the encoder runs; its own device by default.
+        prompt (`list` of `str`): The texts, one for each row of the result.
+        tokenizer (`T5Tokenizer`): Its tokenizer.
+        text_encoder (`T5EncoderModel`): The encoder.
+        device (`torch.device` or `str`, *optional*): Where the encoder runs; where it is by default.
 
     Returns:
         The tokens (batch, 113, width), zero where the text has ended, and their mask (batch, 113), 1 where a token
@@ -193,10 +193,10 @@ def encode_clip_image(
     """Runs the CLIP image tower on style references (section 5.3).
 
     Args:
-        images: What [`as_pil_images`] takes.
-        feature_extractor: `CLIPImageProcessor`.
-        image_encoder: `CLIPVisionModelWithProjection`.
-        device: Where the encoder runs; its own device by default.
+        images: What [`~images.as_pil_images`] takes.
+        feature_extractor (`CLIPImageProcessor`): What prepares its input.
+        image_encoder (`CLIPVisionModelWithProjection`): The tower.
+        device (`torch.device` or `str`, *optional*): Where the encoder runs; where it is by default.
 
     Returns:
         The projected embeddings (batch, projection width).
@@ -205,52 +205,20 @@ def encode_clip_image(
     return image_encoder(pixels.to(device or image_encoder.device, image_encoder.dtype)).image_embeds
 
 
-def clip_pixels(images: list[PIL.Image.Image], size: int) -> torch.Tensor:
-    """Square RGB images as OpenAI's CLIP takes them: float32 (batch, 3, size, size).
-
-    The pipeline's feature extractor is made for the pipeline's image encoder; another CLIP may need another size.
-    """
-    squares = {"height": size, "width": size}
-    return CLIPImageProcessorPil(size=squares, crop_size=squares)(images, return_tensors="pt").pixel_values
-
-
-def as_pil_images(images: Any) -> list[PIL.Image.Image]:
-    """Turns a PIL image, an array (height, width, 3), a tensor (3, height, width), a batch of these or a list of them
-    into a list of RGB images. Floats lie in [0, 1], integers in [0, 255].
-
-    Raises:
-        ValueError: Something else was given.
-    """
-    if isinstance(images, list | tuple):
-        return [pil for image in images for pil in as_pil_images(image)]
-    if isinstance(images, PIL.Image.Image):
-        return [images.convert("RGB")]
-    array = images
-    if isinstance(array, torch.Tensor) and array.ndim in (3, 4):
-        array = array.detach().cpu().movedim(-3, -1)
-        array = (array.float() if array.is_floating_point() else array).numpy()
-    if not isinstance(array, np.ndarray) or array.ndim not in (3, 4) or array.shape[-1] != 3:
-        got = f"shape {tuple(images.shape)}" if hasattr(images, "shape") else repr(images)
-        raise ValueError(
-            f"an image must be a PIL image, an array (height, width, 3) or a tensor (3, height, width), got {got}; "
-            "read files and addresses with diffusers.utils.load_image."
-        )
-    floats = np.issubdtype(array.dtype, np.floating)
-    if not array.size or not np.isfinite(array).all() or array.min() < 0 or array.max() > (1 if floats else 255):
-        raise ValueError("the pixels of an image must lie in [0, 1] as floats or in [0, 255] as integers.")
-    return numpy_to_pil(array if floats else array.astype(np.float32) / 255)
-
-
 def _tokenize(prompt: Sequence[str], tokenizer: Any, tokens: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns ids and mask (batch, tokens); warns with the words that do not fit."""
     prompt = list(prompt)
     length = min(tokenizer.model_max_length, tokens)
+    _warn_of_lost_words(prompt, tokenizer, length, name)
+    # Padding to the full length gives every prompt the same columns, so that a batch equals its single images.
+    batch = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return batch.input_ids, batch.attention_mask
+
+
+def _warn_of_lost_words(prompt: list[str], tokenizer: Any, length: int, name: str) -> None:
     all_ids = tokenizer(prompt, verbose=False).input_ids
     for text, ids in dict(zip(prompt, all_ids, strict=True)).items():  # a text that is repeated warns once
         if len(ids) > length:
             # The last kept position goes to the end-of-text token.
             lost = tokenizer.decode(ids[length - 1 :], skip_special_tokens=True).strip()
             logger.warning(f"{name} reads at most {length} tokens; it does not see the end of {text!r}: {lost!r}.")
-    # Padding to the full length gives every prompt the same columns, so that a batch equals its single images.
-    batch = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return batch.input_ids, batch.attention_mask

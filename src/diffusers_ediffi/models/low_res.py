@@ -11,8 +11,8 @@ def upsample_low_res(image: torch.Tensor, size: int | tuple[int, int]) -> torch.
     """Enlarges an image to the size of the stage that refines it.
 
     Args:
-        image: `(batch, 3, height, width)` in [-1, 1].
-        size: the new height and width, or one number for both.
+        image (`torch.Tensor`): `(batch, 3, height, width)` in [-1, 1].
+        size (`int` or `tuple`): The new height and width, or one number for both.
 
     Returns:
         `(batch, 3, *size)`, bicubic, clamped to [-1, 1], in the image's dtype.
@@ -31,9 +31,10 @@ def augment_low_res(low_res: torch.Tensor, noise: torch.Tensor, noise_level: flo
     sqrt(alpha_bar_t) times this image, where noise_level = sqrt((1 - alpha_bar_t) / alpha_bar_t).
 
     Args:
-        low_res: the enlarged image, `(batch, 3, height, width)` in [-1, 1].
-        noise: standard normal, of the same shape.
-        noise_level: standard deviation of the noise that is added, one number or `(batch,)`.
+        low_res (`torch.Tensor`): The enlarged image, `(batch, 3, height, width)` in [-1, 1].
+        noise (`torch.Tensor`): Standard normal, of the same shape.
+        noise_level (`float` or `torch.Tensor`): Standard deviation of the noise that is added, one number or
+            `(batch,)`.
 
     Returns:
         `low_res + noise_level * noise`, not clamped.

@@ -5,10 +5,11 @@ Two structures: `adm`, the U-Net of Dhariwal and Nichol for the base model, and 
 Imagen's Efficient U-Net for the super-resolution models. Both return the raw output F of equation 1.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as nnf
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
@@ -18,119 +19,12 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
 from ..edm import c_in, noisy_residual, residual_coefficients, sigma_from_c_noise
-from .attention import AttentionBlock
+from .attention import AttentionBlock, zero
+from .blocks import ResnetBlock, build_adm, build_efficient
 from .conditioning import ConditioningFusion
+from .presets import PRESETS
 
 STRUCTURES = ("adm", "efficient")
-
-_CLIP_L_T5_11B = {
-    "encoder_hid_dim": 768,
-    "encoder_hid_dim_2": 1024,
-    "pooled_projection_dim": 768,
-    "image_embed_dim": 768,
-}
-_ADM = {
-    "sample_size": 64,
-    "block_out_channels": (256, 512, 1024, 1024),
-    "layers_per_block": 3,
-    "self_attention_factors": (2, 4, 8),
-    "cross_attention_factors": (2, 4, 8),
-    **_CLIP_L_T5_11B,
-}
-_EFFICIENT = {
-    "structure": "efficient",
-    "in_channels": 6,
-    "layers_per_block": (2, 4, 8, 8),
-    "self_attention_factors": (8,),
-    "cross_attention_factors": (8,),
-    **_CLIP_L_T5_11B,
-}
-_DEMO = {
-    "attention_head_dim": 32,
-    "norm_num_groups": 8,
-    "time_embed_dim": 256,
-    "cross_attention_dim": 128,
-    "encoder_hid_dim": 128,
-    "encoder_hid_dim_2": 128,
-    "pooled_projection_dim": 128,
-    "image_embed_dim": 128,
-    "timestep_scale": 16.0,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    # Appendix A word for word: a cross-attention behind every self-attention and nothing else. 0.70B parameters,
-    # but the paper's Table 1 grows by 1.0B with each base expert ...
-    "paper-literal": {**_ADM, "attention_block": "plain", "cross_attention_dim": 768},
-    # ... which the transformer block of latent diffusion gives to the digit: 1.006B.
-    "paper-table1": {**_ADM, "attention_block": "stacked", "cross_attention_dim": 2048},
-    # The layout of the public ADM-64 and EDM weights, with eDiff-I's conditioning added.
-    "adm64": {
-        **_ADM,
-        "attention_block": "plain",
-        "cross_attention_dim": 768,
-        "block_out_channels": (192, 384, 576, 768),
-    },
-    "paper-sr256": {**_EFFICIENT, "sample_size": 256, "block_out_channels": (128, 256, 512, 1024)},
-    "paper-sr1024": {
-        **_EFFICIENT,
-        "sample_size": 256,  # trained on 256 patches, applied at 1024
-        "block_out_channels": (128, 256, 512, 512),
-        "self_attention_factors": (),
-    },
-    "demo-base": {
-        **_DEMO,
-        "sample_size": 64,
-        "patch_size": 4,
-        "block_out_channels": (128, 192),
-        "attention_head_dim": 64,
-        "layers_per_block": 1,
-        "self_attention_factors": (8,),
-        "cross_attention_factors": (8,),
-        "attention_block": "feed_forward",
-    },
-    "demo-sr256": {
-        **_DEMO,
-        "structure": "efficient",
-        "sample_size": 256,
-        "in_channels": 6,
-        "patch_size": 2,
-        "block_out_channels": (64, 64, 96, 128),
-        "layers_per_block": 1,
-        "self_attention_factors": (16,),
-        "cross_attention_factors": (16,),
-        "sigma_residual": 0.1,
-    },
-    "demo-sr1024": {
-        **_DEMO,
-        "structure": "efficient",
-        "sample_size": 256,
-        "in_channels": 6,
-        "block_out_channels": (32, 64, 96, 128),
-        "layers_per_block": 1,
-        "self_attention_factors": (),
-        "cross_attention_factors": (8,),
-        "sigma_residual": 0.05,
-    },
-    # Experts for low noise, where the text hardly counts (Figure 3) but single pixels do: no patches, no attention.
-    "demo-base-low": {
-        **_DEMO,
-        "sample_size": 64,
-        "block_out_channels": (32, 64),
-        "layers_per_block": 1,
-        "self_attention_factors": (),
-        "cross_attention_factors": (),
-    },
-    "demo-sr256-low": {
-        **_DEMO,
-        "structure": "efficient",
-        "sample_size": 256,
-        "in_channels": 6,
-        "block_out_channels": (32, 64, 64),
-        "layers_per_block": 1,
-        "self_attention_factors": (),
-        "cross_attention_factors": (),
-        "sigma_residual": 0.1,
-    },
-}
 
 
 class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
@@ -220,9 +114,8 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         if max_noise_level is not None:
             self.noise_level_proj = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0, scale=1000)
             self.noise_level_embedding = TimestepEmbedding(channels, time_embed_dim)
-            # A network that was trained without starts as the one that it is.
-            for parameter in self.noise_level_embedding.linear_2.parameters():
-                nn.init.zeros_(parameter)
+            # A network that was trained without noise on its input starts as it is.
+            zero(self.noise_level_embedding.linear_2)
         self.fusion = ConditioningFusion(
             cross_attention_dim,
             encoder_hid_dim,
@@ -232,25 +125,32 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             time_embed_dim,
         )
         self.conv_in = nn.Conv2d(in_channels * folded, channels, 3, padding=1)
-
-        def attention(width: int, factor: int) -> AttentionBlock | None:
-            here = factor in self_attention_factors, factor in cross_attention_factors
-            if not any(here):
-                return None
-            return AttentionBlock(
-                width, attention_head_dim, cross_attention_dim, attention_block, *here, norm_num_groups
-            )
-
-        resnet = {"time_embed_dim": time_embed_dim, "groups": norm_num_groups, "dropout": dropout}
-        build = _build_adm if structure == "adm" else _build_efficient
+        resnet = partial(ResnetBlock, time_embed_dim=time_embed_dim, groups=norm_num_groups, dropout=dropout)
+        build = build_adm if structure == "adm" else build_efficient
         self.down_blocks, self.mid_block, self.up_blocks = build(
-            block_out_channels, layers, patch_size, attention, resnet
+            block_out_channels, layers, patch_size, self._attention_at, resnet
         )
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, channels)
         self.conv_out = nn.Conv2d(channels, out_channels * folded, 3, padding=1)
-        for parameter in self.conv_out.parameters():
-            nn.init.zeros_(parameter)
+        zero(self.conv_out)
         self.gradient_checkpointing = False
+
+    def _attention_at(self, width: int, factor: int) -> AttentionBlock | None:
+        """The attention block of a level, or `None` where the configuration asks for none."""
+        config = self.config
+        self_attention = factor in config.self_attention_factors
+        cross_attention = factor in config.cross_attention_factors
+        if not (self_attention or cross_attention):
+            return None
+        return AttentionBlock(
+            width,
+            config.attention_head_dim,
+            config.cross_attention_dim,
+            config.attention_block,
+            self_attention,
+            cross_attention,
+            config.norm_num_groups,
+        )
 
     @classmethod
     def from_preset(cls, name: str, **changes) -> "EDiffIUNet":
@@ -315,14 +215,14 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
                 or (batch,), for networks with `max_noise_level`; none is a clean image. The name is that of
                 `UNet2DConditionModel`, whose super-resolution models are told their noise by it.
 
+            return_dict (`bool`): Whether to return an output object instead of a tuple.
+
         Raises:
             ValueError: A shape is wrong, or a noise level is given to a network that was trained without.
-            return_dict (`bool`): Whether to return an output object instead of a tuple.
         """
         self._check_sample(sample)
         added = added_cond_kwargs or {}
-        batch_size, dtype = sample.shape[0], sample.dtype
-        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(batch_size)
+        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(sample.shape[0])
         context, context_mask, pooled = self.fusion(
             encoder_hidden_states,
             encoder_hidden_states_2,
@@ -330,33 +230,40 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             encoder_attention_mask_2,
             added.get("text_embeds"),
             added.get("image_embeds"),
-            batch_size,
+            sample.shape[0],
         )
         noise_level = self._noise_level(class_labels, sample)
-        temb = self.time_embedding(self.time_proj(timesteps).to(dtype)) + pooled
-        if noise_level is not None:
-            temb = temb + self.noise_level_embedding(self.noise_level_proj(noise_level).to(dtype))
-        temb = nnf.silu(temb)
-
+        temb = self._global_vector(timesteps, noise_level, pooled, sample.dtype)
         residual = self._sigma_residual(noise_level)
         x = sample if residual is None else self._residual_input(sample, timesteps, residual)
-        x = nnf.pixel_unshuffle(x, self.config.patch_size) if self.config.patch_size > 1 else x
-        x = stem = self.conv_in(x)
-        skips = [stem] if self.config.structure == "adm" else []
-        for block in self.down_blocks:
-            x = self._run(block, x, temb, context, context_mask, skips)
-        if self.mid_block is not None:
-            x = self._run(self.mid_block, x, temb, context, context_mask, skips)
-        for block in self.up_blocks:
-            x = self._run(block, x, temb, context, context_mask, skips)
-        if self.config.structure == "efficient":
-            x = x + stem
-        x = self.conv_out(nnf.silu(self.conv_norm_out(x)))
-        if self.config.patch_size > 1:
-            x = nnf.pixel_shuffle(x, self.config.patch_size)
+        x = self._predict(x, temb, context, context_mask)
         if residual is not None:
             x = self._residual_output(x, sample, timesteps, residual)
         return UNet2DConditionOutput(sample=x) if return_dict else (x,)
+
+    def _global_vector(
+        self, timesteps: torch.Tensor, noise_level: torch.Tensor | None, pooled: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """What every residual block is told, (batch, time_embed_dim): the noise levels and the pooled embeddings."""
+        temb = self.time_embedding(self.time_proj(timesteps).to(dtype)) + pooled
+        if noise_level is not None:
+            temb = temb + self.noise_level_embedding(self.noise_level_proj(noise_level).to(dtype))
+        return F.silu(temb)
+
+    def _predict(
+        self, x: torch.Tensor, temb: torch.Tensor, context: torch.Tensor, context_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The U-Net itself: down, middle and up, between the folding of pixels into channels and back."""
+        patch_size, is_adm = self.config.patch_size, self.config.structure == "adm"
+        x = F.pixel_unshuffle(x, patch_size) if patch_size > 1 else x
+        x = stem = self.conv_in(x)
+        skips = [stem] if is_adm else []
+        checkpoint = self._gradient_checkpointing_func if self._is_checkpointing() else None
+        for level in (*self.down_blocks, *([self.mid_block] if is_adm else []), *self.up_blocks):
+            x = level(x, temb, context, context_mask, skips, checkpoint)
+        x = x if is_adm else x + stem
+        x = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return F.pixel_shuffle(x, patch_size) if patch_size > 1 else x
 
     def _noise_level(self, class_labels: torch.Tensor | float | None, sample: torch.Tensor) -> torch.Tensor | None:
         """(batch,) in float32; `None` for a network without this condition."""
@@ -391,10 +298,6 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         scaled, low_res = sample.float().chunk(2, dim=1)
         skip, shift, scale = residual_coefficients(sigma, self.config.sigma_data, residual)
         return (skip * scaled + shift * low_res + scale * x.float()).to(sample.dtype)
-
-    def _run(self, block, x, temb, context, context_mask, skips):
-        checkpoint = self._gradient_checkpointing_func if self._is_checkpointing() else None
-        return block(x, temb, context, context_mask, skips, checkpoint)
 
     def _is_checkpointing(self) -> bool:
         return torch.is_grad_enabled() and self.gradient_checkpointing
@@ -432,7 +335,7 @@ def _check_config(structure, block_out_channels, layers_per_block, groups, preco
         raise ValueError("block_out_channels is empty; give the channels of each level, such as (128, 256).")
     for channels in block_out_channels:
         if channels % groups:
-            raise ValueError(f"{channels} channels are no multiple of norm_num_groups={groups}; change one.")
+            raise ValueError(f"{channels} channels are not a multiple of norm_num_groups={groups}; change one.")
     levels = len(block_out_channels)
     layers = (layers_per_block,) * levels if isinstance(layers_per_block, int) else tuple(layers_per_block)
     if len(layers) != levels:
@@ -469,132 +372,3 @@ def _check_super_resolution(name: str, value: float | None, in_channels: int, ou
             f"{name}={value} is for super-resolution models, which have in_channels={2 * out_channels}, not "
             f"{in_channels}."
         )
-
-
-class ResnetBlock(nn.Module):
-    """ADM's residual block: norm, SiLU, convolution, scale-shift norm by the global vector, SiLU, convolution."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        time_embed_dim: int,
-        groups: int,
-        dropout: float = 0.0,
-        resample: str | None = None,
-    ):
-        super().__init__()
-        self.resample = resample
-        self.norm1 = nn.GroupNorm(groups, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_embed_dim, 2 * out_channels)
-        self.norm2 = nn.GroupNorm(groups, out_channels)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
-        for parameter in self.conv2.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
-        """`x` is (batch, in_channels, height, width), `temb` (batch, time_embed_dim) after its SiLU."""
-        h = nnf.silu(self.norm1(x))
-        h, x = _resample(h, self.resample), _resample(x, self.resample)
-        h = self.conv1(h)
-        scale, shift = self.time_emb_proj(temb)[:, :, None, None].chunk(2, dim=1)
-        h = self.norm2(h) * (1 + scale) + shift
-        h = self.conv2(self.dropout(nnf.silu(h)))
-        return self.conv_shortcut(x) + h
-
-
-def _resample(x: torch.Tensor, how: str | None) -> torch.Tensor:
-    if how == "down":
-        return nnf.avg_pool2d(x, 2)
-    if how == "up":
-        return nnf.interpolate(x, scale_factor=2.0, mode="nearest")
-    return x
-
-
-class UNetLevel(nn.Module):
-    """One level of the way down or up, or the middle: residual blocks, each with an optional attention block.
-
-    `before` and `after` change the resolution. With `pops` every residual block first takes a skip connection, or only
-    the first one where `one_skip`; with `pushes` every stage leaves one, or only the last one where `one_skip`.
-    """
-
-    def __init__(self, resnets, attentions, before=None, after=None, pushes=False, pops=False, one_skip=False):
-        super().__init__()
-        self.before, self.after = before, after
-        self.resnets = nn.ModuleList(resnets)
-        self.attentions = nn.ModuleDict({str(i): block for i, block in enumerate(attentions) if block is not None})
-        self.pushes, self.pops, self.one_skip = pushes, pops, one_skip
-
-    def forward(self, x, temb, context, context_mask, skips: list[torch.Tensor], checkpoint=None) -> torch.Tensor:
-        call = checkpoint or (lambda function, *inputs: function(*inputs))
-        if self.before is not None:
-            x = self.before(x)
-        for i, resnet in enumerate(self.resnets):
-            if self.pops and not (self.one_skip and i):
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = call(resnet, x, temb)
-            if str(i) in self.attentions:
-                x = call(self.attentions[str(i)], x, context, context_mask)
-            if self.pushes and not self.one_skip:
-                skips.append(x)
-        if self.pushes and self.one_skip:
-            skips.append(x)
-        if self.after is not None:
-            x = self.after(x, temb) if isinstance(self.after, ResnetBlock) else self.after(x)
-            if self.pushes and not self.one_skip:
-                skips.append(x)
-        return x
-
-
-def _build_adm(widths, layers, factor, attention, resnet):
-    """The U-Net of Dhariwal and Nichol: residual up- and downsampling, a skip connection behind every block."""
-    last = len(widths) - 1
-    down, up, skips, width = [], [], [widths[0]], widths[0]
-    for level, out in enumerate(widths):
-        resnets = [ResnetBlock(width if i == 0 else out, out, **resnet) for i in range(layers[level])]
-        skips += [out] * layers[level]
-        after = ResnetBlock(out, out, resample="down", **resnet) if level < last else None
-        attentions = [attention(out, factor) for _ in resnets]
-        down.append(UNetLevel(resnets, attentions, after=after, pushes=True))
-        width = out
-        if level < last:
-            skips.append(out)
-            factor *= 2
-    mid = UNetLevel([ResnetBlock(width, width, **resnet) for _ in range(2)], [attention(width, factor)])
-    for level in range(last, -1, -1):
-        resnets, out = [], widths[level]
-        for _ in range(layers[level] + 1):
-            resnets.append(ResnetBlock(width + skips.pop(), out, **resnet))
-            width = out
-        after = ResnetBlock(out, out, resample="up", **resnet) if level else None
-        up.append(UNetLevel(resnets, [attention(out, factor) for _ in resnets], after=after, pops=True))
-        factor //= 2
-    return nn.ModuleList(down), mid, nn.ModuleList(up)
-
-
-def _build_efficient(widths, layers, factor, attention, resnet):
-    """Imagen's Efficient U-Net: the stride comes first on the way down and last on the way up (the lowest level has
-    none), one attention at the end of a level, one skip connection a level, no middle; a level on the way up narrows
-    in its first residual block, which is what the paper's parameter counts ask for."""
-    last = len(widths) - 1
-    down, up, width = [], [], widths[0]
-    for level, out in enumerate(widths):
-        strides = level < last
-        factor *= 2 if strides else 1
-        before = nn.Conv2d(width, out, 3, stride=2 if strides else 1, padding=1)
-        resnets = [ResnetBlock(out, out, **resnet) for _ in range(layers[level])]
-        attentions = [None] * (layers[level] - 1) + [attention(out, factor)]
-        down.append(UNetLevel(resnets, attentions, before=before, pushes=True, one_skip=True))
-        width = out
-    for level in range(last, -1, -1):
-        out = widths[max(level - 1, 0)]
-        resnets = [ResnetBlock(2 * widths[level] if i == 0 else out, out, **resnet) for i in range(layers[level])]
-        attentions = [None] * (layers[level] - 1) + [attention(out, factor)]
-        stride = nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest"), nn.Conv2d(out, out, 3, padding=1))
-        after = stride if level < last else None
-        up.append(UNetLevel(resnets, attentions, after=after, pops=True, one_skip=True))
-        factor //= 2 if level < last else 1
-    return nn.ModuleList(down), None, nn.ModuleList(up)

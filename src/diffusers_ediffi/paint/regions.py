@@ -240,3 +240,14 @@ def _rgb(color: Any) -> tuple[int, ...]:
     if isinstance(color, tuple) and len(color) == 3 and all(is_number(c, Integral) and 0 <= c <= 255 for c in color):
         return color
     raise ValueError(f"{color!r} in the legend is not a colour; give a name, '#rrggbb' or (r, g, b).")
+
+
+def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
+    """Regions as JSON can hold them: their boxes; of a mask only that it is a picture, since its file may be called
+    anything."""
+    settings = []
+    for region in regions:
+        entries = {"phrase": region.phrase, "mask": list(region.mask) if isinstance(region.mask, tuple) else "picture"}
+        further = {"weight": region.weight, "occurrence": region.occurrence, "seed": region.seed}
+        settings.append(entries | {key: value for key, value in further.items() if value not in (None, 1.0)})
+    return settings

@@ -16,7 +16,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 
 from ..checks import is_number
-from ..models.conditioning import as_pil_images
+from ..images import as_pil_images
 from ..paint.masks import as_mask, resize_mask, same_aspect
 from .inputs import Stage
 

@@ -29,7 +29,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..experts.router import ExpertRouterUNet
-from ..models.conditioning import clip_pixels
+from ..images import clip_pixels
 from ..models.low_res import augment_low_res, upsample_low_res
 from ..models.unet import EDiffIUNet, align_weights
 from ..paint.painting import Painting

@@ -7,10 +7,9 @@ from typing import Any
 
 import PIL.Image
 import torch
-from diffusers.utils import load_image
 
-from ..models.conditioning import as_pil_images, encode_clip_image
-from ..provenance import open_image, reading_image
+from ..images import as_pil_images, read_image
+from ..models.conditioning import encode_clip_image
 
 References = list[list[PIL.Image.Image]]  # for each row of the batch one picture, or several that are mixed
 
@@ -36,19 +35,6 @@ def read_references(style_image: Any) -> References:
     if not all(rows):
         raise ValueError("style_image holds an empty list; give at least one reference for each prompt.")
     return rows
-
-
-def read_image(path: str | os.PathLike) -> PIL.Image.Image:
-    """Reads a file or an http(s) address as an RGB picture of a sane size, turned as its camera was held.
-
-    Raises:
-        ValueError: There is none, it is no picture, or it has more pixels than Pillow trusts.
-    """
-    name = os.fspath(path)
-    if not name.startswith(("http://", "https://")):
-        return load_image(open_image(os.path.expanduser(name)))
-    with reading_image(name):
-        return load_image(name)
 
 
 def _read(image: Any) -> list[PIL.Image.Image]:

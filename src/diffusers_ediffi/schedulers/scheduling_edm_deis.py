@@ -36,19 +36,23 @@ from ..edm import (
     SIGMA_MIN,
     c_in,
     c_noise,
-    c_out,
-    c_skip,
     denoised_from_model_output,
     expand_as,
-    karras_sigmas,
 )
+from .deis_weights import extrapolated, kutta3_levels, kutta3_stage, multistep_weights
+from .sigma_grids import check_sigmas, lowest_sigma, sigma_grid, stretched
 
-# Kutta's third-order tableau ("3kutta"): a row makes the next stage's input from the slopes so far, the last row the
-# result.
-KUTTA3 = ((1 / 2,), (-1.0, 2.0), (1 / 6, 4 / 6, 1 / 6))
-KUTTA3_NODES = (0.0, 1 / 2, 1.0)
 MAX_DEGREE = 8
-BELOW = 1e-5  # how far a level lies below a boundary, which is still the upper expert's
+CHOICES = {
+    "sigma_schedule": ("karras", "exponential"),
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "final_sigmas_type": ("zero", "sigma_min"),
+    "method": ("multistep", "rho_rk"),
+    "extrapolate": ("denoised", "model_output", "noise"),
+    "variable": ("log1p", "log", "sigma"),
+    "beta_schedule": (None, "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+    "timestep_type": ("discrete", "continuous"),
+}
 
 # Entries of a discrete-time model's scheduler: what its timesteps mean in sigma, and what the network returns.
 MODEL_SETTINGS = (*BETA_SETTINGS, "prediction_type")
@@ -89,15 +93,6 @@ class EDMDEISSchedulerOutput(BaseOutput):
 
     prev_sample: torch.Tensor
     pred_original_sample: torch.Tensor
-
-
-def atan_sigmas(num_steps: int, sigma_min: float, sigma_max: float, center: float, width: float) -> torch.Tensor:
-    """A grid uniform in atan((ln(sigma) - center) / width), densest there: float64 `(num_steps,)`, decreasing."""
-    first, last = (math.atan((math.log(sigma) - center) / width) for sigma in (sigma_max, sigma_min))
-    ramp = torch.linspace(first, last, num_steps, dtype=torch.float64)
-    sigmas = (center + width * ramp.tan()).exp()
-    sigmas[-1], sigmas[0] = sigma_min, sigma_max  # exactly
-    return sigmas
 
 
 class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
@@ -194,69 +189,23 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
     ) -> None:
-        self._check_choices()
+        _check_choices(self.config)
+        _check_numbers(self.config)
         from_betas = has_betas(self.config)
         betas = {name: self.config[name] for name in BETA_SETTINGS if self.config[name] is not None}
         continuous = timestep_type == "continuous" and prediction_type == "v_prediction"
         # ln(sigma) of a discrete-time model's timesteps; None: the network is called with c_noise.
         self._log_sigmas = log_sigmas(betas) if from_betas and not continuous else None
         self._sigma_data = 1.0 if from_betas else sigma_data
-        self._check_range()
+        # Numbers in place of None, since other schedulers may read the configuration.
+        low, high = _sigma_range(self.config, self._log_sigmas)
+        self.register_to_config(sigma_min=low, sigma_max=high)
         self.order = 3 if method == "rho_rk" else 1  # network calls per step, as diffusers' pipelines count them
         self.num_inference_steps: int | None = None
         self._begin_index: int | None = None
         self._weights: list[tuple[float, list[float]]] = []
         # Before set_timesteps: the whole training range, as the other EDM schedulers have it.
-        self._set_levels(self._sigma_grid(num_train_timesteps), None)
-
-    def _check_choices(self) -> None:
-        config = self.config
-        choices = {
-            "sigma_schedule": ("karras", "exponential"),
-            "prediction_type": ("epsilon", "v_prediction", "sample"),
-            "final_sigmas_type": ("zero", "sigma_min"),
-            "method": ("multistep", "rho_rk"),
-            "extrapolate": ("denoised", "model_output", "noise"),
-            "variable": ("log1p", "log", "sigma"),
-            "beta_schedule": (None, "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
-            "timestep_type": ("discrete", "continuous"),
-        }
-        for name, allowed in choices.items():
-            if config[name] not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}.")
-        if config.prediction_type == "sample" and not has_betas(config):
-            raise ValueError('prediction_type "sample" needs the beta_schedule of a discrete-time model.')
-        if config.degree is not None and config.degree not in range(MAX_DEGREE + 1):
-            raise ValueError(
-                f"degree must be an integer from 0 to {MAX_DEGREE}, the longest history, or None; got {config.degree}."
-            )
-        for name in ("sigma_data", "rho", "num_train_timesteps", "variable_scale", "atan_width", "sigma_end"):
-            if config[name] is not None and not 0 < config[name] < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {config[name]}.")
-        if not 0 < config.dynamic_thresholding_ratio <= 1:
-            raise ValueError(
-                f"dynamic_thresholding_ratio must lie in (0, 1], got {config.dynamic_thresholding_ratio}."
-            )
-        if not 1 <= config.sample_max_value < math.inf:
-            raise ValueError(f"sample_max_value must be at least 1 and finite, got {config.sample_max_value}.")
-        if config.atan_center is not None and not math.isfinite(config.atan_center):
-            raise ValueError(f"atan_center must be finite, got {config.atan_center}.")
-        if not all(0 < boundary < math.inf for boundary in config.boundaries or ()):
-            raise ValueError(f"boundaries must be positive and finite, got {config.boundaries}.")
-
-    def _check_range(self) -> None:
-        """Puts numbers for `sigma_min` and `sigma_max` into the configuration, which other schedulers may read."""
-        low, high = self.config.sigma_min, self.config.sigma_max
-        if self._log_sigmas is None:
-            low, high = SIGMA_MIN if low is None else low, SIGMA_MAX if high is None else high
-        else:
-            lowest, highest = np.exp(self._log_sigmas[[0, -1]]).tolist()
-            low, high = lowest if low is None else max(low, lowest), highest if high is None else min(high, highest)
-        if not 0 < low < high < math.inf:
-            raise ValueError(f"Need 0 < sigma_min < sigma_max, got {low} and {high}.")
-        if self.config.sigma_end is not None and not self.config.sigma_end < high:
-            raise ValueError(f"sigma_end must be below sigma_max = {high}, got {self.config.sigma_end}.")
-        self.register_to_config(sigma_min=low, sigma_max=high)
+        self._set_levels(_sigma_grid(self.config, num_train_timesteps), None)
 
     @classmethod
     def from_config(
@@ -323,8 +272,6 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             )
         self._begin_index = int(begin_index)
 
-    # -- noise levels ------------------------------------------------------------------------------------------------
-
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -349,78 +296,28 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         """
         ends_at_zero = self.config.final_sigmas_type == "zero"
         one_more = 1 if self.order == 3 or not ends_at_zero else 0  # levels - steps
-        if sigmas is not None:
-            levels = self._check_sigmas(sigmas, 1 + one_more)
+        if sigmas is None:
+            steps = _check_steps(num_inference_steps, self.config.num_train_timesteps)
+            levels = stretched(_sigma_grid(self.config, steps + one_more), self.config.boundaries or ())
+        else:
+            levels = check_sigmas(sigmas, 1 + one_more, _model_range(self._log_sigmas))
             if num_inference_steps not in (None, len(levels) - one_more):
                 raise ValueError(
                     f"{len(levels)} sigmas make {len(levels) - one_more} steps, got {num_inference_steps=}: "
                     "pass one of them."
                 )
-            num_inference_steps = len(levels) - one_more
-        if num_inference_steps is None or not is_number(num_inference_steps, Integral):
-            raise TypeError(f"num_inference_steps must be an integer, got {num_inference_steps!r}.")
-        if not 1 <= num_inference_steps <= self.config.num_train_timesteps:
-            raise ValueError(
-                f"num_inference_steps must be 1 to {self.config.num_train_timesteps}, got {num_inference_steps}."
-            )
-        if sigmas is None:
-            levels = self._sigma_grid(num_inference_steps + one_more)
-            if self.config.boundaries:
-                levels = _stretched(levels, self.config.boundaries)
-        self.num_inference_steps = num_inference_steps
+            _check_steps(len(levels) - one_more, self.config.num_train_timesteps)
+        self.num_inference_steps = len(levels) - one_more
         self._set_levels(levels, device)
 
-    def _check_sigmas(self, sigmas: Sequence[float] | np.ndarray | torch.Tensor, at_least: int) -> torch.Tensor:
-        levels = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
-        if levels.ndim == 1 and len(levels) > 1 and levels[-1] == 0:
-            levels = levels[:-1]
-        if levels.ndim != 1 or len(levels) < at_least:
-            raise ValueError(f"sigmas must be a list of at least {at_least} noise levels, got {sigmas}.")
-        if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
-            raise ValueError(f"sigmas must be positive, finite and strictly decreasing, got {levels.tolist()}.")
-        if self._log_sigmas is not None:
-            lowest, highest = np.exp(self._log_sigmas[[0, -1]]).tolist()
-            if levels[0] > highest * (1 + 1e-6) or levels[-1] < lowest * (1 - 1e-6):
-                raise ValueError(f"sigmas must lie within the model's {lowest} to {highest}, got {levels.tolist()}.")
-        return levels
-
-    def _sigma_grid(self, count: int) -> torch.Tensor:
-        """`count` float64 levels from sigma_max down, without a final 0."""
-        config = self.config
-        if config.use_atan_sigmas:
-            of_output = config.extrapolate == "model_output"
-            center = config.atan_center if config.atan_center is not None else (-1.0 if of_output else -0.25)
-            width = config.atan_width if config.atan_width is not None else (3.0 if of_output else 3.25)
-            return atan_sigmas(count, self._lowest_sigma(count), config.sigma_max, center, width)
-        if config.sigma_schedule == "karras":
-            return karras_sigmas(count, config.sigma_min, config.sigma_max, config.rho)
-        ends = (math.log(config.sigma_max), math.log(config.sigma_min))
-        return torch.linspace(*ends, count, dtype=torch.float64).exp()
-
-    def _lowest_sigma(self, count: int) -> float:
-        config = self.config
-        if config.method == "rho_rk" or config.final_sigmas_type == "sigma_min":
-            return config.sigma_min
-        if config.sigma_end is not None:
-            return config.sigma_end
-        measured = 0.04 if count <= 8 else 0.02 if count <= 10 else 0.01 if count <= 15 else 0.0
-        return measured if config.sigma_min < measured < config.sigma_max else config.sigma_min
-
     def _set_levels(self, levels: torch.Tensor, device: str | torch.device | None) -> None:
-        """Lays out one entry per network call, and what ends the last."""
-        ends_at_zero = self.config.final_sigmas_type == "zero"
-        levels_list = levels.tolist()
-        if self.order == 3:
-            steps = list(zip(levels_list[:-1], levels_list[1:], strict=True))
-            entries = [(1 - node) * start + node * end for start, end in steps for node in KUTTA3_NODES]
-            self.routing_sigmas = [start for start, _ in steps for _ in KUTTA3_NODES]
-            if ends_at_zero:
-                entries, self.routing_sigmas = [*entries, levels_list[-1]], [*self.routing_sigmas, levels_list[-1]]
-        else:
-            entries = levels_list if ends_at_zero else levels_list[:-1]
-            self.routing_sigmas = list(entries)
-        self._entry_sigmas: list[float] = entries
-        self.sigmas = torch.tensor([*entries, 0.0 if ends_at_zero else levels_list[-1]], dtype=torch.float64)
+        """Lays out one entry per network call, and what ends the last; forgets earlier steps."""
+        *before, last = levels.tolist()
+        ending, end = ([last], 0.0) if self.config.final_sigmas_type == "zero" else ([], last)
+        entries, routing_sigmas = kutta3_levels([*before, last]) if self.order == 3 else (before, before)
+        self._entry_sigmas: list[float] = [*entries, *ending]
+        self.routing_sigmas: list[float] = [*routing_sigmas, *ending]
+        self.sigmas = torch.tensor([*self._entry_sigmas, end], dtype=torch.float64)
         self.timesteps = self.precondition_noise(self.sigmas[:-1]).to(dtype=torch.float32, device=device)
         self._step_index: int | None = None
         self._begin_index = None
@@ -428,6 +325,25 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         self._history: list[torch.Tensor] = []  # multistep: D or F, the latest first; rho_rk: the slopes of this step
         self._rounding: torch.Tensor | None = None  # of the last sample in half precision
         self._step_start = torch.empty(0)  # rho_rk: the sample at which the running step started
+
+    def _multistep_weights(self, begin: int) -> list[tuple[float, list[float]]]:
+        """[`~deis_weights.multistep_weights`] of these settings, when sampling begins at `begin`."""
+        config, sigmas = self.config, self.sigmas.tolist()
+        degree = config.degree if config.degree is not None else 3 if len(sigmas) > 9 else 2
+        boundaries = config.boundaries or ()
+        return multistep_weights(sigmas, degree, config.corrector, boundaries=boundaries, begin=begin, **self._core)
+
+    @property
+    def _core(self) -> dict[str, Any]:
+        """The settings of [`~deis_weights.step_weights`]."""
+        config = self.config
+        by_default = self._sigma_data * (0.2 if config.extrapolate == "model_output" else 1.0)
+        return {
+            "extrapolate": config.extrapolate,
+            "variable": config.variable,
+            "variable_scale": by_default if config.variable_scale is None else config.variable_scale,
+            "sigma_data": self._sigma_data,
+        }
 
     def index_for_timestep(
         self, timestep: float | torch.Tensor, schedule_timesteps: torch.Tensor | None = None
@@ -452,8 +368,6 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         if self.order == 1 and index > 0:
             self._weights = self._multistep_weights(index)
         return index
-
-    # -- preconditioning ---------------------------------------------------------------------------------------------
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
         """The network's input c_in * x for the current step."""
@@ -494,8 +408,6 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
 
     _threshold_sample = EDMDPMSolverMultistepScheduler._threshold_sample  # reads `config`
 
-    # -- the solvers -------------------------------------------------------------------------------------------------
-
     def step(
         self,
         model_output: torch.Tensor,
@@ -525,51 +437,28 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             self._step_index = self._first_index(timestep)
         sigma = self._current_sigma(self._step_index)
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        if self._rounding is not None:
-            x = x + self._rounding
+        x = x if self._rounding is None else x + self._rounding
         denoised = self.precondition_outputs(x, model_output.to(x.dtype), sigma)
         if self.config.thresholding:  # what the solver goes on with, be it D, F or the noise, follows from this D
             denoised = self._threshold_sample(denoised)
-        if self.order == 3:
-            prev_sample = self._runge_kutta_stage(x, denoised, sigma, self._step_index)
-        else:
-            prev_sample = self._multistep(x, self._prediction(x, denoised, sigma), self._step_index)
+
+        solve = self._runge_kutta_stage if self.order == 3 else self._multistep
+        exact = solve(x, denoised, sigma, self._step_index)
         self._step_index += 1
 
+        prev_sample, denoised = exact.to(sample.dtype), denoised.to(sample.dtype)
         # What half precision loses of the sample is given back in the next step, so that errors do not add up.
-        exact, prev_sample, denoised = prev_sample, prev_sample.to(sample.dtype), denoised.to(sample.dtype)
         self._rounding = exact - prev_sample if sample.dtype != exact.dtype else None
         if not return_dict:
             return prev_sample, denoised
         return EDMDEISSchedulerOutput(prev_sample=prev_sample, pred_original_sample=denoised)
 
-    def _runge_kutta_stage(self, x: torch.Tensor, denoised: torch.Tensor, sigma: float, index: int) -> torch.Tensor:
-        """One stage of 3kutta: d1 at x, d2 at x + h/2 d1, d3 at x - h d1 + 2h d2; then x + h/6 (d1 + 4 d2 + d3)."""
-        stage, start = index % 3, index - index % 3
-        if start + 3 > len(self._entry_sigmas):
-            return denoised  # the entry after the last full step: the tableau cannot end at sigma = 0
-        if stage == 0:
-            self._step_start, self._history = x, []
-        step_size = self._entry_sigmas[start + 2] - self._entry_sigmas[start]
-        self._history.append((x - denoised) / sigma)
-        result = self._step_start
-        for weight, slope in zip(KUTTA3[stage], self._history, strict=True):
-            result = result + step_size * weight * slope
-        return result
-
-    def _prediction(self, x: torch.Tensor, denoised: torch.Tensor, sigma: float) -> torch.Tensor:
-        """What the polynomial goes through: D, F or the noise."""
-        if self.config.extrapolate == "denoised":
-            return denoised
-        if self.config.extrapolate == "noise":
-            return (x - denoised) / sigma
-        return (denoised - c_skip(sigma, self._sigma_data) * x) / c_out(sigma, self._sigma_data)
-
-    def _multistep(self, x: torch.Tensor, prediction: torch.Tensor, index: int) -> torch.Tensor:
+    def _multistep(self, x: torch.Tensor, denoised: torch.Tensor, sigma: float, index: int) -> torch.Tensor:
         """x_(i+1) = a x_i + sum_j w_j G_(i-j): predictor and corrector are one linear combination.
 
         The corrector's change is added to the sample given, so that what a callback did to it is kept.
         """
+        prediction = extrapolated(x, denoised, sigma, self.config.extrapolate, self._sigma_data)
         scale, weights = self._weights[index]
         self._history = [prediction, *self._history][: len(weights)]
         result = scale * x
@@ -577,73 +466,15 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             result = result + weight * past
         return result
 
-    def _multistep_weights(self, begin: int) -> list[tuple[float, list[float]]]:
-        """For every step the factor of x and the weights of the latest predictions, when sampling begins at `begin`.
-
-        The corrector redoes the step that led to x_i with the prediction at x_i included: that adds
-        sum_j (corrected_j - predicted_j) G_j to x_i, which goes into the weights of the next step.
-        """
-        sigmas = self.sigmas.tolist()
-        degree = self.config.degree if self.config.degree is not None else 3 if len(sigmas) > 9 else 2
-        rows: list[tuple[float, list[float]]] = [(0.0, [])] * begin
-        previous: np.ndarray = np.zeros(0)
-        passed = [sum(sigma < boundary for boundary in self.config.boundaries or ()) for sigma in sigmas]
-        for i in range(begin, len(sigmas) - 1):
-            first = max(begin, passed.index(passed[i]))  # what stands before it is another expert's
-            oldest = max(first, i - degree)
-            if sigmas[i + 1] == 0 and self.config.variable == "log":
-                oldest = i  # ln(0) is no place to extrapolate to
-            scale, weights = self._step_weights(sigmas[i], sigmas[i + 1], sigmas[oldest : i + 1][::-1])
-            row = weights
-            if self.config.corrector and i > first:
-                oldest = max(first, i - 1 - degree)
-                _, correction = self._step_weights(sigmas[i - 1], sigmas[i], sigmas[oldest : i + 1][::-1])
-                correction[1:] -= previous
-                row = scale * correction
-                row[: len(weights)] += weights
-            rows.append((scale, row.tolist()))
-            previous = weights
-        return rows
-
-    def _step_weights(self, start: float, end: float, nodes: list[float]) -> tuple[float, np.ndarray]:
-        """s(end) / s(start), and s(end) times the integral of each Lagrange polynomial over dtau, `end` to `start`."""
-        sigma_data, extrapolate = self._sigma_data, self.config.extrapolate
-        if end == 0 and extrapolate == "denoised":
-            return 0.0, self._lagrange(np.zeros(1), nodes)[:, 0]  # the limit: D at sigma = 0
-        points, widths = _quadrature(end, start, 0.1 * sigma_data)
-        if extrapolate == "denoised":
-            scale_end, scale_start, density = end, start, points**-2
-        elif extrapolate == "noise":
-            scale_end, scale_start, density = 1.0, 1.0, -np.ones_like(points)
-        else:
-            scale_end, scale_start = math.hypot(end, sigma_data), math.hypot(start, sigma_data)
-            density = sigma_data / (points**2 + sigma_data**2)
-        return scale_end / scale_start, scale_end * (self._lagrange(points, nodes) @ (density * widths))
-
-    def _lagrange(self, sigma: np.ndarray, nodes: list[float]) -> np.ndarray:
-        """Lagrange polynomials of `nodes` at `sigma`, `(nodes, points)`, in the chosen variable."""
-        if len(nodes) == 1:
-            return np.ones((1, len(sigma)))
-        u, known = self._variable(sigma), self._variable(np.array(nodes))
-        return np.stack(
-            [
-                np.prod([(u - other) / (node - other) for k, other in enumerate(known) if k != j], axis=0)
-                for j, node in enumerate(known)
-            ]
-        )
-
-    def _variable(self, sigma: np.ndarray) -> np.ndarray:
-        """u(sigma), which the polynomial is one of."""
-        if self.config.variable == "sigma":
-            return sigma
-        if self.config.variable == "log":
-            return np.log(sigma)
-        scale = self.config.variable_scale
-        if scale is None:
-            scale = self._sigma_data * (0.2 if self.config.extrapolate == "model_output" else 1.0)
-        return np.log1p(sigma / scale)
-
-    # -- training and image-to-image ---------------------------------------------------------------------------------
+    def _runge_kutta_stage(self, x: torch.Tensor, denoised: torch.Tensor, sigma: float, index: int) -> torch.Tensor:
+        """One of the three stages of 3kutta, see [`~deis_weights.kutta3_stage`]."""
+        stage, start = index % 3, index - index % 3
+        if start + 3 > len(self._entry_sigmas):
+            return denoised  # the entry after the last full step: the tableau cannot end at sigma = 0
+        if stage == 0:
+            self._step_start, self._history = x, []
+        self._history.append((x - denoised) / sigma)
+        return kutta3_stage(self._step_start, self._history, self._entry_sigmas[start + 2] - self._entry_sigmas[start])
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x + sigma * noise at these entries of `timesteps`, `(batch,)`; after `set_begin_index` at the current."""
@@ -659,33 +490,71 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         return self.config.num_train_timesteps
 
 
-def _stretched(levels: torch.Tensor, boundaries: Sequence[float]) -> torch.Tensor:
-    """The grid with a level just below each boundary inside it, as far as there are inner levels; the number of levels
-    stays, those between are interpolated in ln(sigma)."""
-    depths, last = -levels.log().numpy(), len(levels) - 1
-    asked = sorted({-math.log(boundary * (1 - BELOW)) for boundary in boundaries})
-    inside = [depth for depth in asked if depths[0] < depth < depths[-1]][: max(0, last - 1)]
-    wanted = [float(np.interp(depth, depths, np.arange(last + 1))) for depth in inside]  # positions in the old grid
-    places: list[int] = []  # and in the new one
-    for position in wanted:
-        highest = last - len(wanted) + len(places)  # leaves room for those that follow
-        places.append(min(max(round(position), places[-1] + 1 if places else 1), highest))
-    positions = np.interp(np.arange(last + 1), [0, *places, last], [0.0, *wanted, last])
-    stretched = torch.from_numpy(np.exp(-np.interp(positions, np.arange(last + 1), depths)))
-    stretched[0], stretched[-1] = levels[0], levels[-1]  # exactly
-    return stretched
+def _check_choices(config: Any) -> None:
+    for name, allowed in CHOICES.items():
+        if config[name] not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}, got {config[name]!r}.")
+    if config.prediction_type == "sample" and not has_betas(config):
+        raise ValueError('prediction_type "sample" needs the beta_schedule of a discrete-time model.')
 
 
-def _quadrature(low: float, high: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights over dsigma: 8-point Gauss-Legendre on log-sigma panels; to 0, on sigma below `bottom`."""
-    nodes, weights = np.polynomial.legendre.leggauss(8)
-    log_low = math.log(low if low > 0 else min(bottom, high))
-    edges = np.linspace(log_low, math.log(high), 1 + max(1, math.ceil((math.log(high) - log_low) / 1.5)))
-    half, middle = np.diff(edges)[:, None] / 2, (edges[:-1, None] + edges[1:, None]) / 2
-    points = np.exp(middle + half * nodes)
-    points, widths = points.ravel(), (half * weights * points).ravel()
-    if low == 0:
-        half_bottom = math.exp(log_low) / 2
-        points = np.concatenate([half_bottom * (1 + nodes), points])
-        widths = np.concatenate([half_bottom * weights, widths])
-    return points, widths
+def _check_numbers(config: Any) -> None:
+    if config.degree is not None and config.degree not in range(MAX_DEGREE + 1):
+        raise ValueError(
+            f"degree must be an integer from 0 to {MAX_DEGREE}, the longest history, or None; got {config.degree}."
+        )
+    for name in ("sigma_data", "rho", "num_train_timesteps", "variable_scale", "atan_width", "sigma_end"):
+        if config[name] is not None and not 0 < config[name] < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {config[name]}.")
+    if not 0 < config.dynamic_thresholding_ratio <= 1:
+        raise ValueError(f"dynamic_thresholding_ratio must lie in (0, 1], got {config.dynamic_thresholding_ratio}.")
+    if not 1 <= config.sample_max_value < math.inf:
+        raise ValueError(f"sample_max_value must be at least 1 and finite, got {config.sample_max_value}.")
+    if config.atan_center is not None and not math.isfinite(config.atan_center):
+        raise ValueError(f"atan_center must be finite, got {config.atan_center}.")
+    if not all(0 < boundary < math.inf for boundary in config.boundaries or ()):
+        raise ValueError(f"boundaries must be positive and finite, got {config.boundaries}.")
+
+
+def _check_steps(num_inference_steps: Any, most: int) -> int:
+    if num_inference_steps is None or not is_number(num_inference_steps, Integral):
+        raise TypeError(f"num_inference_steps must be an integer, got {num_inference_steps!r}.")
+    if not 1 <= num_inference_steps <= most:
+        raise ValueError(f"num_inference_steps must be 1 to {most}, got {num_inference_steps}.")
+    return num_inference_steps
+
+
+def _model_range(log_sigmas_of_model: np.ndarray | None) -> tuple[float, float]:
+    """The noise levels of a discrete-time model; a network that is called with c_noise takes any."""
+    if log_sigmas_of_model is None:
+        return 0.0, math.inf
+    lowest, highest = np.exp(log_sigmas_of_model[[0, -1]]).tolist()
+    return lowest, highest
+
+
+def _sigma_range(config: Any, log_sigmas_of_model: np.ndarray | None) -> tuple[float, float]:
+    """`sigma_min` and `sigma_max`: EDM's by default, or those of a discrete-time model, which narrows any to them."""
+    low, high = config.sigma_min, config.sigma_max
+    if log_sigmas_of_model is None:
+        low, high = SIGMA_MIN if low is None else low, SIGMA_MAX if high is None else high
+    else:
+        lowest, highest = _model_range(log_sigmas_of_model)
+        low, high = lowest if low is None else max(low, lowest), highest if high is None else min(high, highest)
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"Need 0 < sigma_min < sigma_max, got {low} and {high}.")
+    if config.sigma_end is not None and not config.sigma_end < high:
+        raise ValueError(f"sigma_end must be below sigma_max = {high}, got {config.sigma_end}.")
+    return low, high
+
+
+def _sigma_grid(config: Any, num_steps: int) -> torch.Tensor:
+    """The grid that a configuration asks for: `num_steps` float64 levels from sigma_max down, without a final 0."""
+    if not config.use_atan_sigmas:
+        return sigma_grid(num_steps, config.sigma_min, config.sigma_max, config.sigma_schedule, config.rho)
+    center, width = (-1.0, 3.0) if config.extrapolate == "model_output" else (-0.25, 3.25)
+    center = center if config.atan_center is None else config.atan_center
+    width = width if config.atan_width is None else config.atan_width
+    lowest = config.sigma_min
+    if config.method == "multistep" and config.final_sigmas_type == "zero":
+        lowest = lowest_sigma(num_steps, config.sigma_min, config.sigma_max, config.sigma_end)
+    return sigma_grid(num_steps, lowest, config.sigma_max, "atan", center=center, width=width)
