@@ -16,6 +16,12 @@ WEIGHTS = "diffusion_pytorch_model"
 STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
+def expert_folder(index: int) -> str:
+    """The name of an expert's folder; expert 0 has the lowest noise."""
+    # With a dot: diffusers parses every name in a component's folder as name.variant.
+    return f"expert.{index}"
+
+
 def allow_patterns(subfolder: str | None, variant: str | None) -> list[str]:
     """What one variant of a router needs of a repository."""
     start, dot = f"{subfolder}/" if subfolder else "", f".{variant}" if variant else ""

@@ -15,14 +15,12 @@ its difference alone.
 import importlib
 import json
 import math
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
@@ -32,23 +30,18 @@ from huggingface_hub import create_repo
 from torch import nn
 
 from ..checks import is_number
-from ..discrete_time import BETA_SETTINGS, has_betas, log_sigmas
-from ..edm import c_noise, sigma_from_c_noise
+from ..discrete_time import BETA_SETTINGS, has_betas
 from ..models.unet import EDiffIUNet, align_weights
 from .adapter import ExpertAdapter
-from .files import check_weights, download
+from .files import check_weights, download, expert_folder
 from .lora import BASE_FOLDER, LoraExpert, LoraExperts, load_lora_experts, shared_by
 from .offload import ExpertOffload, call_where_it_lives, execution_device
+from .routes import Routes, check_boundaries
 from .unet_interface import UNetInterfaceMixin
 
-UNITS = ("sigma", "timestep")
 # The libraries whose classes a config.json may name. It may come from a stranger, so nothing else is imported.
 LIBRARIES = ("diffusers", "diffusers_ediffi")
 SETTINGS = ("boundaries", "unit", "betas", "adapters", "guidance_scales")
-# Boundaries are quoted to three digits (9.61 for 9.609...): a route may leave `trained_on` by this much, relatively.
-TRAINED_ON_TOLERANCE = 2e-3
-# No sampler has a sigma of exp(4 * 5) = 5e8: such a "c_noise" is the step index of a discrete-time model.
-MAX_C_NOISE = 5.0
 
 
 class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
@@ -96,7 +89,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         shared_base: bool = False,
     ):
         super().__init__()
-        self.boundaries = _check_boundaries(boundaries, len(unets), unit)
+        check_boundaries(boundaries, len(unets), unit)
         experts = [_build(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
         if shared_base and isinstance(unets[0], dict):  # a configuration alone holds no differences yet
             experts = LoraExperts(experts[0], [LoraExpert({}, unet["config"]) for unet in unets]).as_unets()
@@ -105,9 +98,11 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         self.experts: Any = nn.ModuleList(experts)
         self._adapters = _check_adapters(adapters, len(experts))
         self._guidance_scales = _check_guidance_scales(guidance_scales, len(experts))
+        trained_on = [self._config_of(i).get("trained_on") for i in range(len(experts))]
+        self._routes = Routes(boundaries, unit, betas, trained_on)
         self.register_to_config(
             unets=self._descriptions(),
-            boundaries=self.boundaries,
+            boundaries=list(self._routes.boundaries),
             adapters=[a and a.to_config() for a in self._adapters] if any(self._adapters) else None,
             guidance_scales=self._guidance_scales if guidance_scales else None,
             shared_base=self._shared is not None,
@@ -119,16 +114,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         self._skip_layerwise_casting_patterns = _union(experts, "_skip_layerwise_casting_patterns")
         self._keep_in_fp32_modules = _union(experts, "_keep_in_fp32_modules")
         self._repeated_blocks = _union(experts, "_repeated_blocks")
-
-        unknown = sorted(set(betas or ()) - set(BETA_SETTINGS))
-        if unknown:
-            raise ValueError(f"betas has the unknown entries {unknown}; there are {BETA_SETTINGS}.")
-        self._log_sigmas = None if betas is None else log_sigmas(betas)
-        self._reads_c_noise = unit == "sigma" and betas is None
-        self._first_timesteps = [self._first_timestep(boundary) for boundary in self.boundaries]
         self._selected: int | None = None
         self._pipeline_scale: float | None = None
-        self._check_intervals()
 
     @classmethod
     def from_unets(
@@ -169,7 +156,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             experts (`list` of [`LoraExpert`]): The differences (see [`factorize_expert`]), lowest noise first.
             boundaries, unit, kwargs: As in `from_unets`.
         """
-        _check_boundaries(boundaries, len(experts), unit)
+        check_boundaries(boundaries, len(experts), unit)
         shared = LoraExperts(base, experts)
         try:
             return cls.from_unets(shared.as_unets(), boundaries, unit, **kwargs)
@@ -222,13 +209,18 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         if self._shared is not None and offload_to_disk_path is not None:
             raise ValueError("low-rank experts are switched in memory: leave offload_to_disk_path out.")
         for i, expert in enumerate(self.experts):
-            path = None if offload_to_disk_path is None else str(Path(offload_to_disk_path) / _folder(i))
+            path = None if offload_to_disk_path is None else str(Path(offload_to_disk_path) / expert_folder(i))
             if path is not None:
                 Path(path).mkdir(parents=True, exist_ok=True)
             if not any(expert is other for other in self.experts[:i]):
                 expert.enable_group_offload(*args, offload_to_disk_path=path, **kwargs)
 
     # --- routing ---
+
+    @property
+    def boundaries(self) -> list[float]:
+        """The noise levels between the experts, increasing, in the unit of `config.unit`."""
+        return list(self._routes.boundaries)
 
     @property
     def guidance_scale(self) -> float | None:
@@ -266,20 +258,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         Raises:
             ValueError: if sigma is no noise level, or lies outside what its expert was trained on.
         """
-        sigma = float(sigma)
-        if not sigma >= 0:
-            raise ValueError(f"sigma={sigma} is no noise level; give a number of at least 0.")
-        level = sigma
-        if self._internal_dict["unit"] == "timestep":
-            if self._log_sigmas is None:
-                raise ValueError(
-                    "this router's boundaries are timesteps: build it with scheduler= to select by sigma."
-                )
-            level = self._to_timestep(sigma)
-        index = bisect_right(self.boundaries, level)
-        self._check_trained_on(index, sigma, sigma)
-        self._selected = index
-        return index
+        self._selected = self._routes.expert_of_sigma(float(sigma))
+        return self._selected
 
     def reset_expert(self) -> None:
         """Goes back to routing each call by its timestep."""
@@ -306,7 +286,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         inputs = (sample, timestep, encoder_hidden_states, *args)
         if self._selected is not None:
             return self._call_expert(self._selected, inputs, kwargs, return_dict)
-        routes = self._routes(timestep)
+        routes = self._routes.experts_of(timestep)
         if len(set(routes)) == 1:
             return self._call_expert(routes[0], inputs, kwargs, return_dict)
         if not (self.training and torch.is_grad_enabled()) or self._shared is not None:
@@ -342,74 +322,6 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             order += rows
         return torch.cat(parts)[[order.index(row) for row in range(len(order))]]
 
-    def _routes(self, timestep: torch.Tensor | float) -> list[int]:
-        """The expert of every given timestep."""
-        if len(self.experts) == 1 and self._config_of(0).get("trained_on") is None:
-            return [0]
-        timesteps = timestep.tolist() if isinstance(timestep, torch.Tensor) else timestep
-        routes = []
-        for t in timesteps if isinstance(timesteps, list) else [timesteps]:
-            if self._reads_c_noise and not abs(t) <= MAX_C_NOISE:
-                raise ValueError(
-                    f"timestep {t} is not c_noise = ln(sigma) / 4: on a discrete-time model build the router with "
-                    'scheduler=pipe.scheduler, or with unit="timestep".'
-                )
-            routes.append(bisect_right(self._first_timesteps, t))
-            sigma = self._to_sigma(t)
-            self._check_trained_on(routes[-1], sigma, sigma)
-        return routes
-
-    def _to_timestep(self, sigma: float) -> float:
-        if self._log_sigmas is None:
-            return c_noise(sigma)
-        return float(np.interp(math.log(max(sigma, 1e-30)), self._log_sigmas, np.arange(len(self._log_sigmas))))
-
-    def _to_sigma(self, timestep: float) -> float:
-        """The noise level of a timestep, NaN where timesteps are all this router knows."""
-        if self._log_sigmas is not None:
-            return math.exp(np.interp(timestep, np.arange(len(self._log_sigmas)), self._log_sigmas))
-        return sigma_from_c_noise(timestep) if self._reads_c_noise else math.nan
-
-    def _first_timestep(self, boundary: float) -> float:
-        """The lowest timestep that belongs to the expert above the boundary."""
-        if self._internal_dict["unit"] == "timestep":
-            last = math.inf if self._log_sigmas is None else len(self._log_sigmas) - 1
-            if boundary > last:
-                raise ValueError(f"boundary {boundary:g} lies above the scheduler's last timestep, {last}.")
-            return boundary
-        if self._log_sigmas is None:
-            return self._to_timestep(boundary) - 1e-6  # a float32 timestep may be rounded down to less than ln(b) / 4
-        low, high = np.exp(self._log_sigmas[[0, -1]])
-        if not low <= boundary <= high:
-            raise ValueError(
-                f"boundary {boundary:g} lies outside the scheduler's sigmas {low:.3g} to {high:.3g}; a timestep "
-                'needs unit="timestep".'
-            )
-        return self._to_timestep(boundary) - 1e-3  # discrete timesteps are whole numbers
-
-    def _check_intervals(self) -> None:
-        """Refuses boundaries that give an expert noise levels it was not trained on. Of the outermost intervals only
-        the inner end is checked here: nobody samples at sigma 0 or infinity."""
-        in_sigma = self._internal_dict["unit"] == "sigma"
-        edges = [b if in_sigma else self._to_sigma(b) for b in self.boundaries]
-        if edges:
-            edges = [0.99 * edges[0], *edges, 1.01 * edges[-1]]
-        for index, (low, high) in enumerate(pairwise(edges)):
-            self._check_trained_on(index, low, high)
-
-    def _check_trained_on(self, index: int, low: float, high: float) -> None:
-        """Raises unless expert `index` was trained on all noise levels from `low` to `high`."""
-        trained_on = self._config_of(index).get("trained_on")
-        if trained_on is None:
-            return
-        for first, last in trained_on:
-            above = low >= first * (1 - TRAINED_ON_TOLERANCE)
-            if above and (last is None or high <= last * (1 + TRAINED_ON_TOLERANCE)):
-                return
-        route = f"sigma {low:g}" if low == high else f"the sigmas [{low:g}, {high:g})"
-        text = ", ".join(f"[{first:g}, {math.inf if last is None else last:g})" for first, last in trained_on)
-        raise ValueError(f"{_folder(index)} is asked for {route} but was trained on {text}: change the boundaries.")
-
     def _config_of(self, index: int) -> dict[str, Any]:
         return self.experts[index].config if self._shared is None else self._shared.configs[index]
 
@@ -418,7 +330,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
     def _descriptions(self) -> list[dict[str, Any]]:
         return [
             {
-                "folder": _folder(i),
+                "folder": expert_folder(i),
                 "library": type(expert).__module__.split(".")[0],
                 "class_name": type(expert).__name__,
                 "config": {name: value for name, value in self._config_of(i).items() if not name.startswith("_")},
@@ -515,10 +427,10 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             raise ValueError(
                 f"{root} does not hold a router but a {config.get('_class_name')}; load it by that class."
             )
-        _check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
+        check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
         classes = [_expert_class(i, description) for i, description in enumerate(config["unets"])]
         differences = load_lora_experts(root, variant, config["unets"]) if config.get("shared_base") else None
-        folders = [BASE_FOLDER] if differences is not None else [_folder(i) for i in range(len(classes))]
+        folders = [BASE_FOLDER] if differences is not None else [expert_folder(i) for i in range(len(classes))]
         stored = [check_weights(root / folder, variant) for folder in folders]
         dtype = dtype or torch_dtype
         experts = [
@@ -531,37 +443,6 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         router = cls(experts, **settings).eval()
         router.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return router
-
-
-def _folder(index: int) -> str:
-    # With a dot: diffusers parses every name in a component's folder as name.variant.
-    return f"expert.{index}"
-
-
-def _check_boundaries(boundaries: Sequence[float], num_experts: int, unit: str) -> list[float]:
-    if unit not in UNITS:
-        raise ValueError(f"unit={unit!r} is unknown; boundaries are in {' or '.join(UNITS)}.")
-    if not isinstance(boundaries, Sequence):
-        raise ValueError(f"boundaries={boundaries!r} must be a list of numbers, also where it is one.")
-    if num_experts < 1 or len(boundaries) != num_experts - 1:
-        raise ValueError(
-            f"{num_experts} experts and {len(boundaries)} boundaries: N experts (at least one) need N - 1 boundaries."
-        )
-    try:
-        numbers = [float(boundary) for boundary in boundaries]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"boundaries={list(boundaries)} must be numbers.") from error
-    increasing = all(low < high for low, high in pairwise(numbers))
-    if not increasing or not all(0 < number < math.inf for number in numbers):
-        raise ValueError(
-            f"boundaries={numbers} must be positive, finite and strictly increasing (lowest noise first)."
-        )
-    if unit == "timestep" and not all(number.is_integer() for number in numbers):
-        raise ValueError(
-            f"boundaries={numbers} are no timesteps, which are whole numbers (of a fraction f of the steps: f * 1000 "
-            'of 1000). Give timesteps, or sigmas with unit="sigma" and scheduler=.'
-        )
-    return numbers
 
 
 def _check_adapters(adapters: Sequence[Any] | None, num_experts: int) -> list[ExpertAdapter | None]:
@@ -602,7 +483,7 @@ def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | No
     """Refuses experts that cannot stand in for each other, and boundaries in a unit that is not theirs."""
     for i, expert in enumerate(experts):
         if not isinstance(expert, ModelMixin):
-            raise TypeError(f"{_folder(i)} is a {type(expert).__name__}, not a U-Net (ModelMixin) of diffusers.")
+            raise TypeError(f"{expert_folder(i)} is a {type(expert).__name__}, not a U-Net (ModelMixin) of diffusers.")
     for name in ("in_channels", "out_channels", "preconditioning", "sigma_data"):
         values = [expert.config.get(name) for expert in experts]
         if len({value for value in values if value is not None}) > 1:
@@ -613,15 +494,15 @@ def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | No
     discrete = unit == "timestep" or betas is not None
     if discrete and any(expert.config.get("preconditioning") == "edm" for expert in experts):
         raise ValueError('EDM experts have no discrete timesteps: use unit="sigma" and no scheduler with betas.')
-    if unit == "timestep" and betas is None and any(expert.config.get("trained_on") for expert in experts):
-        raise ValueError("to compare boundaries in timesteps with the experts' `trained_on`, pass scheduler=.")
 
 
 def _expert_class(index: int, description: dict[str, Any]) -> Any:
     """The class that a configuration names, which may come from a stranger."""
     folder, library, name = (description.get(key) for key in ("folder", "library", "class_name"))
-    if folder != _folder(index):
-        raise ValueError(f"the configuration puts expert {index} in {folder!r}; only {_folder(index)!r} is allowed.")
+    if folder != expert_folder(index):
+        raise ValueError(
+            f"the configuration puts expert {index} in {folder!r}; only {expert_folder(index)!r} is allowed."
+        )
     if library not in LIBRARIES:
         raise ValueError(f"{folder} is a {name} of {library!r}; experts come from {' or '.join(LIBRARIES)} only.")
     found = getattr(importlib.import_module(library), str(name), None)
