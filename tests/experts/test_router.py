@@ -18,11 +18,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from helpers_diffusers import SD_BETAS, constant_unet, inputs, tiny_ediffi_unet, tiny_unet, trace
-from huggingface_hub.utils import filter_repo_objects
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import diffusers_ediffi  # noqa: F401  registers the library with diffusers
-from diffusers_ediffi.experts.files import allow_patterns
 from diffusers_ediffi.experts.router import ExpertRouterUNet
 from diffusers_ediffi.models.unet import EDiffIUNet
 
@@ -345,21 +343,6 @@ def test_variants_share_a_folder_and_can_keep_their_stored_dtype(tmp_path):
         # float32 by default, as in every model of diffusers
         assert ExpertRouterUNet.from_pretrained(tmp_path, variant=variant).dtype == torch.float32
     assert same_weights(ExpertRouterUNet.from_pretrained(tmp_path), router)
-
-
-def test_only_the_wanted_variant_is_downloaded(router, tmp_path):
-    for variant in (None, "fp16"):
-        router.save_pretrained(tmp_path / "unet", variant=variant, max_shard_size="30KB" if variant else "1GB")
-    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
-
-    def weights(variant):
-        wanted = filter_repo_objects([*files, "vae/config.json"], allow_patterns=allow_patterns("unet", variant))
-        return [file for file in wanted if not file.endswith("/config.json") and file.startswith("unet/")]
-
-    plain = ["unet/experts.json", *(f"unet/expert.{i}/diffusion_pytorch_model.safetensors" for i in range(3))]
-    assert sorted(weights(None)) == sorted(plain)
-    assert sorted(weights("fp16")) == sorted(file for file in files if "fp16" in file)
-    assert len(weights("fp16")) > 2 * len(plain)
 
 
 def test_loads_from_the_hub_s_cache(router, tmp_path):

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -25,10 +25,8 @@ from torch import nn
 
 from ..checks import is_number
 from ..files import written_whole
-from .files import WEIGHTS, check_weights
+from .files import BASE_FOLDER, check_weights, expert_class, expert_folder, load_networks, network_config, weights_file
 
-# With a dot, as the folders of the experts: diffusers parses every name in a component's folder as name.variant.
-BASE_FOLDER = "expert.base"
 CONFIG = "expert_config"
 FACTORS = re.compile(r"(?P<layer>.+)\.lora_(?P<factor>[AB])\.weight")
 
@@ -97,7 +95,7 @@ class LoraExpert:
         try:
             with safe_open(file, "pt") as content:
                 metadata = content.metadata() or {}
-                weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+                weights = {name: content.get_tensor(name) for name in content.keys()}
         except SafetensorError as error:
             raise OSError(f"{file} is damaged ({error}): copy it again.") from error
         if CONFIG not in metadata:
@@ -147,7 +145,7 @@ def factorize_expert(base: Any, expert: Any, rank: int) -> LoraExpert:
         miss = float((difference.flatten(1) - _product(a, b)).norm())
         errors[layer] = miss / size
         missed, whole = missed + miss**2, whole + size**2
-    return LoraExpert(weights, own_config(expert), errors, math.sqrt(missed / whole) if whole else 0.0)
+    return LoraExpert(weights, network_config(expert.config), errors, math.sqrt(missed / whole) if whole else 0.0)
 
 
 class LoraExperts:
@@ -171,7 +169,7 @@ class LoraExperts:
         if getattr(unet, "peft_config", None):
             raise ValueError(f"the base has the adapters {list(unet.peft_config)}: fuse or unload them first.")
         for i, expert in enumerate(experts):
-            _check_fits(unet, f"expert.{i}", expert)
+            _check_fits(unet, expert_folder(i), expert)
         self.unet = unet
         self.configs = [expert.config for expert in experts]
         self._selected: int | None = None
@@ -253,26 +251,39 @@ class LoraExperts:
         """Writes the base to `expert.base` and each expert's difference to `expert.<n>`."""
         self.base().save_pretrained(folder / BASE_FOLDER, is_main_process, variant=variant, **kwargs)
         for i in range(len(self.configs) if is_main_process else 0):
-            file = _file(folder / f"expert.{i}", variant)
+            file = weights_file(folder / expert_folder(i), variant)
             file.parent.mkdir(parents=True, exist_ok=True)
             weights = {name: tensor.contiguous() for name, tensor in self.expert(i).weights.items()}
             save_file(weights, file, metadata={"format": "pt"})
 
 
-def load_lora_experts(folder: Path, variant: str | None, descriptions: list[dict[str, Any]]) -> list[LoraExpert]:
-    """Reads what `LoraExperts.save` wrote of the experts; only safetensors, which hold no code.
+def load_shared(
+    root: Path, descriptions: Sequence[Mapping[str, Any]], variant: str | None, dtype: Any, **kwargs
+) -> list[Any]:
+    """Loads what `LoraExperts.save` wrote: the network once for each expert. The arguments are those of
+    `load_networks`.
 
     Raises:
         OSError: if a file is missing or damaged.
         ValueError: if the router's configuration describes experts of several classes.
     """
+    classes = [expert_class(index, description) for index, description in enumerate(descriptions)]
+    experts = _load_differences(root, descriptions, variant)
+    base = load_networks(classes[:1], [root / BASE_FOLDER], variant, dtype, **kwargs)[0]
+    return LoraExperts(base, experts).as_unets()
+
+
+def _load_differences(
+    folder: Path, descriptions: Sequence[Mapping[str, Any]], variant: str | None
+) -> list[LoraExpert]:
+    """Reads safetensors alone, which hold no code."""
     classes = sorted({f"{description['library']}.{description['class_name']}" for description in descriptions})
     if len(classes) > 1:
         raise ValueError(f"experts that share a base are of one class, the configuration names {', '.join(classes)}.")
     experts = []
     for i, description in enumerate(descriptions):
-        check_weights(folder / f"expert.{i}", variant)
-        weights = load_file(_file(folder / f"expert.{i}", variant))
+        check_weights(folder / expert_folder(i), variant)
+        weights = load_file(weights_file(folder / expert_folder(i), variant))
         experts.append(LoraExpert(weights, description.get("config", {})))
     return experts
 
@@ -292,17 +303,8 @@ def shared_by(unets: Sequence[Any]) -> LoraExperts | None:
     return shared
 
 
-def _file(folder: Path, variant: str | None) -> Path:
-    return folder / f"{WEIGHTS}{'.' + variant if variant else ''}.safetensors"
-
-
 def _adapter(index: int) -> str:
     return f"expert_{index}"
-
-
-def own_config(unet: Any) -> dict[str, Any]:
-    """The configuration without what diffusers notes in it of the place it was loaded from."""
-    return {name: value for name, value in unet.config.items() if not name.startswith("_")}
 
 
 def lora_layers(unet: Any) -> dict[str, Any]:
@@ -389,7 +391,7 @@ def _warn_of_useless(rank: int, layers: dict[str, Any]) -> None:
 def _check_same_architecture(base: Any, expert: Any) -> None:
     if type(base) is not type(expert):
         raise ValueError(f"the base is a {type(base).__name__} and the expert a {type(expert).__name__}.")
-    one, other = own_config(base), own_config(expert)
+    one, other = network_config(base.config), network_config(expert.config)
     for name in sorted((one.keys() | other.keys()) - {"trained_on"}):
         if one.get(name) != other.get(name):
             raise ValueError(

@@ -1,19 +1,6 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net.
+"""`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net."""
 
-On disk each expert keeps a folder of its own and can be loaded alone by its class:
-
-    unet/config.json             boundaries, unit, and every expert's class and config
-    unet/experts[.variant].json  marks a complete variant (diffusers finds a component's variants by such a name)
-    unet/expert.0/               what the expert's own save_pretrained writes; expert.0 has the lowest noise
-    unet/expert.1/               ...
-
-Low-rank experts (`from_lora_experts`) share a network: it is `unet/expert.base/`, and each folder of an expert holds
-its difference alone.
-"""
-
-import importlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -31,17 +18,24 @@ from torch import nn
 
 from ..checks import is_number
 from ..discrete_time import BETA_SETTINGS, has_betas
-from ..models.unet import EDiffIUNet, align_weights
 from .adapter import ExpertAdapter
-from .files import check_weights, download, expert_folder
-from .lora import BASE_FOLDER, LoraExpert, LoraExperts, load_lora_experts, shared_by
+from .files import (
+    build_expert,
+    describe,
+    expert_class,
+    expert_folder,
+    load_experts,
+    local_folder,
+    network_config,
+    write_marker,
+)
+from .lora import LoraExpert, LoraExperts, load_shared, shared_by
 from .offload import ExpertOffload, call_where_it_lives, execution_device
 from .routes import Routes, check_boundaries
 from .unet_interface import UNetInterfaceMixin
 
-# The libraries whose classes a config.json may name. It may come from a stranger, so nothing else is imported.
-LIBRARIES = ("diffusers", "diffusers_ediffi")
 SETTINGS = ("boundaries", "unit", "betas", "adapters", "guidance_scales")
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
 class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
@@ -90,7 +84,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
     ):
         super().__init__()
         check_boundaries(boundaries, len(unets), unit)
-        experts = [_build(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
+        experts = [build_expert(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
         if shared_base and isinstance(unets[0], dict):  # a configuration alone holds no differences yet
             experts = LoraExperts(experts[0], [LoraExpert({}, unet["config"]) for unet in unets]).as_unets()
         self._shared = shared_by(experts)
@@ -168,8 +162,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
     def config(self) -> FrozenDict:
         """The router's own entries and, for pipelines that ask for `in_channels` and the like, those of an expert:
         expert 0, or the first without an adapter."""
-        lead = self.experts[self._lead].config
-        entries = {name: value for name, value in lead.items() if not name.startswith("_")}
+        entries = network_config(self.experts[self._lead].config)
         entries.pop("trained_on", None)
         return FrozenDict({**entries, **self._internal_dict})
 
@@ -328,15 +321,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
     # --- saving and loading ---
 
     def _descriptions(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "folder": expert_folder(i),
-                "library": type(expert).__module__.split(".")[0],
-                "class_name": type(expert).__name__,
-                "config": {name: value for name, value in self._config_of(i).items() if not name.startswith("_")},
-            }
-            for i, expert in enumerate(self.experts)
-        ]
+        return [describe(i, expert, self._config_of(i)) for i, expert in enumerate(self.experts)]
 
     def save_pretrained(
         self,
@@ -364,7 +349,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             raise NotADirectoryError(f"{folder} is a file; give a folder to save to.")
         descriptions = self._descriptions()
         for i, description in enumerate(descriptions):
-            _expert_class(i, description)  # what could not be loaded again is not saved
+            expert_class(i, description)  # what could not be loaded again is not saved
         how: dict[str, Any] = {
             "is_main_process": is_main_process,
             "safe_serialization": safe_serialization,
@@ -374,13 +359,12 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         if self._shared is not None:
             self._shared.save(folder, **how)
         else:
-            for description, expert in zip(descriptions, self.experts, strict=True):
-                expert.save_pretrained(folder / description["folder"], **how)
+            for i, expert in enumerate(self.experts):
+                expert.save_pretrained(folder / expert_folder(i), **how)
         if is_main_process:
             self.register_to_config(unets=descriptions)  # an expert's config may have changed since the start
             self.save_config(folder)
-            marker = {"experts": [description["folder"] for description in descriptions]}
-            (folder / f"experts{'.' + variant if variant else ''}.json").write_text(json.dumps(marker) + "\n")
+            write_marker(folder, len(descriptions), variant)
         if push_to_hub:
             self._push(folder, **kwargs)
 
@@ -416,29 +400,16 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             OSError: if a file is missing or damaged.
             ValueError: if the configuration does not describe a router.
         """
-        names = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-        hub = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
-        root = Path(pretrained_model_name_or_path)
-        if not root.is_dir():
-            root = download(str(pretrained_model_name_or_path), subfolder, variant, hub)
-        root = root / (subfolder or "")
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        root = local_folder(pretrained_model_name_or_path, subfolder, variant, hub)
         config = cls.load_config(root)
         if not isinstance(config.get("unets"), list):
             raise ValueError(
                 f"{root} does not hold a router but a {config.get('_class_name')}; load it by that class."
             )
         check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
-        classes = [_expert_class(i, description) for i, description in enumerate(config["unets"])]
-        differences = load_lora_experts(root, variant, config["unets"]) if config.get("shared_base") else None
-        folders = [BASE_FOLDER] if differences is not None else [expert_folder(i) for i in range(len(classes))]
-        stored = [check_weights(root / folder, variant) for folder in folders]
-        dtype = dtype or torch_dtype
-        experts = [
-            _load_expert(classes[i], root / folder, dtype, stored[i], variant=variant, **kwargs)
-            for i, folder in enumerate(folders)
-        ]
-        if differences is not None:
-            experts = LoraExperts(experts[0], differences).as_unets()
+        load = load_shared if config.get("shared_base") else load_experts
+        experts = load(root, config["unets"], variant, dtype or torch_dtype, **kwargs)
         settings = {name: config[name] for name in SETTINGS if name in config}
         router = cls(experts, **settings).eval()
         router.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
@@ -494,34 +465,6 @@ def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | No
     discrete = unit == "timestep" or betas is not None
     if discrete and any(expert.config.get("preconditioning") == "edm" for expert in experts):
         raise ValueError('EDM experts have no discrete timesteps: use unit="sigma" and no scheduler with betas.')
-
-
-def _expert_class(index: int, description: dict[str, Any]) -> Any:
-    """The class that a configuration names, which may come from a stranger."""
-    folder, library, name = (description.get(key) for key in ("folder", "library", "class_name"))
-    if folder != expert_folder(index):
-        raise ValueError(
-            f"the configuration puts expert {index} in {folder!r}; only {expert_folder(index)!r} is allowed."
-        )
-    if library not in LIBRARIES:
-        raise ValueError(f"{folder} is a {name} of {library!r}; experts come from {' or '.join(LIBRARIES)} only.")
-    found = getattr(importlib.import_module(library), str(name), None)
-    if not (isinstance(found, type) and issubclass(found, ModelMixin)):
-        raise ValueError(f"{folder}: {library} has no model named {name!r}.")
-    return found
-
-
-def _load_expert(expert_class: Any, folder: Path, dtype: Any, stored: torch.dtype | None, **kwargs) -> Any:
-    if dtype != "auto":
-        expert = expert_class.from_pretrained(folder, dtype=dtype, **kwargs)
-        align_weights(expert)
-        return expert
-    mapped = {"mapped": True} if issubclass(expert_class, EDiffIUNet) else {}
-    return expert_class.from_pretrained(folder, dtype=stored, **mapped, **kwargs)
-
-
-def _build(index: int, description: dict[str, Any]) -> Any:
-    return _expert_class(index, description).from_config(description["config"])
 
 
 def _union(experts: list[Any], name: str) -> list[str] | None:

@@ -12,6 +12,8 @@ from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_off
 from diffusers.loaders import PeftAdapterMixin
 from torch import nn
 
+from .files import expert_folder
+
 
 class UNetInterfaceMixin(PeftAdapterMixin):
     """Answers for all experts. A LoRA or IP-Adapter goes into all of them, unless `experts=` or `loading_into` says
@@ -189,7 +191,7 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         self._check_names([adapter_name])
         for index, expert in enumerate(self.experts):
             if adapter_name in _adapters_of(expert):
-                expert.save_lora_adapter(Path(save_directory) / f"expert.{index}", adapter_name, **kwargs)
+                expert.save_lora_adapter(Path(save_directory) / expert_folder(index), adapter_name, **kwargs)
 
     def add_adapter(self, adapter_config: Any, adapter_name: str = "default") -> None:
         """Adds a new adapter for training to all experts, or to those of `loading_into`."""
