@@ -29,9 +29,10 @@ from .files import (
     network_config,
     write_marker,
 )
-from .lora import LoraExpert, LoraExperts, load_shared, shared_by
+from .lora import LoraExpert
 from .offload import ExpertOffload, call_where_it_lives, execution_device
 from .routes import Routes, check_boundaries
+from .shared_base import LoraExperts, load_shared, shared_by
 from .unet_interface import UNetInterfaceMixin
 
 SETTINGS = ("boundaries", "unit", "betas", "adapters", "guidance_scales")
