@@ -127,5 +127,18 @@ class ExpertAdapter:
         return torch.cat([time_ids, score], dim=1)
 
 
+def check_adapters(adapters: Sequence[Any] | None, num_experts: int) -> list[ExpertAdapter | None]:
+    """The adapter of each expert, from a router's argument or its configuration.
+
+    Raises:
+        ValueError: if there is not one entry for each expert, or an entry is not an adapter.
+    """
+    if adapters is None:
+        return [None] * num_experts
+    if not isinstance(adapters, Sequence) or len(adapters) != num_experts:
+        raise ValueError(f"adapters={adapters!r} must list one for each of the {num_experts} experts, or None for it.")
+    return [None if adapter is None else ExpertAdapter.from_config(adapter) for adapter in adapters]
+
+
 def _are_indices(values: Any) -> bool:
     return isinstance(values, Sequence) and all(is_number(value, Integral) and value >= 0 for value in values)

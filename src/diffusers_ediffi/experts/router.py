@@ -1,10 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net."""
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,8 @@ from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_
 from huggingface_hub import create_repo
 from torch import nn
 
-from ..checks import is_number
 from ..discrete_time import BETA_SETTINGS, has_betas
-from .adapter import ExpertAdapter
+from .adapter import check_adapters
 from .files import (
     build_expert,
     describe,
@@ -29,6 +26,7 @@ from .files import (
     network_config,
     write_marker,
 )
+from .guidance import ExpertGuidance, rescale
 from .lora import LoraExpert
 from .offload import ExpertOffload, call_where_it_lives, execution_device
 from .routes import Routes, check_boundaries
@@ -36,6 +34,13 @@ from .shared_base import LoraExperts, load_shared, shared_by
 from .unet_interface import UNetInterfaceMixin
 
 SETTINGS = ("boundaries", "unit", "betas", "adapters", "guidance_scales")
+# What model classes of diffusers list by hand; the router's are those of all experts.
+MODULE_LISTS = (
+    "_no_split_modules",
+    "_skip_layerwise_casting_patterns",
+    "_keep_in_fp32_modules",
+    "_repeated_blocks",
+)
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
@@ -84,33 +89,31 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         shared_base: bool = False,
     ):
         super().__init__()
-        check_boundaries(boundaries, len(unets), unit)
-        experts = [build_expert(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
-        if shared_base and isinstance(unets[0], dict):  # a configuration alone holds no differences yet
-            experts = LoraExperts(experts[0], [LoraExpert({}, unet["config"]) for unet in unets]).as_unets()
+        check_boundaries(boundaries, len(unets), unit)  # before anything is built
+        experts = _built(unets, shared_base)
         self._shared = shared_by(experts)
-        _check_experts(experts, unit, betas)
+        _check_experts(experts, discrete=unit == "timestep" or betas is not None)
         self.experts: Any = nn.ModuleList(experts)
-        self._adapters = _check_adapters(adapters, len(experts))
-        self._guidance_scales = _check_guidance_scales(guidance_scales, len(experts))
-        trained_on = [self._config_of(i).get("trained_on") for i in range(len(experts))]
-        self._routes = Routes(boundaries, unit, betas, trained_on)
-        self.register_to_config(
-            unets=self._descriptions(),
-            boundaries=list(self._routes.boundaries),
-            adapters=[a and a.to_config() for a in self._adapters] if any(self._adapters) else None,
-            guidance_scales=self._guidance_scales if guidance_scales else None,
-            shared_base=self._shared is not None,
-        )
+        self._adapters = check_adapters(adapters, len(experts))
+        self._guidance = ExpertGuidance(guidance_scales, len(experts))
+        self._routes = Routes(boundaries, unit, betas, [config.get("trained_on") for config in self._configs()])
+        self._register_experts(guidance_scales is not None)
         # Pipelines prepare their arguments for the expert that takes them as they are.
         self._lead = next((i for i, adapter in enumerate(self._adapters) if adapter is None), 0)
         self._offload = ExpertOffload()
-        self._no_split_modules = _union(experts, "_no_split_modules")
-        self._skip_layerwise_casting_patterns = _union(experts, "_skip_layerwise_casting_patterns")
-        self._keep_in_fp32_modules = _union(experts, "_keep_in_fp32_modules")
-        self._repeated_blocks = _union(experts, "_repeated_blocks")
         self._selected: int | None = None
-        self._pipeline_scale: float | None = None
+        for name in MODULE_LISTS:
+            setattr(self, name, _union(experts, name))
+
+    def _register_experts(self, with_guidance: bool) -> None:
+        """Writes down the arguments as they are saved: checked, and experts by their descriptions."""
+        self.register_to_config(
+            unets=self._descriptions(),
+            boundaries=self.boundaries,
+            adapters=[a and a.to_config() for a in self._adapters] if any(self._adapters) else None,
+            guidance_scales=self.guidance_scales if with_guidance else None,
+            shared_base=self._shared is not None,
+        )
 
     @classmethod
     def from_unets(
@@ -132,12 +135,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
                 need the betas of its scheduler, where sigma = sqrt((1 - alpha_bar) / alpha_bar).
             adapters, guidance_scales (`list`, *optional*): See the class.
         """
-        betas = None
-        if scheduler is not None and has_betas(scheduler.config):
-            betas = {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
-        elif scheduler is not None and "sigma_data" not in scheduler.config:
-            raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
-        return cls(list(unets), boundaries, unit, betas, adapters, guidance_scales)
+        return cls(list(unets), boundaries, unit, _betas_of(scheduler), adapters, guidance_scales)
 
     @classmethod
     def from_lora_experts(
@@ -219,12 +217,12 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
     @property
     def guidance_scale(self) -> float | None:
         """The guidance scale of the selected expert; `None` means the pipeline's."""
-        return None if self._selected is None else self._guidance_scales[self._selected]
+        return None if self._selected is None else self._guidance.scales[self._selected]
 
     @property
     def guidance_scales(self) -> list[float | None]:
         """The guidance scale of every expert; `None` means the pipeline's."""
-        return list(self._guidance_scales)
+        return list(self._guidance.scales)
 
     def rescale_guidance(self, pipeline_scale: float | None) -> None:
         """Lets the pipelines of diffusers follow `guidance_scales`, too.
@@ -239,9 +237,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             pipeline_scale (`float`, *optional*): w, the `guidance_scale` that the pipeline is called with; it must be
                 above 1. `None` switches the rescaling off.
         """
-        if pipeline_scale is not None and not 1 < pipeline_scale < math.inf:
-            raise ValueError(f"pipeline_scale={pipeline_scale} must be above 1: without guidance there is no scale.")
-        self._pipeline_scale = pipeline_scale
+        self._guidance.follow(pipeline_scale)
 
     def select_expert(self, sigma: float) -> int:
         """Chooses the expert of all calls until the next selection or `reset_expert()`; returns its index.
@@ -300,10 +296,10 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         if self._shared is not None:
             self._shared.select(index)
         output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
-        scale = self._guidance_scales[index]
-        if scale is None or self._pipeline_scale is None or self._selected is not None:
+        factor = self._guidance.factor(index) if self._selected is None else None
+        if factor is None:
             return output
-        sample = _rescale(output[0], scale / self._pipeline_scale)
+        sample = rescale(output[0], factor)
         return UNet2DConditionOutput(sample=sample) if return_dict else (sample,)
 
     def _forward_split(self, routes: list[int], inputs: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
@@ -316,13 +312,13 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             order += rows
         return torch.cat(parts)[[order.index(row) for row in range(len(order))]]
 
-    def _config_of(self, index: int) -> dict[str, Any]:
-        return self.experts[index].config if self._shared is None else self._shared.configs[index]
+    def _configs(self) -> list[dict[str, Any]]:
+        return [expert.config for expert in self.experts] if self._shared is None else self._shared.configs
 
     # --- saving and loading ---
 
     def _descriptions(self) -> list[dict[str, Any]]:
-        return [describe(i, expert, self._config_of(i)) for i, expert in enumerate(self.experts)]
+        return [describe(i, *pair) for i, pair in enumerate(zip(self.experts, self._configs(), strict=True))]
 
     def save_pretrained(
         self,
@@ -348,26 +344,23 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         folder = Path(save_directory)
         if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file; give a folder to save to.")
-        descriptions = self._descriptions()
-        for i, description in enumerate(descriptions):
+        for i, description in enumerate(self._descriptions()):
             expert_class(i, description)  # what could not be loaded again is not saved
-        how: dict[str, Any] = {
-            "is_main_process": is_main_process,
-            "safe_serialization": safe_serialization,
-            "variant": variant,
-            "max_shard_size": max_shard_size,
-        }
-        if self._shared is not None:
-            self._shared.save(folder, **how)
-        else:
-            for i, expert in enumerate(self.experts):
-                expert.save_pretrained(folder / expert_folder(i), **how)
+        how: dict[str, Any] = {"safe_serialization": safe_serialization, "max_shard_size": max_shard_size}
+        self._save_experts(folder, is_main_process=is_main_process, variant=variant, **how)
         if is_main_process:
-            self.register_to_config(unets=descriptions)  # an expert's config may have changed since the start
+            self.register_to_config(unets=self._descriptions())  # an expert's may have changed since the start
             self.save_config(folder)
-            write_marker(folder, len(descriptions), variant)
+            write_marker(folder, len(self.experts), variant)
         if push_to_hub:
             self._push(folder, **kwargs)
+
+    def _save_experts(self, folder: Path, **how) -> None:
+        if self._shared is not None:
+            self._shared.save(folder, **how)
+            return
+        for i, expert in enumerate(self.experts):
+            expert.save_pretrained(folder / expert_folder(i), **how)
 
     def _push(self, folder: Path, repo_id=None, token=None, private=None, **kwargs) -> None:
         repo_id = create_repo(repo_id or folder.name, exist_ok=True, private=private, token=token).repo_id
@@ -404,11 +397,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         root = local_folder(pretrained_model_name_or_path, subfolder, variant, hub)
         config = cls.load_config(root)
-        if not isinstance(config.get("unets"), list):
-            raise ValueError(
-                f"{root} does not hold a router but a {config.get('_class_name')}; load it by that class."
-            )
-        check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
+        _check_is_router(root, config)
         load = load_shared if config.get("shared_base") else load_experts
         experts = load(root, config["unets"], variant, dtype or torch_dtype, **kwargs)
         settings = {name: config[name] for name in SETTINGS if name in config}
@@ -417,41 +406,32 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         return router
 
 
-def _check_adapters(adapters: Sequence[Any] | None, num_experts: int) -> list[ExpertAdapter | None]:
-    if adapters is None:
-        return [None] * num_experts
-    if not isinstance(adapters, Sequence) or len(adapters) != num_experts:
-        raise ValueError(f"adapters={adapters!r} must list one for each of the {num_experts} experts, or None for it.")
-    return [None if adapter is None else ExpertAdapter.from_config(adapter) for adapter in adapters]
+def _betas_of(scheduler: Any) -> dict[str, Any] | None:
+    """The beta settings of a scheduler, `None` where there are none."""
+    if scheduler is None:
+        return None
+    if has_betas(scheduler.config):
+        return {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
+    if "sigma_data" not in scheduler.config:
+        raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
+    return None
 
 
-def _check_guidance_scales(scales: Sequence[float | None] | None, num_experts: int) -> list[float | None]:
-    if scales is None:
-        return [None] * num_experts
-    if not isinstance(scales, Sequence) or len(scales) != num_experts:
-        raise ValueError(
-            f"guidance_scales={scales!r} must list one for each of the {num_experts} experts, or None for it."
-        )
-    for scale in scales:
-        if scale is not None and not (is_number(scale, Real) and math.isfinite(scale)):
-            raise ValueError(
-                f"guidance_scales={list(scales)} must be finite numbers, or None for the pipeline's scale."
-            )
-    return [None if scale is None else float(scale) for scale in scales]
+def _built(unets: Sequence[Any], shared_base: bool) -> list[Any]:
+    """The experts, untrained where a saved configuration describes them."""
+    experts = [build_expert(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
+    if shared_base and isinstance(unets[0], dict):  # a configuration alone holds no differences yet
+        experts = LoraExperts(experts[0], [LoraExpert({}, unet["config"]) for unet in unets]).as_unets()
+    return experts
 
 
-def _rescale(output: torch.Tensor, factor: float) -> torch.Tensor:
-    """[u, c] -> [u, u + factor (c - u)]"""
-    if len(output) % 2:
-        raise ValueError(
-            f"a batch of {len(output)} is not [unconditional, conditional]: call the pipeline with the guidance_scale "
-            "given to rescale_guidance, or switch that off by rescale_guidance(None)."
-        )
-    unconditional, conditional = output.chunk(2)
-    return torch.cat([unconditional, unconditional + factor * (conditional - unconditional)])
+def _check_is_router(root: Path, config: dict[str, Any]) -> None:
+    if not isinstance(config.get("unets"), list):
+        raise ValueError(f"{root} does not hold a router but a {config.get('_class_name')}; load it by that class.")
+    check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
 
 
-def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | None) -> None:
+def _check_experts(experts: Sequence[Any], discrete: bool) -> None:
     """Refuses experts that cannot stand in for each other, and boundaries in a unit that is not theirs."""
     for i, expert in enumerate(experts):
         if not isinstance(expert, ModelMixin):
@@ -463,7 +443,6 @@ def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | No
     levels = [expert.config.get("max_noise_level") for expert in experts]
     if len(set(levels)) > 1:
         raise ValueError(f"the experts differ in max_noise_level: {levels}; train all of them with the same one.")
-    discrete = unit == "timestep" or betas is not None
     if discrete and any(expert.config.get("preconditioning") == "edm" for expert in experts):
         raise ValueError('EDM experts have no discrete timesteps: use unit="sigma" and no scheduler with betas.')
 
