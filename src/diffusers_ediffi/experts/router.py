@@ -1,8 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net."""
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from .files import (
 )
 from .guidance import ExpertGuidance, rescale
 from .lora import LoraExpert
-from .offload import ExpertOffload, call_where_it_lives, execution_device
+from .offload import ExpertOffload, OffloadMixin, call_where_it_lives, execution_device
 from .routes import Routes, check_boundaries
 from .shared_base import LoraExperts, load_shared, shared_by
 from .unet_interface import UNetInterfaceMixin
@@ -44,7 +43,7 @@ MODULE_LISTS = (
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
-class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
+class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin):
     """Several U-Nets, each responsible for an interval of noise levels, that are called like one.
 
     Expert i owns the noise levels [boundaries[i - 1], boundaries[i]); expert 0 has the lowest noise. A call runs one
@@ -164,48 +163,6 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         entries = network_config(self.experts[self._lead].config)
         entries.pop("trained_on", None)
         return FrozenDict({**entries, **self._internal_dict})
-
-    # --- where the experts live ---
-
-    def to(self, *args, **kwargs) -> "ExpertRouterUNet":
-        """Moves and casts all experts. Under `pipe.enable_model_cpu_offload()` a call to the router's device moves
-        none: each expert goes there when its turn comes, and the others stay on the CPU."""
-        device = execution_device(self)
-        if device is not None and args[:1] == (device,):
-            return self
-        self._offload.release_all()
-        return super().to(*args, **kwargs)
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """All parameters. Under model offload those on the device come first: accelerate and diffusers take the
-        device of the first one for that of all."""
-        on_device = (expert.parameters(recurse) for expert in self._offload.resident)
-        seen = set()
-        for parameter in chain(chain.from_iterable(on_device), super().parameters(recurse)):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield parameter
-
-    def enable_expert_prefetch(self, enabled: bool = True) -> None:
-        """Under model offload brings the next expert to the device while the current one works, on CUDA from pinned
-        memory and in a stream of its own. Two experts are on the device then, instead of one."""
-        self._offload.prefetch = enabled
-
-    def enable_group_offload(self, *args, offload_to_disk_path: str | None = None, **kwargs) -> None:
-        """Offloads groups of layers in every expert; the arguments are those of diffusers' models.
-
-        Args:
-            args, kwargs: `onload_device`, `offload_device`, `offload_type` and so on, as in diffusers.
-            offload_to_disk_path (`str`, *optional*): A folder for the weights, with a folder therein for each expert.
-        """
-        if self._shared is not None and offload_to_disk_path is not None:
-            raise ValueError("low-rank experts are switched in memory: leave offload_to_disk_path out.")
-        for i, expert in enumerate(self.experts):
-            path = None if offload_to_disk_path is None else str(Path(offload_to_disk_path) / expert_folder(i))
-            if path is not None:
-                Path(path).mkdir(parents=True, exist_ok=True)
-            if not any(expert is other for other in self.experts[:i]):
-                expert.enable_group_offload(*args, offload_to_disk_path=path, **kwargs)
 
     # --- routing ---
 
