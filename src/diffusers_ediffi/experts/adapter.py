@@ -94,19 +94,21 @@ class ExpertAdapter:
         """
         sample, timestep, hidden_states, *rest = inputs
         if self.hidden_states_columns is not None:
-            start, stop = self.hidden_states_columns
-            width = 0 if hidden_states is None else hidden_states.shape[-1]
-            if width < stop:
-                raise ValueError(
-                    f"an expert reads the columns {start} to {stop} of encoder_hidden_states {width} wide."
-                )
-            hidden_states = hidden_states[..., start:stop]
+            hidden_states = self._select_columns(hidden_states)
         if self.time_ids is not None:
             added = kwargs.get("added_cond_kwargs") or {}
             if "time_ids" not in added:
                 raise ValueError('an expert reads added_cond_kwargs["time_ids"], which this call does not pass.')
             kwargs = {**kwargs, "added_cond_kwargs": {**added, "time_ids": self._select_time_ids(added["time_ids"])}}
         return (sample, timestep, hidden_states, *rest), kwargs
+
+    def _select_columns(self, hidden_states: torch.Tensor | None) -> torch.Tensor:
+        """(batch, tokens, width) -> (batch, tokens, columns that are kept)."""
+        start, stop = self.hidden_states_columns or (0, 0)
+        width = 0 if hidden_states is None else hidden_states.shape[-1]
+        if hidden_states is None or width < stop:
+            raise ValueError(f"an expert reads the columns {start} to {stop} of encoder_hidden_states {width} wide.")
+        return hidden_states[..., start:stop]
 
     def _select_time_ids(self, time_ids: torch.Tensor) -> torch.Tensor:
         """(batch, numbers) -> (batch, numbers that are kept and the score)."""

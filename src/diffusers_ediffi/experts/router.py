@@ -231,16 +231,9 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
             return_dict (`bool`): Whether to return an output object instead of a tuple.
         """
         inputs = (sample, timestep, encoder_hidden_states, *args)
-        if self._selected is not None:
-            return self._call_expert(self._selected, inputs, kwargs, return_dict)
-        routes = self._routes.experts_of(timestep)
+        routes = self._routes.experts_of(timestep) if self._selected is None else [self._selected]
         if len(set(routes)) == 1:
             return self._call_expert(routes[0], inputs, kwargs, return_dict)
-        if not (self.training and torch.is_grad_enabled()) or self._shared is not None:
-            raise ValueError(
-                f"the timesteps of this batch belong to the experts {sorted(set(routes))}: call the router once for "
-                "each noise level. Only in training is a batch split."
-            )
         output = self._forward_split(routes, inputs, kwargs)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
@@ -260,12 +253,17 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         return UNet2DConditionOutput(sample=sample) if return_dict else (sample,)
 
     def _forward_split(self, routes: list[int], inputs: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-        """Calls each expert on its rows of the batch and puts the outputs back in order."""
+        """Calls each expert on its rows of the batch and puts the outputs back in order; only in training."""
+        if not (self.training and torch.is_grad_enabled()) or self._shared is not None:
+            raise ValueError(
+                f"the timesteps of this batch belong to the experts {sorted(set(routes))}: call the router once for "
+                "each noise level. Only in training is a batch split."
+            )
         parts, order = [], []
         for index in sorted(set(routes)):
             rows = [row for row, route in enumerate(routes) if route == index]
-            own_inputs, own_kwargs = _take_rows((inputs, kwargs), rows, len(routes))
-            parts.append(self._call_expert(index, own_inputs, own_kwargs, return_dict=False)[0])
+            expert_inputs, expert_kwargs = _take_rows((inputs, kwargs), rows, len(routes))
+            parts.append(self._call_expert(index, expert_inputs, expert_kwargs, return_dict=False)[0])
             order += rows
         return torch.cat(parts)[[order.index(row) for row in range(len(order))]]
 
