@@ -18,7 +18,7 @@ def test_full_rank_is_the_full_expert(make):
     experts = [trained(base, seed) for seed in (1, 2, 3)]
     rank = max(min(p.flatten(1).shape) for p in base.parameters() if p.ndim > 1)
     low_rank = [factorize_expert(base, expert, rank) for expert in experts]
-    assert all(one.error < 1e-5 for one in low_rank)
+    assert all(expert.error < 1e-5 for expert in low_rank)
     router = ExpertRouterUNet.from_lora_experts(base, low_rank, BOUNDARIES)
     for sigma, expert in zip(SIGMAS, experts, strict=True):
         torch.testing.assert_close(output(router, sigma), output(expert, sigma), rtol=1e-4, atol=1e-4)
@@ -46,12 +46,12 @@ def test_what_has_no_low_rank_is_kept_in_full():
     base = tiny_ediffi_unet(0)
     expert = trained(base, 1)
     low_rank = factorize_expert(base, expert, rank=1)
-    own = expert.state_dict()
+    state = expert.state_dict()
     full = [name for name in low_rank.weights if ".lora_" not in name]
     assert "fusion.null_token" in full and "conv_in.bias" in full and "conv_norm_out.weight" in full
-    assert all(torch.equal(low_rank.weights[name], own[name]) for name in full)
+    assert all(torch.equal(low_rank.weights[name], state[name]) for name in full)
     factored = {f"{layer}.weight" for layer in low_rank.errors}
-    assert {*full, *factored} == set(own) and "conv_in.weight" in factored
+    assert {*full, *factored} == set(state) and "conv_in.weight" in factored
 
 
 def test_what_equals_the_base_takes_no_room():

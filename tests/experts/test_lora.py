@@ -40,7 +40,7 @@ def test_refuses_files_that_hold_no_expert(tmp_path):
     with pytest.raises(OSError, match="does not exist: give the safetensors file"):
         LoraExpert.load(tmp_path / "missing.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="is no low-rank expert"):
+    with pytest.raises(ValueError, match="is not a low-rank expert"):
         LoraExpert.load(tmp_path / "other.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:20])
     with pytest.raises(OSError, match="is damaged"):

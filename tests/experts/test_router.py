@@ -282,8 +282,8 @@ def test_a_pipeline_with_a_router_survives_saving(variant, tmp_path):
 # --- on disk ---
 
 
-def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    first, second = one.state_dict(), other.state_dict()
+def same_weights(module: torch.nn.Module, other: torch.nn.Module) -> bool:
+    first, second = module.state_dict(), other.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -385,7 +385,7 @@ def test_refuses_boundaries(boundaries, message):
 @pytest.mark.parametrize(
     ("boundaries", "unit", "scheduler", "message"),
     [
-        ([0.875], "timestep", None, r"\[0.875\] are no timesteps"),  # a fraction of the steps
+        ([0.875], "timestep", None, r"\[0.875\] are not timesteps"),  # a fraction of the steps
         ([9.61], "timestep", None, 'sigmas with unit="sigma"'),
         ([1000], "timestep", DDPMScheduler(**SD_BETAS), "above the scheduler's last timestep, 999"),
         ([500], "sigma", DDPMScheduler(**SD_BETAS), 'a timestep needs unit="timestep"'),
@@ -399,8 +399,8 @@ def test_refuses_boundaries_in_the_wrong_unit(boundaries, unit, scheduler, messa
 @pytest.mark.parametrize(
     ("scales", "message"),
     [
-        ([1.0], "one for each of the 2 experts"),
-        (5.0, "one for each"),
+        ([1.0], "for each of the 2 experts"),
+        (5.0, "for each of the 2 experts"),
         ([math.nan, None], "finite"),
         (["5", 1], "finite"),
     ],
@@ -436,8 +436,8 @@ def test_refuses_a_unit_that_is_not_the_experts():
 
 
 @pytest.mark.parametrize("sigma", [-1.0, math.nan])
-def test_refuses_what_is_no_sigma(router, sigma):
-    with pytest.raises(ValueError, match="no noise level"):
+def test_refuses_what_is_not_a_sigma(router, sigma):
+    with pytest.raises(ValueError, match="not a noise level"):
         router.select_expert(sigma)
 
 

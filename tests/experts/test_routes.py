@@ -138,7 +138,7 @@ def test_a_boundary_may_be_quoted_to_three_digits():
 
 @pytest.mark.parametrize("routing_sigma", [-1.0, -math.inf, math.nan])
 def test_refuses_what_is_not_a_noise_level(routing_sigma):
-    with pytest.raises(ValueError, match=rf"sigma={routing_sigma} is no noise level; give a number of at least 0"):
+    with pytest.raises(ValueError, match=rf"sigma={routing_sigma} is not a noise level; give a number of at least 0"):
         Routes(PAPER, trained_on=untrained(3)).expert_of_sigma(routing_sigma)
 
 
@@ -191,7 +191,7 @@ def test_refuses_no_expert_at_all():
     ("settings", "message"),
     [
         ({"unit": "fraction"}, "unit='fraction' is unknown; boundaries are in sigma or timestep"),
-        ({"boundaries": [0.875], "unit": "timestep"}, r"\[0.875\] are no timesteps, .*Give timesteps, or sigmas"),
+        ({"boundaries": [0.875], "unit": "timestep"}, r"\[0.875\] are not timesteps, .*Give timesteps, or sigmas"),
         ({"boundaries": [1000], "unit": "timestep", "betas": SD_BETAS}, "above the scheduler's last timestep, 999"),
         (
             {"boundaries": [500], "betas": SD_BETAS},

@@ -134,9 +134,9 @@ def bytes_on_disk(folder) -> int:
 
 def test_three_experts_take_little_more_room_than_one(tmp_path):
     base = tiny_unet(block_out_channels=(128,), norm_num_groups=32)
-    one = num_bytes(base)
+    size = num_bytes(base)
     router = low_rank_router(base, rank=2)
-    assert one < num_bytes(router) <= 1.2 * one
+    assert size < num_bytes(router) <= 1.2 * size
     base.lora_experts.base().save_pretrained(tmp_path / "one")
     router.save_pretrained(tmp_path / "three")
     assert bytes_on_disk(tmp_path / "three") <= 1.2 * bytes_on_disk(tmp_path / "one")

@@ -29,8 +29,11 @@ def factorize_expert(base: Any, expert: Any, rank: int) -> LoraExpert:
         expert (`ModelMixin`): A network of the same architecture, most often trained from `base`.
         rank (`int`): The rank of the differences.
 
+    Returns:
+        The expert, with the error of each layer and of all.
+
     Raises:
-        ValueError: if the architectures differ, rank is no positive whole number, or a weight is not finite.
+        ValueError: if the architectures differ, rank is not a positive whole number, or a weight is not finite.
     """
     if not is_number(rank, Integral) or rank < 1:
         raise ValueError(f"rank={rank!r} must be a whole number of at least 1.")

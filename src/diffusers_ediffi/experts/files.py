@@ -5,7 +5,7 @@ Each expert keeps its own folder and can be loaded alone by its class:
 
     unet/config.json             boundaries, unit, and every expert's class and config
     unet/experts[.variant].json  marks a complete variant (diffusers finds a component's variants by such a name)
-    unet/expert.0/               what the expert's own save_pretrained writes; expert.0 has the lowest noise
+    unet/expert.0/               what the expert's save_pretrained writes; expert.0 has the lowest noise
     unet/expert.1/               ...
 
 Low-rank experts share a network: it is `unet/expert.base/`, and each folder of an expert holds its difference alone.

@@ -60,7 +60,7 @@ def rescale(output: torch.Tensor, factor: float) -> torch.Tensor:
 def _check_scales(scales: Any, num_experts: int) -> list[float | None]:
     if not isinstance(scales, Sequence) or len(scales) != num_experts:
         raise ValueError(
-            f"guidance_scales={scales!r} must list one for each of the {num_experts} experts, or None for it."
+            f"guidance_scales={scales!r} must list a scale or None for each of the {num_experts} experts."
         )
     for scale in scales:
         if scale is not None and not (is_number(scale, Real) and math.isfinite(scale)):

@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Experts as low-rank differences from one base network, so that three take hardly more room than one.
+"""`LoraExpert`: an expert as a low-rank difference from a base network, so that three take hardly more room than one.
 
 A low-rank expert is a LoRA of peft for the linear layers and convolutions. What has no low rank (biases, norms,
 embeddings, the null token) is small and is kept in full. Counted in parameters, three experts of `paper-table1` take
@@ -32,7 +32,7 @@ class LoraExpert:
 
     Args:
         weights (`dict`): The factors as peft names and shapes them, `<layer>.lora_A.weight` and
-            `<layer>.lora_B.weight`, and, under their own names, the tensors that are kept in full.
+            `<layer>.lora_B.weight`, and, under the names they have in the network, the tensors that are kept in full.
         config (`dict`): The expert's configuration; it may differ from the base's in `trained_on`.
         errors (`dict`): For each layer with factors the Frobenius norm of what they miss of the weight difference,
             relative to the difference.
@@ -46,7 +46,7 @@ class LoraExpert:
 
     @torch.no_grad()
     def merge(self, base: Any) -> Any:
-        """Returns the expert as a U-Net of its own, which shares no tensor with the base.
+        """Returns the expert as a separate U-Net, which shares no tensor with the base.
 
         Args:
             base (`ModelMixin`): The base network that the expert differs from.
@@ -86,7 +86,7 @@ class LoraExpert:
         weights, metadata = _read_weights(Path(file))
         if CONFIG not in metadata:
             raise ValueError(
-                f"{file} is no low-rank expert, which LoraExpert.save writes: its header lacks {CONFIG!r}."
+                f"{file} is not a low-rank expert, as LoraExpert.save writes them: its header lacks {CONFIG!r}."
             )
         return cls(weights, json.loads(metadata[CONFIG]))
 
@@ -145,7 +145,7 @@ def _from_state(like: Any, config: Any, state: dict[str, torch.Tensor]) -> Any:
 
 
 def inject(unet: Any, adapter: str, weights: dict[str, torch.Tensor]) -> None:
-    """Adds an adapter of peft with these factors; every layer has its own rank, and a scale of 1."""
+    """Adds an adapter of peft with these factors; each layer may have another rank, and all have the scale 1."""
     from peft import LoraConfig, inject_adapter_in_model
 
     factors = {name: tensor for name, tensor in weights.items() if FACTORS.fullmatch(name)}
@@ -195,5 +195,5 @@ def _fault(
 
 
 def _factors_fit(weight: torch.Size, a: torch.Size, b: torch.Size) -> bool:
-    rank, ones = a[0] if a else 0, (1,) * (len(weight) - 2)
-    return rank > 0 and a == (rank, *weight[1:]) and b == (weight[0], rank, *ones)
+    rank, kernel_of_b = a[0] if a else 0, (1,) * (len(weight) - 2)
+    return rank > 0 and a == (rank, *weight[1:]) and b == (weight[0], rank, *kernel_of_b)

@@ -22,7 +22,7 @@ def execution_device(module: nn.Module) -> torch.device | None:
 
 
 def call_where_it_lives(expert: nn.Module, inputs: tuple, kwargs: dict[str, Any], return_dict: bool) -> Any:
-    """Calls an expert on its own device; the output comes back to the device of the sample."""
+    """Calls an expert on the device of its weights; the output comes back to the device of the sample."""
     parameter, here = next(expert.parameters(), None), inputs[0].device
     # Sequential offload (weights on "meta") and group offload bring the inputs to their device themselves.
     managed = parameter is not None and (parameter.is_meta or hasattr(expert, "_diffusers_hook"))
@@ -107,7 +107,7 @@ class OffloadMixin(ModelMixin):
 
     experts: Any
     _offload: ExpertOffload
-    _shared: Any  # the low-rank experts of one network, if they are that
+    _shared: Any  # `LoraExperts` where all experts are one network
 
     def to(self, *args, **kwargs) -> Any:
         """Moves and casts all experts. Under `pipe.enable_model_cpu_offload()` a call to the router's device moves
@@ -130,7 +130,7 @@ class OffloadMixin(ModelMixin):
 
     def enable_expert_prefetch(self, enabled: bool = True) -> None:
         """Under model offload brings the next expert to the device while the current one works, on CUDA from pinned
-        memory and in a stream of its own. Two experts are on the device then, instead of one."""
+        memory and in a separate stream. Two experts are on the device then, instead of one."""
         self._offload.prefetch = enabled
 
     def enable_group_offload(self, *args, offload_to_disk_path: str | None = None, **kwargs) -> None:

@@ -46,9 +46,9 @@ HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_do
 class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin):
     """Several U-Nets, each responsible for an interval of noise levels, that are called like one.
 
-    Expert i owns the noise levels [boundaries[i - 1], boundaries[i]); expert 0 has the lowest noise. A call runs one
-    expert, so an ensemble takes no longer than one model. A loop that knows sigma calls `select_expert(sigma)` before
-    each step and `reset_expert()` at its end. Without it each call looks at its timestep, which costs one
+    Expert i works at the noise levels [boundaries[i - 1], boundaries[i]); expert 0 has the lowest noise. A call runs
+    one expert, so an ensemble takes no longer than one model. A loop that knows sigma calls `select_expert(sigma)`
+    before each step and `reset_expert()` at its end. Without it each call looks at its timestep, which costs one
     synchronisation with the device.
 
         >>> router = ExpertRouterUNet.from_unets([low, middle, high], boundaries=[0.0757, 9.61])
@@ -69,7 +69,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         guidance_scales (`list`, *optional*): For each expert its guidance scale, or `None` for the pipeline's. A
             U-Net does not see guidance: [`EDiffIPipeline`] and loops that read `guidance_scale` follow them (inside
             of `guidance_interval`, and unless a call gives weights for encoders). The pipelines of diffusers use
-            their own scale throughout, unless `rescale_guidance` says which that is.
+            their scale throughout, unless `rescale_guidance` says which that is.
         shared_base (`bool`): Whether all experts are one network that turns into each of them in place, see
             `from_lora_experts`.
     """
@@ -158,13 +158,11 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
 
     @property
     def config(self) -> FrozenDict:
-        """The router's own entries and, for pipelines that ask for `in_channels` and the like, those of an expert:
+        """The router's entries and, for pipelines that ask for `in_channels` and the like, those of an expert:
         expert 0, or the first without an adapter."""
         entries = network_config(self.experts[self._lead].config)
         entries.pop("trained_on", None)
         return FrozenDict({**entries, **self._internal_dict})
-
-    # --- routing ---
 
     @property
     def boundaries(self) -> list[float]:
@@ -200,10 +198,11 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         """Chooses the expert of all calls until the next selection or `reset_expert()`; returns its index.
 
         Args:
-            sigma (`float`): The noise level of the step. A Python number, so that no device is waited for.
+            sigma (`float`): The routing sigma: the noise level at which the step begins. A Python number, so that
+                no device is waited for.
 
         Raises:
-            ValueError: if sigma is no noise level, or lies outside what its expert was trained on.
+            ValueError: if sigma is not a noise level, or lies outside what its expert was trained on.
         """
         self._selected = self._routes.expert_of_sigma(float(sigma))
         return self._selected
@@ -226,7 +225,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         Args:
             sample (`torch.Tensor`): Noisy input of shape (batch, channels, height, width).
             timestep (`torch.Tensor` or `float`): One number or (batch,). While gradients are recorded in training
-                mode a batch may span several experts, which are then called on their own rows.
+                mode a batch may span several experts, each of which is then called on its rows.
             encoder_hidden_states (`torch.Tensor`, *optional*): Of shape (batch, tokens, width).
             return_dict (`bool`): Whether to return an output object instead of a tuple.
         """
@@ -270,8 +269,6 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
     def _configs(self) -> list[dict[str, Any]]:
         return [expert.config for expert in self.experts] if self._shared is None else self._shared.configs
 
-    # --- saving and loading ---
-
     def _descriptions(self) -> list[dict[str, Any]]:
         return [describe(i, *pair) for i, pair in enumerate(zip(self.experts, self._configs(), strict=True))]
 
@@ -285,7 +282,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
-        """Saves every expert to its own folder, and what joins them.
+        """Saves every expert to a folder, and what joins them.
 
         Args:
             save_directory (`str` or `Path`): The folder; made if it does not exist.

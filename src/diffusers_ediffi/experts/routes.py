@@ -46,7 +46,7 @@ class Routes:
     unit: str = "sigma"
     betas: Mapping[str, Any] | None = None
     trained_on: Sequence[Sequence[Sequence[Any]] | None] = (None,)
-    # ln(sigma) of every timestep, where the betas are known
+    # ln(sigma) of every timestep where the betas are known
     _log_sigmas: np.ndarray | None = field(init=False, repr=False, compare=False)
     # the lowest timestep of the expert above each boundary
     _first_timesteps: list[float] = field(init=False, repr=False, compare=False)
@@ -63,10 +63,10 @@ class Routes:
         """The index of the expert of a noise level.
 
         Raises:
-            ValueError: if `routing_sigma` is no noise level, or outside what its expert was trained on.
+            ValueError: if `routing_sigma` is not a noise level, or lies outside what its expert was trained on.
         """
         if not routing_sigma >= 0:
-            raise ValueError(f"sigma={routing_sigma} is no noise level; give a number of at least 0.")
+            raise ValueError(f"sigma={routing_sigma} is not a noise level; give a number of at least 0.")
         if self.unit == "timestep" and self._log_sigmas is None:
             raise ValueError("this router's boundaries are timesteps: build it with scheduler= to select by sigma.")
         level = routing_sigma if self.unit == "sigma" else self._to_timestep(routing_sigma)
@@ -78,7 +78,7 @@ class Routes:
         """The index of the expert of what a U-Net is called with.
 
         Raises:
-            ValueError: if the timestep is not one of this model, or outside what its expert was trained on.
+            ValueError: if the model has no such timestep, or it lies outside what its expert was trained on.
         """
         if self._reads_c_noise and not abs(timestep) <= MAX_C_NOISE:
             raise ValueError(
@@ -172,15 +172,15 @@ def check_boundaries(boundaries: Sequence[float], num_experts: int, unit: str) -
         )
     if unit == "timestep" and not all(number.is_integer() for number in numbers):
         raise ValueError(
-            f"boundaries={numbers} are no timesteps, which are whole numbers (of a fraction f of the steps: f * 1000 "
-            'of 1000). Give timesteps, or sigmas with unit="sigma" and scheduler=.'
+            f"boundaries={numbers} are not timesteps, which are whole numbers (of a fraction f of the steps: f * "
+            '1000 of 1000). Give timesteps, or sigmas with unit="sigma" and scheduler=.'
         )
     return numbers
 
 
 def _as_numbers(boundaries: Any, num_experts: int) -> list[float]:
     if not isinstance(boundaries, Sequence):
-        raise ValueError(f"boundaries={boundaries!r} must be a list of numbers, also where it is one.")
+        raise ValueError(f"boundaries={boundaries!r} must be a list of numbers, also where it holds a single one.")
     if num_experts < 1 or len(boundaries) != num_experts - 1:
         raise ValueError(
             f"{num_experts} experts and {len(boundaries)} boundaries: N experts (at least one) need N - 1 boundaries."

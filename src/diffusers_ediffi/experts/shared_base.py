@@ -101,7 +101,7 @@ class LoraExperts:
         del self.unet.lora_experts
 
     def base(self) -> Any:
-        """The base as it came, without layers of peft; it shares the tensors."""
+        """The base as it was given, without layers of peft; it shares the tensors."""
         self.select(None)
         return without_adapters(self.unet)
 

@@ -27,8 +27,6 @@ class UNetInterfaceMixin(PeftAdapterMixin):
     _lead: int  # the expert whose arguments pipelines prepare
     _loads_into: list[int] | None = None
 
-    # --- what a pipeline reads and switches ---
-
     @property
     def add_embedding(self) -> nn.Module:
         """As `config`; a pipeline reads it to learn the width of its inputs."""
@@ -93,8 +91,6 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         for expert in self.experts:
             expert.disable_freeu()
 
-    # --- where to load ---
-
     @contextmanager
     def loading_into(self, experts: Sequence[int]) -> Iterator[None]:
         """Limits what a pipeline loads in a `with` block, be it LoRA or IP-Adapter, to some of the experts.
@@ -123,8 +119,6 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         indices = self._loads_into if experts is None else self._check_indices(experts)
         chosen = [self.experts[index] for index in (range(len(self.experts)) if indices is None else indices)]
         return list({id(expert): expert for expert in chosen}.values())
-
-    # --- LoRA ---
 
     @property
     def peft_config(self) -> dict[str, Any]:
@@ -241,8 +235,6 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"no expert has the adapters {unknown}; loaded are {list(known)}.")
-
-    # --- IP-Adapter ---
 
     @property
     def encoder_hid_proj(self) -> nn.Module | None:
