@@ -11,7 +11,8 @@ from ._version import __version__
 from .attention_recorder import AttentionRecorder, record_attention
 from .demo.checkpoint import demo_checkpoint
 from .experts.adapter import ExpertAdapter
-from .experts.lora import LoraExpert, factorize_expert
+from .experts.factorize import factorize_expert
+from .experts.lora import LoraExpert
 from .experts.noise_interval import ENSEMBLES, NoiseInterval
 from .experts.router import ExpertRouterUNet
 from .models.unet import EDiffIUNet

@@ -127,8 +127,8 @@ def test_a_lora_loads_under_model_offload():
         build(StableDiffusionPipeline, unet_for(StableDiffusionPipeline)),
     )
     pipe.enable_model_cpu_offload(device="cpu")
-    for one in (pipe, single):
-        one.load_lora_weights(lora(StableDiffusionPipeline))
+    for loaded in (pipe, single):
+        loaded.load_lora_weights(lora(StableDiffusionPipeline))
     assert execution_device(router) == DEVICE
     calls = residents(router)
     assert torch.equal(draw(pipe), draw(single))
@@ -140,7 +140,7 @@ def grouped(router) -> list[bool]:
     first = [expert.down_blocks[0].resnets[0].conv1 for expert in router.experts]
     blocks = [[expert.down_blocks[0], conv] for expert, conv in zip(router.experts, first, strict=True)]
     hooks = [[getattr(part, "_diffusers_hook", None) for part in parts] for parts in blocks]
-    return [any(hook and hook.get_hook("group_offloading") for hook in own) for own in hooks]
+    return [any(hook and hook.get_hook("group_offloading") for hook in found) for found in hooks]
 
 
 @pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])

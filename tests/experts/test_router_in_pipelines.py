@@ -419,8 +419,8 @@ def test_adapters_hold_where_a_training_batch_is_split():
 @pytest.mark.parametrize(
     ("adapters", "message"),
     [
-        ([REFINER_ADAPTER], "one for each of the 2 experts"),
-        (REFINER_ADAPTER, "one for each of the 2 experts"),
+        ([REFINER_ADAPTER], "for each of the 2 experts"),
+        (REFINER_ADAPTER, "for each of the 2 experts"),
         ([{"columns": [0, 1]}, None], r"unknown entries \['columns'\]; there are hidden_states_columns"),
         (["os.system", None], "unknown entries 'os.system'"),
         ([{"hidden_states_columns": [5, 5]}, None], r"hidden_states_columns=\[5, 5\] must be \[start, stop\]"),

@@ -32,7 +32,7 @@ class ExpertAdapter:
             unconditional one under guidance. Leave it out where guidance is off.
 
     Raises:
-        ValueError: if an entry is not what it should be.
+        ValueError: if an entry is not of the form that is described here.
     """
 
     hidden_states_columns: tuple[int, int] | None = None
@@ -70,8 +70,11 @@ class ExpertAdapter:
     def from_config(cls, config: Any) -> "ExpertAdapter":
         """The inverse of `to_config`.
 
+        Args:
+            config (`dict` or `ExpertAdapter`): The entries; an adapter is returned as it is.
+
         Raises:
-            ValueError: if there are unknown entries, or `config` is no `dict`.
+            ValueError: if there are unknown entries, or `config` is not a `dict`.
         """
         if isinstance(config, cls):
             return config
@@ -87,26 +90,37 @@ class ExpertAdapter:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in entries.items()}
 
     def apply(self, inputs: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """The expert's arguments; `inputs` begins with sample, timestep and encoder_hidden_states.
+        """Makes the expert's arguments of the router's.
+
+        Args:
+            inputs (`tuple`): The positional ones: sample, timestep, encoder_hidden_states and others.
+            kwargs (`dict`): The others.
+
+        Returns:
+            The same two for the expert.
 
         Raises:
             ValueError: if an argument that this expert reads is missing or too narrow.
         """
         sample, timestep, hidden_states, *rest = inputs
         if self.hidden_states_columns is not None:
-            start, stop = self.hidden_states_columns
-            width = 0 if hidden_states is None else hidden_states.shape[-1]
-            if width < stop:
-                raise ValueError(
-                    f"an expert reads the columns {start} to {stop} of encoder_hidden_states {width} wide."
-                )
-            hidden_states = hidden_states[..., start:stop]
+            hidden_states = self._select_columns(hidden_states)
         if self.time_ids is not None:
-            added = kwargs.get("added_cond_kwargs") or {}
-            if "time_ids" not in added:
-                raise ValueError('an expert reads added_cond_kwargs["time_ids"], which this call does not pass.')
-            kwargs = {**kwargs, "added_cond_kwargs": {**added, "time_ids": self._select_time_ids(added["time_ids"])}}
+            kwargs = {**kwargs, "added_cond_kwargs": self._select_added(kwargs.get("added_cond_kwargs") or {})}
         return (sample, timestep, hidden_states, *rest), kwargs
+
+    def _select_columns(self, hidden_states: torch.Tensor | None) -> torch.Tensor:
+        """(batch, tokens, width) -> (batch, tokens, columns that are kept)."""
+        start, stop = self.hidden_states_columns or (0, 0)
+        width = 0 if hidden_states is None else hidden_states.shape[-1]
+        if hidden_states is None or width < stop:
+            raise ValueError(f"an expert reads the columns {start} to {stop} of encoder_hidden_states {width} wide.")
+        return hidden_states[..., start:stop]
+
+    def _select_added(self, added: dict[str, Any]) -> dict[str, Any]:
+        if "time_ids" not in added:
+            raise ValueError('an expert reads added_cond_kwargs["time_ids"], which this call does not pass.')
+        return {**added, "time_ids": self._select_time_ids(added["time_ids"])}
 
     def _select_time_ids(self, time_ids: torch.Tensor) -> torch.Tensor:
         """(batch, numbers) -> (batch, numbers that are kept and the score)."""
@@ -125,6 +139,19 @@ class ExpertAdapter:
                 )
             score[: batch_size // 2] = self.negative_aesthetic_score
         return torch.cat([time_ids, score], dim=1)
+
+
+def check_adapters(adapters: Sequence[Any] | None, num_experts: int) -> list[ExpertAdapter | None]:
+    """The adapter of each expert, from a router's argument or its configuration.
+
+    Raises:
+        ValueError: if there is not one entry for each expert, or an entry is not an adapter.
+    """
+    if adapters is None:
+        return [None] * num_experts
+    if not isinstance(adapters, Sequence) or len(adapters) != num_experts:
+        raise ValueError(f"adapters={adapters!r} must list an adapter or None for each of the {num_experts} experts.")
+    return [None if adapter is None else ExpertAdapter.from_config(adapter) for adapter in adapters]
 
 
 def _are_indices(values: Any) -> bool:

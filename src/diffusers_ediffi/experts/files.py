@@ -1,24 +1,121 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The weight files of a router's experts: which to download, and whether they are whole."""
+"""A router on disk: its folders, the classes that it may name, and weights that are there and whole.
 
+Each expert keeps its own folder and can be loaded alone by its class:
+
+    unet/config.json             boundaries, unit, and every expert's class and config
+    unet/experts[.variant].json  marks a complete variant (diffusers finds a component's variants by such a name)
+    unet/expert.0/               what the expert's save_pretrained writes; expert.0 has the lowest noise
+    unet/expert.1/               ...
+
+Low-rank experts share a network: it is `unet/expert.base/`, and each folder of an expert holds its difference alone.
+"""
+
+import importlib
+import json
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 
+from ..files import written_whole
+from ..models.unet import EDiffIUNet, align_weights
+
 WEIGHTS = "diffusion_pytorch_model"
 STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# With a dot, as in `expert_folder`.
+BASE_FOLDER = "expert.base"
+# The libraries whose classes a config.json may name. It may come from a stranger, so nothing else is imported.
+LIBRARIES = ("diffusers", "diffusers_ediffi")
+
+
+def expert_folder(index: int) -> str:
+    """The name of an expert's folder; expert 0 has the lowest noise."""
+    # With a dot: diffusers parses every name in a component's folder as name.variant.
+    return f"expert.{index}"
+
+
+def weights_file(folder: Path, variant: str | None) -> Path:
+    """The file of weights that are not sharded."""
+    return folder / f"{WEIGHTS}{_dotted(variant)}.safetensors"
+
+
+def network_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that describe a network, without what diffusers notes of the place it was loaded from."""
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def describe(index: int, expert: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a router's configuration says of an expert."""
+    return {
+        "folder": expert_folder(index),
+        "library": type(expert).__module__.split(".")[0],
+        "class_name": type(expert).__name__,
+        "config": network_config(config),
+    }
+
+
+def expert_class(index: int, description: Mapping[str, Any]) -> Any:
+    """The class that a configuration names, which may come from a stranger.
+
+    Raises:
+        ValueError: if folder, library or class are not allowed.
+    """
+    folder, library, name = (description.get(key) for key in ("folder", "library", "class_name"))
+    allowed = expert_folder(index)
+    if folder != allowed:
+        raise ValueError(f"the configuration puts expert {index} in {folder!r}; only {allowed!r} is allowed.")
+    if library not in LIBRARIES:
+        raise ValueError(f"{folder} is a {name} of {library!r}; experts come from {' or '.join(LIBRARIES)} only.")
+    found = getattr(importlib.import_module(library), str(name), None)
+    if not (isinstance(found, type) and issubclass(found, ModelMixin)):
+        raise ValueError(f"{folder}: {library} has no model named {name!r}.")
+    return found
+
+
+def build_expert(index: int, description: Mapping[str, Any]) -> Any:
+    """The network that a configuration describes, untrained."""
+    return expert_class(index, description).from_config(description["config"])
+
+
+def write_marker(folder: Path, num_experts: int, variant: str | None) -> None:
+    """Marks a variant of a router as complete."""
+    marker = {"experts": [expert_folder(index) for index in range(num_experts)]}
+    with written_whole(folder / f"experts{_dotted(variant)}.json") as unfinished:
+        unfinished.write_text(json.dumps(marker) + "\n", encoding="utf-8")
+
+
+def local_folder(name: str | Path, subfolder: str | None, variant: str | None, hub: dict[str, Any]) -> Path:
+    """The folder of a router, which is downloaded where `name` is not a folder; `hub` goes to `snapshot_download`."""
+    root = Path(name)
+    if not root.is_dir():
+        root = download(str(name), subfolder, variant, hub)
+    return root / (subfolder or "")
+
+
+def download(repo_id: str, subfolder: str | None, variant: str | None, hub: dict[str, Any]) -> Path:
+    """Brings one variant of a router from the Hub, unless the cache has it.
+
+    Raises:
+        OSError: if there is no such repository, or it cannot be reached.
+    """
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=allow_patterns(subfolder, variant), **hub))
+    except HFValidationError as error:
+        raise OSError(f"{repo_id} is neither a folder nor the id of a repository on the Hub.") from error
 
 
 def allow_patterns(subfolder: str | None, variant: str | None) -> list[str]:
     """What one variant of a router needs of a repository."""
-    start, dot = f"{subfolder}/" if subfolder else "", f".{variant}" if variant else ""
+    start, dot = f"{subfolder}/" if subfolder else "", _dotted(variant)
     weights = [
         f"{WEIGHTS}{dot}.safetensors",
         f"{WEIGHTS}{dot}-*.safetensors",
@@ -28,16 +125,53 @@ def allow_patterns(subfolder: str | None, variant: str | None) -> list[str]:
     return [f"{start}config.json", f"{start}experts{dot}.json", *in_expert]
 
 
-def download(repo_id: str, subfolder: str | None, variant: str | None, hub: dict[str, Any]) -> Path:
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=allow_patterns(subfolder, variant), **hub))
-    except HFValidationError as error:
-        raise OSError(f"{repo_id} is neither a folder nor the id of a repository on the Hub.") from error
+def load_experts(
+    root: Path, descriptions: Sequence[Mapping[str, Any]], variant: str | None, dtype: Any, **kwargs
+) -> list[Any]:
+    """Loads the experts that a router's configuration describes; the arguments are those of `load_networks`."""
+    classes = [expert_class(index, description) for index, description in enumerate(descriptions)]
+    folders = [root / expert_folder(index) for index in range(len(classes))]
+    return load_networks(classes, folders, variant, dtype, **kwargs)
+
+
+def load_networks(
+    classes: Sequence[Any], folders: Sequence[Path], variant: str | None, dtype: Any, **kwargs
+) -> list[Any]:
+    """Loads a network of each class from each folder, once the weights of all of them are known to be whole.
+
+    Args:
+        classes (`list`): The classes.
+        folders (`list` of `Path`): What their `save_pretrained` wrote.
+        variant (`str`, *optional*): The variant to load.
+        dtype (`torch.dtype` or `"auto"`, *optional*): Type of the weights; with `"auto"` they keep the type they are
+            stored in and are mapped from the file.
+        kwargs: For `from_pretrained`.
+
+    Raises:
+        OSError: if a file is missing or damaged.
+    """
+    stored = [check_weights(folder, variant) for folder in folders]
+    return [
+        _load_network(*where, dtype, variant=variant, **kwargs) for where in zip(classes, folders, stored, strict=True)
+    ]
+
+
+def _load_network(network: Any, folder: Path, stored: torch.dtype | None, dtype: Any, **kwargs) -> Any:
+    if dtype != "auto":
+        loaded = network.from_pretrained(folder, dtype=dtype, **kwargs)
+        align_weights(loaded)
+        return loaded
+    mapped = {"mapped": True} if issubclass(network, EDiffIUNet) else {}
+    return network.from_pretrained(folder, dtype=stored, **mapped, **kwargs)
 
 
 def check_weights(folder: Path, variant: str | None) -> torch.dtype | None:
-    """Raises unless an expert's weights are there and whole; returns the type most of them are stored in."""
-    name = rf"{WEIGHTS}{re.escape('.' + variant if variant else '')}(-\d{{5}}-of-\d{{5}})?\.(safetensors|bin)"
+    """The type in which most weights of a folder are stored, `None` where that is not known.
+
+    Raises:
+        OSError: if there are no weights of this variant, or a file is damaged.
+    """
+    name = rf"{WEIGHTS}{re.escape(_dotted(variant))}(-\d{{5}}-of-\d{{5}})?\.(safetensors|bin)"
     present = sorted(path.name for path in folder.glob(f"{WEIGHTS}*"))
     files = [folder / file for file in present if re.fullmatch(name, file)]
     if not files:
@@ -47,14 +181,24 @@ def check_weights(folder: Path, variant: str | None) -> torch.dtype | None:
         )
     sizes: Counter[str] = Counter()
     for file in files:
-        if file.suffix != ".safetensors":
-            continue
-        try:
-            with safe_open(file, framework="pt") as weights:
-                for key in weights.keys():
-                    tensor = weights.get_slice(key)
-                    sizes[tensor.get_dtype()] += math.prod(tensor.get_shape())
-        except SafetensorError as error:
-            raise OSError(f"{file} is damaged or truncated ({error}): download or copy it again.") from error
+        if file.suffix == ".safetensors":
+            sizes.update(_sizes_by_dtype(file))
     most = max(sizes, key=lambda dtype: sizes[dtype], default=None)
     return STORED_DTYPES.get(most) if most else None
+
+
+def _sizes_by_dtype(file: Path) -> Counter[str]:
+    """How many numbers a safetensors file holds in each type; it reads the header alone."""
+    sizes: Counter[str] = Counter()
+    try:
+        with safe_open(file, framework="pt") as weights:
+            for key in weights.keys():
+                tensor = weights.get_slice(key)
+                sizes[tensor.get_dtype()] += math.prod(tensor.get_shape())
+    except SafetensorError as error:
+        raise OSError(f"{file} is damaged or truncated ({error}): download or copy it again.") from error
+    return sizes
+
+
+def _dotted(variant: str | None) -> str:
+    return f".{variant}" if variant else ""

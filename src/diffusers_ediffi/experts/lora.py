@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Experts as low-rank differences from one base network, so that three take hardly more room than one.
+"""`LoraExpert`: an expert as a low-rank difference from a base network, so that three take hardly more room than one.
 
 A low-rank expert is a LoRA of peft for the linear layers and convolutions. What has no low rank (biases, norms,
 embeddings, the null token) is small and is kept in full. Counted in parameters, three experts of `paper-table1` take
@@ -7,28 +7,20 @@ embeddings, the null token) is small and is kept in full. Counted in parameters,
 """
 
 import json
-import math
 import re
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers.utils import is_peft_available
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from ..checks import is_number
 from ..files import written_whole
-from .files import WEIGHTS, check_weights
 
-# With a dot, as the folders of the experts: diffusers parses every name in a component's folder as name.variant.
-BASE_FOLDER = "expert.base"
 CONFIG = "expert_config"
 FACTORS = re.compile(r"(?P<layer>.+)\.lora_(?P<factor>[AB])\.weight")
 
@@ -40,7 +32,7 @@ class LoraExpert:
 
     Args:
         weights (`dict`): The factors as peft names and shapes them, `<layer>.lora_A.weight` and
-            `<layer>.lora_B.weight`, and, under their own names, the tensors that are kept in full.
+            `<layer>.lora_B.weight`, and, under the names they have in the network, the tensors that are kept in full.
         config (`dict`): The expert's configuration; it may differ from the base's in `trained_on`.
         errors (`dict`): For each layer with factors the Frobenius norm of what they miss of the weight difference,
             relative to the difference.
@@ -54,21 +46,22 @@ class LoraExpert:
 
     @torch.no_grad()
     def merge(self, base: Any) -> Any:
-        """Returns the expert as a U-Net of its own, which shares no tensor with the base.
+        """Returns the expert as a separate U-Net, which shares no tensor with the base.
 
         Args:
             base (`ModelMixin`): The base network that the expert differs from.
         """
-        _check_fits(base, "the expert", self)
+        check_fits(base, "the expert", self)
         state = {name: tensor.clone() for name, tensor in base.state_dict().items()}
         for name, tensor in self.weights.items():
             match = FACTORS.fullmatch(name)
             if match is None:
                 state[name] = tensor.to(state[name])
             elif match["factor"] == "A":
-                weight = state[f"{match['layer']}.weight"]
-                difference = _product(tensor, self.weights[f"{match['layer']}.lora_B.weight"])
-                state[f"{match['layer']}.weight"] = weight + difference.reshape(weight.shape).to(weight)
+                layer = match["layer"]
+                weight = state[f"{layer}.weight"]
+                difference = product(tensor, self.weights[factor_names(layer)[1]])
+                state[f"{layer}.weight"] = weight + difference.reshape(weight.shape).to(weight)
         return _from_state(base, self.config, state)
 
     def save(self, file: str | Path) -> None:
@@ -77,9 +70,7 @@ class LoraExpert:
         Args:
             file (`str` or `Path`): Such as `expert.safetensors`; there is never half a file.
         """
-        weights = {name: tensor.detach().contiguous() for name, tensor in self.weights.items()}
-        with written_whole(file) as unfinished:
-            save_file(weights, unfinished, metadata={"format": "pt", CONFIG: json.dumps(self.config)})
+        write_weights(self.weights, file, {CONFIG: json.dumps(self.config)})
 
     @classmethod
     def load(cls, file: str | Path) -> "LoraExpert":
@@ -92,217 +83,35 @@ class LoraExpert:
             OSError: if it is missing or damaged.
             ValueError: if it does not hold an expert.
         """
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"{file} does not exist: give the safetensors file of a low-rank expert.")
-        try:
-            with safe_open(file, "pt") as content:
-                metadata = content.metadata() or {}
-                weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise OSError(f"{file} is damaged ({error}): copy it again.") from error
+        weights, metadata = _read_weights(Path(file))
         if CONFIG not in metadata:
             raise ValueError(
-                f"{file} is no low-rank expert, which LoraExpert.save writes: its header lacks {CONFIG!r}."
+                f"{file} is not a low-rank expert, as LoraExpert.save writes them: its header lacks {CONFIG!r}."
             )
         return cls(weights, json.loads(metadata[CONFIG]))
 
 
-@torch.no_grad()
-def factorize_expert(base: Any, expert: Any, rank: int) -> LoraExpert:
-    """Writes a full expert as a low-rank difference from a base, by truncated singular value decomposition.
-
-        >>> experts = [factorize_expert(base, expert, rank=16) for expert in (low, middle, high)]
-        >>> [expert.error for expert in experts]  # of the weight differences; 0 is exact
-        >>> router = ExpertRouterUNet.from_lora_experts(base, experts, boundaries=[0.0757, 9.61])
-
-    Linear layers and convolutions become factors of this rank; layers that are too small for it get their full rank
-    and are exact. All other tensors that differ from the base's are copied.
-
-    Args:
-        base (`ModelMixin`): The network that is shared.
-        expert (`ModelMixin`): A network of the same architecture, most often trained from `base`.
-        rank (`int`): The rank of the differences.
-
-    Raises:
-        ValueError: if the architectures differ, rank is no positive whole number, or a weight is not finite.
-    """
-    if not is_number(rank, Integral) or rank < 1:
-        raise ValueError(f"rank={rank!r} must be a whole number of at least 1.")
-    _check_same_architecture(base, expert)
-    before, layers = base.state_dict(), lora_layers(base)
-    _warn_of_useless(rank, layers)
-    weights, errors, missed, whole = {}, {}, 0.0, 0.0
-    for name, tensor in expert.state_dict().items():
-        difference = tensor.float() - before[name].to(tensor.device).float()
-        if not torch.isfinite(difference).all():
-            raise ValueError(f"{name} of the base or the expert is not finite: repair or load that model again.")
-        size, layer = float(difference.norm()), name.removesuffix(".weight")
-        if size == 0:
-            continue
-        if name == layer or layer not in layers:
-            weights[name] = tensor.clone()
-            continue
-        a, b = (factor.to(tensor.dtype) for factor in _truncated_svd(difference, rank))
-        weights |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
-        miss = float((difference.flatten(1) - _product(a, b)).norm())
-        errors[layer] = miss / size
-        missed, whole = missed + miss**2, whole + size**2
-    return LoraExpert(weights, own_config(expert), errors, math.sqrt(missed / whole) if whole else 0.0)
+def write_weights(weights: dict[str, torch.Tensor], file: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors to a safetensors file, whole or not at all."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    with written_whole(file) as unfinished:
+        save_file(tensors, unfinished, metadata={"format": "pt", **(metadata or {})})
 
 
-class LoraExperts:
-    """The low-rank experts of one network, which becomes the selected one in place. [`ExpertRouterUNet`] selects.
-
-    Everything is held inside the layers it belongs to, so that it moves and is cast with them: the factors as peft's
-    adapters, each tensor in full as a buffer that `state_dict` leaves out.
-
-    Args:
-        unet (`ModelMixin`): The base. It is taken over and its parameters are frozen.
-        experts (`list` of `LoraExpert`): The experts.
-
-    Raises:
-        ImportError: if peft is not installed.
-        ValueError: if an expert does not fit the base, or the base already has adapters.
-    """
-
-    def __init__(self, unet: Any, experts: Sequence[LoraExpert]):
-        if not is_peft_available():
-            raise ImportError("low-rank experts need peft: pip install peft.")
-        if getattr(unet, "peft_config", None):
-            raise ValueError(f"the base has the adapters {list(unet.peft_config)}: fuse or unload them first.")
-        for i, expert in enumerate(experts):
-            _check_fits(unet, f"expert.{i}", expert)
-        self.unet = unet
-        self.configs = [expert.config for expert in experts]
-        self._selected: int | None = None
-        self._trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-        names = {name for expert in experts for name in expert.weights if not FACTORS.fullmatch(name)}
-        self._places = {name: _place(unet, name) for name in sorted(names)}
-        for name, (module, attribute) in self._places.items():
-            tensor = getattr(module, attribute).detach()
-            module.register_buffer(f"{attribute}_base", tensor.clone(), persistent=False)
-            for i, expert in enumerate(experts):
-                if name in expert.weights:
-                    own = expert.weights[name].to(tensor, copy=True)
-                    module.register_buffer(f"{attribute}_{_adapter(i)}", own, persistent=False)
-        for i, expert in enumerate(experts):
-            inject(unet, _adapter(i), expert.weights)
-        unet.requires_grad_(False)
-        self._activate([])
-        unet.lora_experts = self
-
-    @torch.no_grad()
-    def select(self, index: int | None) -> None:
-        """Turns the network into expert `index`, or with `None` into the base."""
-        if index == self._selected:
-            return
-        for module, attribute in self._places.values():
-            tensor = getattr(module, attribute)
-            if tensor.is_meta:
-                raise ValueError(
-                    "low-rank experts cannot be switched under sequential offload: use enable_model_cpu_offload() or "
-                    "enable_group_offload()."
-                )
-            base = getattr(module, f"{attribute}_base")
-            tensor.copy_(base if index is None else getattr(module, f"{attribute}_{_adapter(index)}", base))
-        self._activate([] if index is None else [_adapter(index)])
-        self._selected = index
-
-    def _activate(self, adapters: list[str]) -> None:
-        for layer in self.unet.modules():
-            if hasattr(layer, "lora_A"):
-                layer.set_adapter(adapters)
-                layer.requires_grad_(False)
-
-    def as_unets(self) -> list[Any]:
-        """The network once for each expert, as [`ExpertRouterUNet`] takes them."""
-        return [self.unet] * len(self.configs)
-
-    def detach(self) -> None:
-        """Turns the network back into the base and takes everything away that the experts added."""
-        self.select(None)
-        for name, layer in list(self.unet.named_modules()):
-            if hasattr(layer, "lora_A"):
-                setattr(*_place(self.unet, name), layer.base_layer)
-        for module, attribute in self._places.values():
-            for name in [name for name in module._buffers if name.startswith(f"{attribute}_")]:
-                delattr(module, name)
-        for parameter in self._trainable:
-            parameter.requires_grad_()
-        self.unet.__dict__.pop("peft_config", None)
-        del self.unet.lora_experts
-
-    def base(self) -> Any:
-        """The base as it came, without layers of peft; it shares the tensors."""
-        self.select(None)
-        return without_adapters(self.unet)
-
-    def expert(self, index: int) -> LoraExpert:
-        """Expert `index` as it was given."""
-        weights, adapter = {}, _adapter(index)
-        for layer, module in self.unet.named_modules():
-            if adapter in getattr(module, "lora_A", ()):
-                weights[f"{layer}.lora_A.weight"] = module.lora_A[adapter].weight.detach()
-                weights[f"{layer}.lora_B.weight"] = module.lora_B[adapter].weight.detach()
-        for name, (module, attribute) in self._places.items():
-            if hasattr(module, f"{attribute}_{adapter}"):
-                weights[name] = getattr(module, f"{attribute}_{adapter}")
-        return LoraExpert(weights, self.configs[index])
-
-    def save(self, folder: Path, variant: str | None, is_main_process: bool = True, **kwargs) -> None:
-        """Writes the base to `expert.base` and each expert's difference to `expert.<n>`."""
-        self.base().save_pretrained(folder / BASE_FOLDER, is_main_process, variant=variant, **kwargs)
-        for i in range(len(self.configs) if is_main_process else 0):
-            file = _file(folder / f"expert.{i}", variant)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            weights = {name: tensor.contiguous() for name, tensor in self.expert(i).weights.items()}
-            save_file(weights, file, metadata={"format": "pt"})
+def _read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a safetensors file and its metadata."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist: give the safetensors file of a low-rank expert.")
+    try:
+        with safe_open(file, "pt") as content:
+            return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}
+    except SafetensorError as error:
+        raise OSError(f"{file} is damaged ({error}): copy it again.") from error
 
 
-def load_lora_experts(folder: Path, variant: str | None, descriptions: list[dict[str, Any]]) -> list[LoraExpert]:
-    """Reads what `LoraExperts.save` wrote of the experts; only safetensors, which hold no code.
-
-    Raises:
-        OSError: if a file is missing or damaged.
-        ValueError: if the router's configuration describes experts of several classes.
-    """
-    classes = sorted({f"{description['library']}.{description['class_name']}" for description in descriptions})
-    if len(classes) > 1:
-        raise ValueError(f"experts that share a base are of one class, the configuration names {', '.join(classes)}.")
-    experts = []
-    for i, description in enumerate(descriptions):
-        check_weights(folder / f"expert.{i}", variant)
-        weights = load_file(_file(folder / f"expert.{i}", variant))
-        experts.append(LoraExpert(weights, description.get("config", {})))
-    return experts
-
-
-def shared_by(unets: Sequence[Any]) -> LoraExperts | None:
-    """The low-rank experts that a list of U-Nets stands for, `None` where these are plain.
-
-    Raises:
-        ValueError: if it stands for some of them only.
-    """
-    shared = next((unet.lora_experts for unet in unets if hasattr(unet, "lora_experts")), None)
-    if shared is not None and (len(unets) != len(shared.configs) or any(u is not shared.unet for u in unets)):
-        raise ValueError(
-            f"{len(unets)} experts hold a network of {len(shared.configs)} low-rank experts: build the router with "
-            "from_lora_experts, or make full experts with LoraExpert.merge."
-        )
-    return shared
-
-
-def _file(folder: Path, variant: str | None) -> Path:
-    return folder / f"{WEIGHTS}{'.' + variant if variant else ''}.safetensors"
-
-
-def _adapter(index: int) -> str:
-    return f"expert_{index}"
-
-
-def own_config(unet: Any) -> dict[str, Any]:
-    """The configuration without what diffusers notes in it of the place it was loaded from."""
-    return {name: value for name, value in unet.config.items() if not name.startswith("_")}
+def factor_names(layer: str) -> tuple[str, str]:
+    """How peft names the factors of a layer's difference B A: first A, which reads the layer's input, then B."""
+    return f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
 
 
 def lora_layers(unet: Any) -> dict[str, Any]:
@@ -314,22 +123,7 @@ def lora_layers(unet: Any) -> dict[str, Any]:
     }
 
 
-def _place(unet: Any, name: str) -> tuple[nn.Module, str]:
-    module, _, attribute = name.rpartition(".")
-    return unet.get_submodule(module), attribute
-
-
-def _truncated_svd(difference: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, in) -> (rank, in), (out, rank); (out, in, h, w) -> (rank, in, h, w), (out, rank, 1, 1)."""
-    u, s, v = torch.linalg.svd(difference.flatten(1), full_matrices=False)
-    rank = min(rank, len(s))
-    root = s[:rank].sqrt()
-    a, b = root[:, None] * v[:rank], u[:, :rank] * root
-    kernel = difference.shape[2:]
-    return a.reshape(rank, -1, *kernel).contiguous(), b.reshape(-1, rank, *[1] * len(kernel)).contiguous()
-
-
-def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The difference that two factors make, as a matrix (out, in * h * w)."""
     return b.float().flatten(1) @ a.float().flatten(1)
 
@@ -351,79 +145,55 @@ def _from_state(like: Any, config: Any, state: dict[str, torch.Tensor]) -> Any:
 
 
 def inject(unet: Any, adapter: str, weights: dict[str, torch.Tensor]) -> None:
-    """Adds an adapter of peft with these factors; every layer has its own rank, and a scale of 1."""
+    """Adds an adapter of peft with these factors; each layer may have another rank, and all have the scale 1."""
     from peft import LoraConfig, inject_adapter_in_model
 
     factors = {name: tensor for name, tensor in weights.items() if FACTORS.fullmatch(name)}
     ranks = {name.removesuffix(".lora_A.weight"): len(a) for name, a in factors.items() if ".lora_A." in name}
     if not ranks:
         return
-    pattern = {f"^{re.escape(layer)}": rank for layer, rank in ranks.items()}
-    most = max(ranks.values())
+    pattern, most = {f"^{re.escape(layer)}": rank for layer, rank in ranks.items()}, max(ranks.values())
     config = LoraConfig(
         r=most, lora_alpha=most, rank_pattern=pattern, alpha_pattern=dict(pattern), target_modules=list(ranks)
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # one adapter for each expert is meant
         inject_adapter_in_model(config, unet, adapter, state_dict=factors)
-    for layer in ranks:
-        module = unet.get_submodule(layer)
-        for factor in "AB":
-            parameter = getattr(module, f"lora_{factor}")[adapter].weight
-            parameter.data.copy_(factors[f"{layer}.lora_{factor}.weight"])
+    for name, tensor in factors.items():
+        layer, factor, _ = name.rsplit(".", 2)
+        getattr(unet.get_submodule(layer), factor)[adapter].weight.data.copy_(tensor)
 
 
-# --- refusals ---
-
-
-def _warn_of_useless(rank: int, layers: dict[str, Any]) -> None:
-    full = max(min(layer.weight.flatten(1).shape) for layer in layers.values())
-    if rank > full:
-        warnings.warn(
-            f"rank={rank} is more than any layer has ({full}): every difference is stored in its full rank, which "
-            "takes more room than the expert itself. Choose a smaller rank.",
-            stacklevel=3,
-        )
-
-
-def _check_same_architecture(base: Any, expert: Any) -> None:
-    if type(base) is not type(expert):
-        raise ValueError(f"the base is a {type(base).__name__} and the expert a {type(expert).__name__}.")
-    one, other = own_config(base), own_config(expert)
-    for name in sorted((one.keys() | other.keys()) - {"trained_on"}):
-        if one.get(name) != other.get(name):
-            raise ValueError(
-                f"the base has {name}={one.get(name)!r} and the expert {other.get(name)!r}: a difference needs two "
-                "networks of the same architecture."
-            )
-    for name, unet in (("base", base), ("expert", expert)):
-        if getattr(unet, "peft_config", None):
-            raise ValueError(f"the {name} has the adapters {list(unet.peft_config)}: fuse or unload them first.")
-
-
-def _check_fits(base: Any, who: str, expert: LoraExpert) -> None:
+def check_fits(base: Any, who: str, expert: LoraExpert) -> None:
     """Raises unless every tensor of an expert has its place in the base, and every factor its partner."""
     if not isinstance(expert, LoraExpert):
         raise TypeError(f"{who} is a {type(expert).__name__}, not a LoraExpert: make one with factorize_expert.")
     state, layers = base.state_dict(), lora_layers(base)
-    remedy = "it is damaged, or belongs to another base."
-    for name, tensor in expert.weights.items():
-        match = FACTORS.fullmatch(name)
-        if (match is None and name not in state) or (match is not None and match["layer"] not in layers):
-            raise ValueError(f"{who} has {name}, which the base has no place for: {remedy}")
-        if match is None:
-            fits = tensor.shape == state[name].shape
-        else:
-            a, b = (expert.weights.get(f"{match['layer']}.lora_{factor}.weight") for factor in "AB")
-            if a is None or b is None:
-                raise ValueError(f"{who} has {name} without its other factor: {remedy}")
-            fits = _factors_fit(layers[match["layer"]].weight.shape, a.shape, b.shape)
-        if not fits:
-            raise ValueError(f"{who} has {name} of shape {tuple(tensor.shape)}, which does not fit: {remedy}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{who} has {name} with values that are not finite: {remedy}")
+    for name in expert.weights:
+        fault = _fault(name, expert.weights, state, layers)
+        if fault:
+            raise ValueError(f"{who} has {name}{fault}: it is damaged, or belongs to another base.")
+
+
+def _fault(
+    name: str, weights: dict[str, torch.Tensor], state: dict[str, torch.Tensor], layers: dict[str, Any]
+) -> str | None:
+    """What is wrong with a tensor of an expert; `state` and `layers` are the base's."""
+    tensor, match = weights[name], FACTORS.fullmatch(name)
+    if name not in state if match is None else match["layer"] not in layers:
+        return ", which the base has no place for"
+    if match is None:
+        fits = tensor.shape == state[name].shape
+    else:
+        a, b = (weights.get(factor) for factor in factor_names(match["layer"]))
+        if a is None or b is None:
+            return " without its other factor"
+        fits = _factors_fit(layers[match["layer"]].weight.shape, a.shape, b.shape)
+    if not fits:
+        return f" of shape {tuple(tensor.shape)}, which does not fit"
+    return None if torch.isfinite(tensor).all() else " with values that are not finite"
 
 
 def _factors_fit(weight: torch.Size, a: torch.Size, b: torch.Size) -> bool:
-    rank, ones = a[0] if a else 0, (1,) * (len(weight) - 2)
-    return rank > 0 and a == (rank, *weight[1:]) and b == (weight[0], rank, *ones)
+    rank, kernel_of_b = a[0] if a else 0, (1,) * (len(weight) - 2)
+    return rank > 0 and a == (rank, *weight[1:]) and b == (weight[0], rank, *kernel_of_b)

@@ -56,17 +56,17 @@ def children(level: int, index: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 @dataclass(frozen=True)
 class NoiseInterval:
-    """The noise levels one model is trained on: disjoint, increasing sigma ranges `[low, high)`.
+    """The noise levels that a model is trained on: disjoint, increasing sigma ranges `[low, high)`.
 
     Args:
-        ranges: the ranges; `low` may be 0 and `high` may be `math.inf`. Touching ranges are joined.
-        p_mean: mean of ln(sigma) in training.
-        p_std: standard deviation of ln(sigma) in training.
+        ranges (`tuple`): The `(low, high)` pairs; `low` may be 0 and `high` may be `math.inf`. Touching ranges are
+            joined.
+        p_mean (`float`): Mean of ln(sigma) in training.
+        p_std (`float`): Standard deviation of ln(sigma) in training.
 
     Raises:
         ValueError: if there is no range, or one is empty, out of order or overlaps its neighbour.
 
-    Example:
         >>> highest = NoiseInterval.from_node(9, 511)  # the expert of the noisiest 1/512
         >>> round(highest.ranges[0][0], 2)
         9.61
@@ -103,7 +103,7 @@ class NoiseInterval:
         The four experts of the paper's Figure 7 are named E(2,0), E(2,1), E(2,3), E(2,4); level 2 ends at index 3.
 
         Raises:
-            TypeError: if `level` or `index` is no integer.
+            TypeError: if `level` or `index` is not an integer.
             ValueError: if there is no such node.
         """
         _check_node(level, index)
@@ -112,7 +112,7 @@ class NoiseInterval:
 
     @classmethod
     def everything(cls, p_mean: float = P_MEAN, p_std: float = P_STD) -> "NoiseInterval":
-        """Every noise level: the interval of a model that is no expert."""
+        """Every noise level: the interval of a model that is not an expert."""
         return cls(((0.0, math.inf),), p_mean, p_std)
 
     def complement(self) -> "NoiseInterval":
@@ -144,7 +144,7 @@ class NoiseInterval:
 
     def contains_range(self, low: float, high: float) -> bool:
         """Whether every noise level of `[low, high)` lies inside."""
-        return any(own_low <= low and high <= own_high for own_low, own_high in self.ranges)
+        return any(first <= low and high <= last for first, last in self.ranges)
 
     @property
     def probability(self) -> float:
@@ -163,9 +163,10 @@ class NoiseInterval:
         float32 few values before 1, where the quantile is infinite; `1/512` leaves it as many as anything else.
 
         Args:
-            shape: shape of the result, usually `(batch,)`.
-            generator: source of randomness; numbers are drawn on its device (the CPU without one).
-            device: where the result goes; default: where it was drawn.
+            shape (`int` or `tuple`): Shape of the result, usually `(batch,)`.
+            generator (`torch.Generator`, *optional*): Source of randomness; numbers are drawn on its device (by
+                default the CPU).
+            device (`torch.device`, *optional*): Where the result goes; by default where it was drawn.
 
         Returns:
             float32 sigmas, each inside the interval.
@@ -177,14 +178,18 @@ class NoiseInterval:
         if not areas:
             raise ValueError(f"p(sigma) never falls into {self.ranges}: there is nothing to sample.")
         drawn_on = generator.device if generator is not None else torch.device("cpu")
-        side, bottom, top = torch.tensor(areas, dtype=torch.float64, device=drawn_on).T
+        # 1 - rand lies in (0, 1]: never zero, so that the tail area of a sigma is never zero by chance
+        shares = 1 - torch.rand(shape, generator=generator, dtype=torch.float64, device=drawn_on)
+        return self._round_inside(self._quantiles(shares, areas)).to(device or drawn_on)
+
+    def _quantiles(self, shares: torch.Tensor, areas: list[tuple[float, float, float]]) -> torch.Tensor:
+        """The sigmas below which these shares of the interval's probability lie, range by range of `_tail_areas`."""
+        side, bottom, top = torch.tensor(areas, dtype=torch.float64, device=shares.device).T
         ends = (top - bottom).cumsum(0)
-        # 1 - rand lies in (0, 1]: never zero, so that the tail area below is never zero by chance
-        drawn = (1 - torch.rand(shape, generator=generator, dtype=torch.float64, device=drawn_on)) * ends[-1]
+        drawn = shares * ends[-1]
         piece = torch.searchsorted(ends, drawn).clamp(max=len(areas) - 1)
         tail_area = (bottom[piece] + drawn - (ends - top + bottom)[piece]).clamp(min=2.0**-60)
-        sigma = torch.exp(self.p_mean - side[piece] * self.p_std * torch.special.ndtri(tail_area))
-        return self._round_inside(sigma).to(device or drawn_on)
+        return torch.exp(self.p_mean - side[piece] * self.p_std * torch.special.ndtri(tail_area))
 
     def _tail_areas(self) -> list[tuple[float, float, float]]:
         """The ranges cut at the median, as (side, low, high) areas counted from the end of the axis on that side."""
@@ -219,7 +224,7 @@ class NoiseInterval:
         """The inverse of `to_config`; None means every noise level.
 
         Raises:
-            ValueError: if `config` is no list of `[low, high]` pairs of numbers.
+            ValueError: if `config` is not a list of `[low, high]` pairs of numbers.
         """
         if config is None:
             return cls.everything(p_mean, p_std)
@@ -235,9 +240,11 @@ class Ensemble:
     """The experts of one stage, the lowest noise first.
 
     Args:
-        names: the paper's names, M for a model and MC for a complement.
-        experts: the noise levels each was trained on; these may overlap and exceed what it is used for.
-        boundaries: the strictly increasing sigmas where the next expert takes over, one fewer than experts.
+        names (`tuple` of `str`): The paper's names, M for a model and MC for a complement.
+        experts (`tuple` of `NoiseInterval`): The noise levels each was trained on; these may overlap and exceed what
+            it is used for.
+        boundaries (`tuple` of `float`): The strictly increasing sigmas where the next expert takes over, one fewer
+            than there are experts.
 
     Raises:
         ValueError: if an expert is used for noise levels that it was not trained on, or the lengths do not fit.
@@ -268,15 +275,16 @@ def _paper_ensembles() -> dict[str, dict[str, Ensemble]]:
     # The paper's D is E(9,511) + E(3,0) + "the rest", but Table 5's complement MC2 leaves out (4,0), not (3,0). Both
     # hold: MC2 is trained down to sigma 0.048 and used down to 0.076, where E(3,0) takes over.
     middle = everything.minus(highest, NoiseInterval.from_node(4, 0))
-    median, top, bottom = lower_half.ranges[0][1], highest.ranges[0][0], lowest.ranges[0][1]
+    bottom, top = lowest.ranges[0][1], highest.ranges[0][0]
+    median = lower_half.ranges[0][1]
 
-    one = Ensemble(("M(0,0)",), (everything,))
+    single = Ensemble(("M(0,0)",), (everything,))
     halves = Ensemble(("M(1,0)", "M(1,1)"), (lower_half, upper_half), (median,))
     two = Ensemble(("MC(9,511)", "M(9,511)"), (highest.complement(), highest), (top,))
     three = Ensemble(("M(3,0)", "MC2(9,511)", "M(9,511)"), (lowest, middle, highest), (bottom, top))
     return {
-        "A": {"base": one, "sr256": one},
-        "B": {"base": one, "sr256": halves},
+        "A": {"base": single, "sr256": single},
+        "B": {"base": single, "sr256": halves},
         "C": {"base": two, "sr256": halves},
         "D": {"base": three, "sr256": halves},
     }

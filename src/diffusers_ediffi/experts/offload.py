@@ -1,13 +1,18 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Where experts live: one at a time on the device under model offload, or each on a device of its own."""
+"""Where experts live: one at a time on the device under model offload, or each on another device."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.hooks import CpuOffload
 from accelerate.utils import send_to_device
+from diffusers import ModelMixin
 from torch import nn
+
+from .files import expert_folder
 
 
 def execution_device(module: nn.Module) -> torch.device | None:
@@ -17,7 +22,7 @@ def execution_device(module: nn.Module) -> torch.device | None:
 
 
 def call_where_it_lives(expert: nn.Module, inputs: tuple, kwargs: dict[str, Any], return_dict: bool) -> Any:
-    """Calls an expert on its own device; the output comes back to the device of the sample."""
+    """Calls an expert on the device of its weights; the output comes back to the device of the sample."""
     parameter, here = next(expert.parameters(), None), inputs[0].device
     # Sequential offload (weights on "meta") and group offload bring the inputs to their device themselves.
     managed = parameter is not None and (parameter.is_meta or hasattr(expert, "_diffusers_hook"))
@@ -53,13 +58,14 @@ class ExpertOffload:
             self._release(other)
         if expert is self._on_the_way:
             self._arrive()
-        for one in wanted:
-            if not _is_in(one, self.resident):
-                self.resident.append(one)
-                if one is expert:
-                    one.to(device)
-                else:
-                    self._send(one)
+        for other in wanted:
+            if _is_in(other, self.resident):
+                continue
+            self.resident.append(other)
+            if other is expert:
+                expert.to(device)
+            else:
+                self._send(other)
 
     def release_all(self) -> None:
         """Brings all experts back to the CPU."""
@@ -94,6 +100,54 @@ class ExpertOffload:
         self._on_the_way = None
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+class OffloadMixin(ModelMixin):
+    """A router's answers to those who move it: its experts move one by one."""
+
+    experts: Any
+    _offload: ExpertOffload
+    _shared: Any  # `LoraExperts` where all experts are one network
+
+    def to(self, *args, **kwargs) -> Any:
+        """Moves and casts all experts. Under `pipe.enable_model_cpu_offload()` a call to the router's device moves
+        none: each expert goes there when its turn comes, and the others stay on the CPU."""
+        device = execution_device(self)
+        if device is not None and args[:1] == (device,):
+            return self
+        self._offload.release_all()
+        return super().to(*args, **kwargs)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """All parameters. Under model offload those on the device come first: accelerate and diffusers take the
+        device of the first one for that of all."""
+        on_device = (expert.parameters(recurse) for expert in self._offload.resident)
+        seen = set()
+        for parameter in chain(chain.from_iterable(on_device), super().parameters(recurse)):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter
+
+    def enable_expert_prefetch(self, enabled: bool = True) -> None:
+        """Under model offload brings the next expert to the device while the current one works, on CUDA from pinned
+        memory and in a separate stream. Two experts are on the device then, instead of one."""
+        self._offload.prefetch = enabled
+
+    def enable_group_offload(self, *args, offload_to_disk_path: str | None = None, **kwargs) -> None:
+        """Offloads groups of layers in every expert; the arguments are those of diffusers' models.
+
+        Args:
+            args, kwargs: `onload_device`, `offload_device`, `offload_type` and so on, as in diffusers.
+            offload_to_disk_path (`str`, *optional*): A folder for the weights, with a folder therein for each expert.
+        """
+        if self._shared is not None and offload_to_disk_path is not None:
+            raise ValueError("low-rank experts are switched in memory: leave offload_to_disk_path out.")
+        for i, expert in enumerate(self.experts):
+            path = None if offload_to_disk_path is None else str(Path(offload_to_disk_path) / expert_folder(i))
+            if path is not None:
+                Path(path).mkdir(parents=True, exist_ok=True)
+            if not any(expert is other for other in self.experts[:i]):
+                expert.enable_group_offload(*args, offload_to_disk_path=path, **kwargs)
 
 
 def _is_in(expert: nn.Module, experts: Sequence[nn.Module]) -> bool:

@@ -1,28 +1,10 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net.
+"""`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net."""
 
-On disk each expert keeps a folder of its own and can be loaded alone by its class:
-
-    unet/config.json             boundaries, unit, and every expert's class and config
-    unet/experts[.variant].json  marks a complete variant (diffusers finds a component's variants by such a name)
-    unet/expert.0/               what the expert's own save_pretrained writes; expert.0 has the lowest noise
-    unet/expert.1/               ...
-
-Low-rank experts (`from_lora_experts`) share a network: it is `unet/expert.base/`, and each folder of an expert holds
-its difference alone.
-"""
-
-import importlib
-import json
-import math
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
-from numbers import Real
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
@@ -31,32 +13,42 @@ from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_
 from huggingface_hub import create_repo
 from torch import nn
 
-from ..checks import is_number
-from ..discrete_time import BETA_SETTINGS, has_betas, log_sigmas
-from ..edm import c_noise, sigma_from_c_noise
-from ..models.unet import EDiffIUNet, align_weights
-from .adapter import ExpertAdapter
-from .files import check_weights, download
-from .lora import BASE_FOLDER, LoraExpert, LoraExperts, load_lora_experts, shared_by
-from .offload import ExpertOffload, call_where_it_lives, execution_device
+from ..discrete_time import BETA_SETTINGS, has_betas
+from .adapter import check_adapters
+from .files import (
+    build_expert,
+    describe,
+    expert_class,
+    expert_folder,
+    load_experts,
+    local_folder,
+    network_config,
+    write_marker,
+)
+from .guidance import ExpertGuidance, rescale
+from .lora import LoraExpert
+from .offload import ExpertOffload, OffloadMixin, call_where_it_lives, execution_device
+from .routes import Routes, check_boundaries
+from .shared_base import LoraExperts, load_shared, shared_by
 from .unet_interface import UNetInterfaceMixin
 
-UNITS = ("sigma", "timestep")
-# The libraries whose classes a config.json may name. It may come from a stranger, so nothing else is imported.
-LIBRARIES = ("diffusers", "diffusers_ediffi")
 SETTINGS = ("boundaries", "unit", "betas", "adapters", "guidance_scales")
-# Boundaries are quoted to three digits (9.61 for 9.609...): a route may leave `trained_on` by this much, relatively.
-TRAINED_ON_TOLERANCE = 2e-3
-# No sampler has a sigma of exp(4 * 5) = 5e8: such a "c_noise" is the step index of a discrete-time model.
-MAX_C_NOISE = 5.0
+# What model classes of diffusers list by hand; the router's are those of all experts.
+MODULE_LISTS = (
+    "_no_split_modules",
+    "_skip_layerwise_casting_patterns",
+    "_keep_in_fp32_modules",
+    "_repeated_blocks",
+)
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
-class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
+class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin):
     """Several U-Nets, each responsible for an interval of noise levels, that are called like one.
 
-    Expert i owns the noise levels [boundaries[i - 1], boundaries[i]); expert 0 has the lowest noise. A call runs one
-    expert, so an ensemble takes no longer than one model. A loop that knows sigma calls `select_expert(sigma)` before
-    each step and `reset_expert()` at its end. Without it each call looks at its timestep, which costs one
+    Expert i works at the noise levels [boundaries[i - 1], boundaries[i]); expert 0 has the lowest noise. A call runs
+    one expert, so an ensemble takes no longer than one model. A loop that knows sigma calls `select_expert(sigma)`
+    before each step and `reset_expert()` at its end. Without it each call looks at its timestep, which costs one
     synchronisation with the device.
 
         >>> router = ExpertRouterUNet.from_unets([low, middle, high], boundaries=[0.0757, 9.61])
@@ -77,7 +69,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         guidance_scales (`list`, *optional*): For each expert its guidance scale, or `None` for the pipeline's. A
             U-Net does not see guidance: [`EDiffIPipeline`] and loops that read `guidance_scale` follow them (inside
             of `guidance_interval`, and unless a call gives weights for encoders). The pipelines of diffusers use
-            their own scale throughout, unless `rescale_guidance` says which that is.
+            their scale throughout, unless `rescale_guidance` says which that is.
         shared_base (`bool`): Whether all experts are one network that turns into each of them in place, see
             `from_lora_experts`.
     """
@@ -96,39 +88,31 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         shared_base: bool = False,
     ):
         super().__init__()
-        self.boundaries = _check_boundaries(boundaries, len(unets), unit)
-        experts = [_build(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
-        if shared_base and isinstance(unets[0], dict):  # a configuration alone holds no differences yet
-            experts = LoraExperts(experts[0], [LoraExpert({}, unet["config"]) for unet in unets]).as_unets()
+        check_boundaries(boundaries, len(unets), unit)  # before anything is built
+        experts = _built(unets, shared_base)
         self._shared = shared_by(experts)
-        _check_experts(experts, unit, betas)
+        _check_experts(experts, discrete=unit == "timestep" or betas is not None)
         self.experts: Any = nn.ModuleList(experts)
-        self._adapters = _check_adapters(adapters, len(experts))
-        self._guidance_scales = _check_guidance_scales(guidance_scales, len(experts))
+        self._adapters = check_adapters(adapters, len(experts))
+        self._guidance = ExpertGuidance(guidance_scales, len(experts))
+        self._routes = Routes(boundaries, unit, betas, [config.get("trained_on") for config in self._configs()])
+        self._register_experts(guidance_scales is not None)
+        # Pipelines prepare their arguments for the expert that takes them as they are.
+        self._lead = next((i for i, adapter in enumerate(self._adapters) if adapter is None), 0)
+        self._offload = ExpertOffload()
+        self._selected: int | None = None
+        for name in MODULE_LISTS:
+            setattr(self, name, _union(experts, name))
+
+    def _register_experts(self, with_guidance: bool) -> None:
+        """Writes down the arguments as they are saved: checked, and experts by their descriptions."""
         self.register_to_config(
             unets=self._descriptions(),
             boundaries=self.boundaries,
             adapters=[a and a.to_config() for a in self._adapters] if any(self._adapters) else None,
-            guidance_scales=self._guidance_scales if guidance_scales else None,
+            guidance_scales=self.guidance_scales if with_guidance else None,
             shared_base=self._shared is not None,
         )
-        # Pipelines prepare their arguments for the expert that takes them as they are.
-        self._lead = next((i for i, adapter in enumerate(self._adapters) if adapter is None), 0)
-        self._offload = ExpertOffload()
-        self._no_split_modules = _union(experts, "_no_split_modules")
-        self._skip_layerwise_casting_patterns = _union(experts, "_skip_layerwise_casting_patterns")
-        self._keep_in_fp32_modules = _union(experts, "_keep_in_fp32_modules")
-        self._repeated_blocks = _union(experts, "_repeated_blocks")
-
-        unknown = sorted(set(betas or ()) - set(BETA_SETTINGS))
-        if unknown:
-            raise ValueError(f"betas has the unknown entries {unknown}; there are {BETA_SETTINGS}.")
-        self._log_sigmas = None if betas is None else log_sigmas(betas)
-        self._reads_c_noise = unit == "sigma" and betas is None
-        self._first_timesteps = [self._first_timestep(boundary) for boundary in self.boundaries]
-        self._selected: int | None = None
-        self._pipeline_scale: float | None = None
-        self._check_intervals()
 
     @classmethod
     def from_unets(
@@ -150,12 +134,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
                 need the betas of its scheduler, where sigma = sqrt((1 - alpha_bar) / alpha_bar).
             adapters, guidance_scales (`list`, *optional*): See the class.
         """
-        betas = None
-        if scheduler is not None and has_betas(scheduler.config):
-            betas = {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
-        elif scheduler is not None and "sigma_data" not in scheduler.config:
-            raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
-        return cls(list(unets), boundaries, unit, betas, adapters, guidance_scales)
+        return cls(list(unets), boundaries, unit, _betas_of(scheduler), adapters, guidance_scales)
 
     @classmethod
     def from_lora_experts(
@@ -169,7 +148,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             experts (`list` of [`LoraExpert`]): The differences (see [`factorize_expert`]), lowest noise first.
             boundaries, unit, kwargs: As in `from_unets`.
         """
-        _check_boundaries(boundaries, len(experts), unit)
+        check_boundaries(boundaries, len(experts), unit)
         shared = LoraExperts(base, experts)
         try:
             return cls.from_unets(shared.as_unets(), boundaries, unit, **kwargs)
@@ -179,66 +158,26 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
 
     @property
     def config(self) -> FrozenDict:
-        """The router's own entries and, for pipelines that ask for `in_channels` and the like, those of an expert:
+        """The router's entries and, for pipelines that ask for `in_channels` and the like, those of an expert:
         expert 0, or the first without an adapter."""
-        lead = self.experts[self._lead].config
-        entries = {name: value for name, value in lead.items() if not name.startswith("_")}
+        entries = network_config(self.experts[self._lead].config)
         entries.pop("trained_on", None)
         return FrozenDict({**entries, **self._internal_dict})
 
-    # --- where the experts live ---
-
-    def to(self, *args, **kwargs) -> "ExpertRouterUNet":
-        """Moves and casts all experts. Under `pipe.enable_model_cpu_offload()` a call to the router's device moves
-        none: each expert goes there when its turn comes, and the others stay on the CPU."""
-        device = execution_device(self)
-        if device is not None and args[:1] == (device,):
-            return self
-        self._offload.release_all()
-        return super().to(*args, **kwargs)
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """All parameters. Under model offload those on the device come first: accelerate and diffusers take the
-        device of the first one for that of all."""
-        on_device = (expert.parameters(recurse) for expert in self._offload.resident)
-        seen = set()
-        for parameter in chain(chain.from_iterable(on_device), super().parameters(recurse)):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield parameter
-
-    def enable_expert_prefetch(self, enabled: bool = True) -> None:
-        """Under model offload brings the next expert to the device while the current one works, on CUDA from pinned
-        memory and in a stream of its own. Two experts are on the device then, instead of one."""
-        self._offload.prefetch = enabled
-
-    def enable_group_offload(self, *args, offload_to_disk_path: str | None = None, **kwargs) -> None:
-        """Offloads groups of layers in every expert; the arguments are those of diffusers' models.
-
-        Args:
-            args, kwargs: `onload_device`, `offload_device`, `offload_type` and so on, as in diffusers.
-            offload_to_disk_path (`str`, *optional*): A folder for the weights, with a folder therein for each expert.
-        """
-        if self._shared is not None and offload_to_disk_path is not None:
-            raise ValueError("low-rank experts are switched in memory: leave offload_to_disk_path out.")
-        for i, expert in enumerate(self.experts):
-            path = None if offload_to_disk_path is None else str(Path(offload_to_disk_path) / _folder(i))
-            if path is not None:
-                Path(path).mkdir(parents=True, exist_ok=True)
-            if not any(expert is other for other in self.experts[:i]):
-                expert.enable_group_offload(*args, offload_to_disk_path=path, **kwargs)
-
-    # --- routing ---
+    @property
+    def boundaries(self) -> list[float]:
+        """The noise levels between the experts, increasing, in the unit of `config.unit`."""
+        return list(self._routes.boundaries)
 
     @property
     def guidance_scale(self) -> float | None:
         """The guidance scale of the selected expert; `None` means the pipeline's."""
-        return None if self._selected is None else self._guidance_scales[self._selected]
+        return None if self._selected is None else self._guidance.scales[self._selected]
 
     @property
     def guidance_scales(self) -> list[float | None]:
         """The guidance scale of every expert; `None` means the pipeline's."""
-        return list(self._guidance_scales)
+        return list(self._guidance.scales)
 
     def rescale_guidance(self, pipeline_scale: float | None) -> None:
         """Lets the pipelines of diffusers follow `guidance_scales`, too.
@@ -253,33 +192,20 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             pipeline_scale (`float`, *optional*): w, the `guidance_scale` that the pipeline is called with; it must be
                 above 1. `None` switches the rescaling off.
         """
-        if pipeline_scale is not None and not 1 < pipeline_scale < math.inf:
-            raise ValueError(f"pipeline_scale={pipeline_scale} must be above 1: without guidance there is no scale.")
-        self._pipeline_scale = pipeline_scale
+        self._guidance.follow(pipeline_scale)
 
     def select_expert(self, sigma: float) -> int:
         """Chooses the expert of all calls until the next selection or `reset_expert()`; returns its index.
 
         Args:
-            sigma (`float`): The noise level of the step. A Python number, so that no device is waited for.
+            sigma (`float`): The routing sigma: the noise level at which the step begins. A Python number, so that
+                no device is waited for.
 
         Raises:
-            ValueError: if sigma is no noise level, or lies outside what its expert was trained on.
+            ValueError: if sigma is not a noise level, or lies outside what its expert was trained on.
         """
-        sigma = float(sigma)
-        if not sigma >= 0:
-            raise ValueError(f"sigma={sigma} is no noise level; give a number of at least 0.")
-        level = sigma
-        if self._internal_dict["unit"] == "timestep":
-            if self._log_sigmas is None:
-                raise ValueError(
-                    "this router's boundaries are timesteps: build it with scheduler= to select by sigma."
-                )
-            level = self._to_timestep(sigma)
-        index = bisect_right(self.boundaries, level)
-        self._check_trained_on(index, sigma, sigma)
-        self._selected = index
-        return index
+        self._selected = self._routes.expert_of_sigma(float(sigma))
+        return self._selected
 
     def reset_expert(self) -> None:
         """Goes back to routing each call by its timestep."""
@@ -299,21 +225,14 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         Args:
             sample (`torch.Tensor`): Noisy input of shape (batch, channels, height, width).
             timestep (`torch.Tensor` or `float`): One number or (batch,). While gradients are recorded in training
-                mode a batch may span several experts, which are then called on their own rows.
+                mode a batch may span several experts, each of which is then called on its rows.
             encoder_hidden_states (`torch.Tensor`, *optional*): Of shape (batch, tokens, width).
             return_dict (`bool`): Whether to return an output object instead of a tuple.
         """
         inputs = (sample, timestep, encoder_hidden_states, *args)
-        if self._selected is not None:
-            return self._call_expert(self._selected, inputs, kwargs, return_dict)
-        routes = self._routes(timestep)
+        routes = self._routes.experts_of(timestep) if self._selected is None else [self._selected]
         if len(set(routes)) == 1:
             return self._call_expert(routes[0], inputs, kwargs, return_dict)
-        if not (self.training and torch.is_grad_enabled()) or self._shared is not None:
-            raise ValueError(
-                f"the timesteps of this batch belong to the experts {sorted(set(routes))}: call the router once for "
-                "each noise level. Only in training is a batch split."
-            )
         output = self._forward_split(routes, inputs, kwargs)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
@@ -326,105 +245,32 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         if self._shared is not None:
             self._shared.select(index)
         output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
-        scale = self._guidance_scales[index]
-        if scale is None or self._pipeline_scale is None or self._selected is not None:
+        factor = self._guidance.factor(index) if self._selected is None else None
+        if factor is None:
             return output
-        sample = _rescale(output[0], scale / self._pipeline_scale)
+        sample = rescale(output[0], factor)
         return UNet2DConditionOutput(sample=sample) if return_dict else (sample,)
 
     def _forward_split(self, routes: list[int], inputs: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-        """Calls each expert on its rows of the batch and puts the outputs back in order."""
+        """Calls each expert on its rows of the batch and puts the outputs back in order; only in training."""
+        if not (self.training and torch.is_grad_enabled()) or self._shared is not None:
+            raise ValueError(
+                f"the timesteps of this batch belong to the experts {sorted(set(routes))}: call the router once for "
+                "each noise level. Only in training is a batch split."
+            )
         parts, order = [], []
         for index in sorted(set(routes)):
             rows = [row for row, route in enumerate(routes) if route == index]
-            own_inputs, own_kwargs = _take_rows((inputs, kwargs), rows, len(routes))
-            parts.append(self._call_expert(index, own_inputs, own_kwargs, return_dict=False)[0])
+            expert_inputs, expert_kwargs = _take_rows((inputs, kwargs), rows, len(routes))
+            parts.append(self._call_expert(index, expert_inputs, expert_kwargs, return_dict=False)[0])
             order += rows
         return torch.cat(parts)[[order.index(row) for row in range(len(order))]]
 
-    def _routes(self, timestep: torch.Tensor | float) -> list[int]:
-        """The expert of every given timestep."""
-        if len(self.experts) == 1 and self._config_of(0).get("trained_on") is None:
-            return [0]
-        timesteps = timestep.tolist() if isinstance(timestep, torch.Tensor) else timestep
-        routes = []
-        for t in timesteps if isinstance(timesteps, list) else [timesteps]:
-            if self._reads_c_noise and not abs(t) <= MAX_C_NOISE:
-                raise ValueError(
-                    f"timestep {t} is not c_noise = ln(sigma) / 4: on a discrete-time model build the router with "
-                    'scheduler=pipe.scheduler, or with unit="timestep".'
-                )
-            routes.append(bisect_right(self._first_timesteps, t))
-            sigma = self._to_sigma(t)
-            self._check_trained_on(routes[-1], sigma, sigma)
-        return routes
-
-    def _to_timestep(self, sigma: float) -> float:
-        if self._log_sigmas is None:
-            return c_noise(sigma)
-        return float(np.interp(math.log(max(sigma, 1e-30)), self._log_sigmas, np.arange(len(self._log_sigmas))))
-
-    def _to_sigma(self, timestep: float) -> float:
-        """The noise level of a timestep, NaN where timesteps are all this router knows."""
-        if self._log_sigmas is not None:
-            return math.exp(np.interp(timestep, np.arange(len(self._log_sigmas)), self._log_sigmas))
-        return sigma_from_c_noise(timestep) if self._reads_c_noise else math.nan
-
-    def _first_timestep(self, boundary: float) -> float:
-        """The lowest timestep that belongs to the expert above the boundary."""
-        if self._internal_dict["unit"] == "timestep":
-            last = math.inf if self._log_sigmas is None else len(self._log_sigmas) - 1
-            if boundary > last:
-                raise ValueError(f"boundary {boundary:g} lies above the scheduler's last timestep, {last}.")
-            return boundary
-        if self._log_sigmas is None:
-            return self._to_timestep(boundary) - 1e-6  # a float32 timestep may be rounded down to less than ln(b) / 4
-        low, high = np.exp(self._log_sigmas[[0, -1]])
-        if not low <= boundary <= high:
-            raise ValueError(
-                f"boundary {boundary:g} lies outside the scheduler's sigmas {low:.3g} to {high:.3g}; a timestep "
-                'needs unit="timestep".'
-            )
-        return self._to_timestep(boundary) - 1e-3  # discrete timesteps are whole numbers
-
-    def _check_intervals(self) -> None:
-        """Refuses boundaries that give an expert noise levels it was not trained on. Of the outermost intervals only
-        the inner end is checked here: nobody samples at sigma 0 or infinity."""
-        in_sigma = self._internal_dict["unit"] == "sigma"
-        edges = [b if in_sigma else self._to_sigma(b) for b in self.boundaries]
-        if edges:
-            edges = [0.99 * edges[0], *edges, 1.01 * edges[-1]]
-        for index, (low, high) in enumerate(pairwise(edges)):
-            self._check_trained_on(index, low, high)
-
-    def _check_trained_on(self, index: int, low: float, high: float) -> None:
-        """Raises unless expert `index` was trained on all noise levels from `low` to `high`."""
-        trained_on = self._config_of(index).get("trained_on")
-        if trained_on is None:
-            return
-        for first, last in trained_on:
-            above = low >= first * (1 - TRAINED_ON_TOLERANCE)
-            if above and (last is None or high <= last * (1 + TRAINED_ON_TOLERANCE)):
-                return
-        route = f"sigma {low:g}" if low == high else f"the sigmas [{low:g}, {high:g})"
-        text = ", ".join(f"[{first:g}, {math.inf if last is None else last:g})" for first, last in trained_on)
-        raise ValueError(f"{_folder(index)} is asked for {route} but was trained on {text}: change the boundaries.")
-
-    def _config_of(self, index: int) -> dict[str, Any]:
-        return self.experts[index].config if self._shared is None else self._shared.configs[index]
-
-    # --- saving and loading ---
+    def _configs(self) -> list[dict[str, Any]]:
+        return [expert.config for expert in self.experts] if self._shared is None else self._shared.configs
 
     def _descriptions(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "folder": _folder(i),
-                "library": type(expert).__module__.split(".")[0],
-                "class_name": type(expert).__name__,
-                "config": {name: value for name, value in self._config_of(i).items() if not name.startswith("_")},
-            }
-            for i, expert in enumerate(self.experts)
-        ]
+        return [describe(i, *pair) for i, pair in enumerate(zip(self.experts, self._configs(), strict=True))]
 
     def save_pretrained(
         self,
@@ -436,7 +282,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
-        """Saves every expert to its own folder, and what joins them.
+        """Saves every expert to a folder, and what joins them.
 
         Args:
             save_directory (`str` or `Path`): The folder; made if it does not exist.
@@ -450,27 +296,23 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
         folder = Path(save_directory)
         if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file; give a folder to save to.")
-        descriptions = self._descriptions()
-        for i, description in enumerate(descriptions):
-            _expert_class(i, description)  # what could not be loaded again is not saved
-        how: dict[str, Any] = {
-            "is_main_process": is_main_process,
-            "safe_serialization": safe_serialization,
-            "variant": variant,
-            "max_shard_size": max_shard_size,
-        }
-        if self._shared is not None:
-            self._shared.save(folder, **how)
-        else:
-            for description, expert in zip(descriptions, self.experts, strict=True):
-                expert.save_pretrained(folder / description["folder"], **how)
+        for i, description in enumerate(self._descriptions()):
+            expert_class(i, description)  # what could not be loaded again is not saved
+        how: dict[str, Any] = {"safe_serialization": safe_serialization, "max_shard_size": max_shard_size}
+        self._save_experts(folder, is_main_process=is_main_process, variant=variant, **how)
         if is_main_process:
-            self.register_to_config(unets=descriptions)  # an expert's config may have changed since the start
+            self.register_to_config(unets=self._descriptions())  # an expert's may have changed since the start
             self.save_config(folder)
-            marker = {"experts": [description["folder"] for description in descriptions]}
-            (folder / f"experts{'.' + variant if variant else ''}.json").write_text(json.dumps(marker) + "\n")
+            write_marker(folder, len(self.experts), variant)
         if push_to_hub:
             self._push(folder, **kwargs)
+
+    def _save_experts(self, folder: Path, **how) -> None:
+        if self._shared is not None:
+            self._shared.save(folder, **how)
+            return
+        for i, expert in enumerate(self.experts):
+            expert.save_pretrained(folder / expert_folder(i), **how)
 
     def _push(self, folder: Path, repo_id=None, token=None, private=None, **kwargs) -> None:
         repo_id = create_repo(repo_id or folder.name, exist_ok=True, private=private, token=token).repo_id
@@ -504,105 +346,48 @@ class ExpertRouterUNet(UNetInterfaceMixin, ModelMixin, ConfigMixin):
             OSError: if a file is missing or damaged.
             ValueError: if the configuration does not describe a router.
         """
-        names = ("revision", "token", "cache_dir", "local_files_only", "force_download")
-        hub = {name: kwargs.pop(name) for name in names if kwargs.get(name) is not None}
-        root = Path(pretrained_model_name_or_path)
-        if not root.is_dir():
-            root = download(str(pretrained_model_name_or_path), subfolder, variant, hub)
-        root = root / (subfolder or "")
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        root = local_folder(pretrained_model_name_or_path, subfolder, variant, hub)
         config = cls.load_config(root)
-        if not isinstance(config.get("unets"), list):
-            raise ValueError(
-                f"{root} does not hold a router but a {config.get('_class_name')}; load it by that class."
-            )
-        _check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
-        classes = [_expert_class(i, description) for i, description in enumerate(config["unets"])]
-        differences = load_lora_experts(root, variant, config["unets"]) if config.get("shared_base") else None
-        folders = [BASE_FOLDER] if differences is not None else [_folder(i) for i in range(len(classes))]
-        stored = [check_weights(root / folder, variant) for folder in folders]
-        dtype = dtype or torch_dtype
-        experts = [
-            _load_expert(classes[i], root / folder, dtype, stored[i], variant=variant, **kwargs)
-            for i, folder in enumerate(folders)
-        ]
-        if differences is not None:
-            experts = LoraExperts(experts[0], differences).as_unets()
+        _check_is_router(root, config)
+        load = load_shared if config.get("shared_base") else load_experts
+        experts = load(root, config["unets"], variant, dtype or torch_dtype, **kwargs)
         settings = {name: config[name] for name in SETTINGS if name in config}
         router = cls(experts, **settings).eval()
         router.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return router
 
 
-def _folder(index: int) -> str:
-    # With a dot: diffusers parses every name in a component's folder as name.variant.
-    return f"expert.{index}"
+def _betas_of(scheduler: Any) -> dict[str, Any] | None:
+    """The beta settings of a scheduler, `None` where there are none."""
+    if scheduler is None:
+        return None
+    if has_betas(scheduler.config):
+        return {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
+    if "sigma_data" not in scheduler.config:
+        raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
+    return None
 
 
-def _check_boundaries(boundaries: Sequence[float], num_experts: int, unit: str) -> list[float]:
-    if unit not in UNITS:
-        raise ValueError(f"unit={unit!r} is unknown; boundaries are in {' or '.join(UNITS)}.")
-    if not isinstance(boundaries, Sequence):
-        raise ValueError(f"boundaries={boundaries!r} must be a list of numbers, also where it is one.")
-    if num_experts < 1 or len(boundaries) != num_experts - 1:
-        raise ValueError(
-            f"{num_experts} experts and {len(boundaries)} boundaries: N experts (at least one) need N - 1 boundaries."
-        )
-    try:
-        numbers = [float(boundary) for boundary in boundaries]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"boundaries={list(boundaries)} must be numbers.") from error
-    increasing = all(low < high for low, high in pairwise(numbers))
-    if not increasing or not all(0 < number < math.inf for number in numbers):
-        raise ValueError(
-            f"boundaries={numbers} must be positive, finite and strictly increasing (lowest noise first)."
-        )
-    if unit == "timestep" and not all(number.is_integer() for number in numbers):
-        raise ValueError(
-            f"boundaries={numbers} are no timesteps, which are whole numbers (of a fraction f of the steps: f * 1000 "
-            'of 1000). Give timesteps, or sigmas with unit="sigma" and scheduler=.'
-        )
-    return numbers
+def _built(unets: Sequence[Any], shared_base: bool) -> list[Any]:
+    """The experts, untrained where a saved configuration describes them."""
+    experts = [build_expert(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
+    if shared_base and isinstance(unets[0], dict):  # a configuration alone holds no differences yet
+        experts = LoraExperts(experts[0], [LoraExpert({}, unet["config"]) for unet in unets]).as_unets()
+    return experts
 
 
-def _check_adapters(adapters: Sequence[Any] | None, num_experts: int) -> list[ExpertAdapter | None]:
-    if adapters is None:
-        return [None] * num_experts
-    if not isinstance(adapters, Sequence) or len(adapters) != num_experts:
-        raise ValueError(f"adapters={adapters!r} must list one for each of the {num_experts} experts, or None for it.")
-    return [None if adapter is None else ExpertAdapter.from_config(adapter) for adapter in adapters]
+def _check_is_router(root: Path, config: dict[str, Any]) -> None:
+    if not isinstance(config.get("unets"), list):
+        raise ValueError(f"{root} does not hold a router but a {config.get('_class_name')}; load it by that class.")
+    check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
 
 
-def _check_guidance_scales(scales: Sequence[float | None] | None, num_experts: int) -> list[float | None]:
-    if scales is None:
-        return [None] * num_experts
-    if not isinstance(scales, Sequence) or len(scales) != num_experts:
-        raise ValueError(
-            f"guidance_scales={scales!r} must list one for each of the {num_experts} experts, or None for it."
-        )
-    for scale in scales:
-        if scale is not None and not (is_number(scale, Real) and math.isfinite(scale)):
-            raise ValueError(
-                f"guidance_scales={list(scales)} must be finite numbers, or None for the pipeline's scale."
-            )
-    return [None if scale is None else float(scale) for scale in scales]
-
-
-def _rescale(output: torch.Tensor, factor: float) -> torch.Tensor:
-    """[u, c] -> [u, u + factor (c - u)]"""
-    if len(output) % 2:
-        raise ValueError(
-            f"a batch of {len(output)} is not [unconditional, conditional]: call the pipeline with the guidance_scale "
-            "given to rescale_guidance, or switch that off by rescale_guidance(None)."
-        )
-    unconditional, conditional = output.chunk(2)
-    return torch.cat([unconditional, unconditional + factor * (conditional - unconditional)])
-
-
-def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | None) -> None:
+def _check_experts(experts: Sequence[Any], discrete: bool) -> None:
     """Refuses experts that cannot stand in for each other, and boundaries in a unit that is not theirs."""
     for i, expert in enumerate(experts):
         if not isinstance(expert, ModelMixin):
-            raise TypeError(f"{_folder(i)} is a {type(expert).__name__}, not a U-Net (ModelMixin) of diffusers.")
+            raise TypeError(f"{expert_folder(i)} is a {type(expert).__name__}, not a U-Net (ModelMixin) of diffusers.")
     for name in ("in_channels", "out_channels", "preconditioning", "sigma_data"):
         values = [expert.config.get(name) for expert in experts]
         if len({value for value in values if value is not None}) > 1:
@@ -610,37 +395,8 @@ def _check_experts(experts: Sequence[Any], unit: str, betas: dict[str, Any] | No
     levels = [expert.config.get("max_noise_level") for expert in experts]
     if len(set(levels)) > 1:
         raise ValueError(f"the experts differ in max_noise_level: {levels}; train all of them with the same one.")
-    discrete = unit == "timestep" or betas is not None
     if discrete and any(expert.config.get("preconditioning") == "edm" for expert in experts):
         raise ValueError('EDM experts have no discrete timesteps: use unit="sigma" and no scheduler with betas.')
-    if unit == "timestep" and betas is None and any(expert.config.get("trained_on") for expert in experts):
-        raise ValueError("to compare boundaries in timesteps with the experts' `trained_on`, pass scheduler=.")
-
-
-def _expert_class(index: int, description: dict[str, Any]) -> Any:
-    """The class that a configuration names, which may come from a stranger."""
-    folder, library, name = (description.get(key) for key in ("folder", "library", "class_name"))
-    if folder != _folder(index):
-        raise ValueError(f"the configuration puts expert {index} in {folder!r}; only {_folder(index)!r} is allowed.")
-    if library not in LIBRARIES:
-        raise ValueError(f"{folder} is a {name} of {library!r}; experts come from {' or '.join(LIBRARIES)} only.")
-    found = getattr(importlib.import_module(library), str(name), None)
-    if not (isinstance(found, type) and issubclass(found, ModelMixin)):
-        raise ValueError(f"{folder}: {library} has no model named {name!r}.")
-    return found
-
-
-def _load_expert(expert_class: Any, folder: Path, dtype: Any, stored: torch.dtype | None, **kwargs) -> Any:
-    if dtype != "auto":
-        expert = expert_class.from_pretrained(folder, dtype=dtype, **kwargs)
-        align_weights(expert)
-        return expert
-    mapped = {"mapped": True} if issubclass(expert_class, EDiffIUNet) else {}
-    return expert_class.from_pretrained(folder, dtype=stored, **mapped, **kwargs)
-
-
-def _build(index: int, description: dict[str, Any]) -> Any:
-    return _expert_class(index, description).from_config(description["config"])
 
 
 def _union(experts: list[Any], name: str) -> list[str] | None:

@@ -12,6 +12,8 @@ from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_off
 from diffusers.loaders import PeftAdapterMixin
 from torch import nn
 
+from .files import expert_folder
+
 
 class UNetInterfaceMixin(PeftAdapterMixin):
     """Answers for all experts. A LoRA or IP-Adapter goes into all of them, unless `experts=` or `loading_into` says
@@ -24,8 +26,6 @@ class UNetInterfaceMixin(PeftAdapterMixin):
     experts: Any
     _lead: int  # the expert whose arguments pipelines prepare
     _loads_into: list[int] | None = None
-
-    # --- what a pipeline reads and switches ---
 
     @property
     def add_embedding(self) -> nn.Module:
@@ -55,11 +55,11 @@ class UNetInterfaceMixin(PeftAdapterMixin):
     def set_attn_processor(self, processor: Any) -> None:
         """Sets one processor everywhere, or a `dict` of them with the names of `attn_processors`."""
         for i, expert in enumerate(self.experts):
-            own = processor
+            chosen = processor
             if isinstance(processor, dict):
                 names = {name: _processor_name(name, i) for name in expert.attn_processors}
-                own = {name: processor[full_name] for name, full_name in names.items() if full_name in processor}
-            expert.set_attn_processor(own)
+                chosen = {name: processor[full_name] for name, full_name in names.items() if full_name in processor}
+            expert.set_attn_processor(chosen)
 
     def set_attention_backend(self, backend: str) -> None:
         """Sets the attention backend of every expert."""
@@ -91,8 +91,6 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         for expert in self.experts:
             expert.disable_freeu()
 
-    # --- where to load ---
-
     @contextmanager
     def loading_into(self, experts: Sequence[int]) -> Iterator[None]:
         """Limits what a pipeline loads in a `with` block, be it LoRA or IP-Adapter, to some of the experts.
@@ -121,8 +119,6 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         indices = self._loads_into if experts is None else self._check_indices(experts)
         chosen = [self.experts[index] for index in (range(len(self.experts)) if indices is None else indices)]
         return list({id(expert): expert for expert in chosen}.values())
-
-    # --- LoRA ---
 
     @property
     def peft_config(self) -> dict[str, Any]:
@@ -165,31 +161,17 @@ class UNetInterfaceMixin(PeftAdapterMixin):
             _check_takes(expert, PeftAdapterMixin, "LoRA")
         if hotswap:
             chosen = [expert for expert in chosen if adapter_name in _adapters_of(expert)] or chosen
-        taken = [name for expert in chosen for name in _adapters_of(expert)]
-        if adapter_name in taken and not hotswap:
-            raise ValueError(f"adapter_name={adapter_name!r} is in use in an expert: choose another name.")
-        names = (f"default_{number}" for number in range(len(taken) + 1))
-        adapter_name = adapter_name or next(name for name in names if name not in taken)
+        adapter_name = _name_for(adapter_name, chosen, hotswap)
+        source = pretrained_model_name_or_path_or_dict
         with _offloading_paused(self, _pipeline):
-            done: list[Any] = []
-            try:
-                for expert in chosen:
-                    weights = pretrained_model_name_or_path_or_dict
-                    if isinstance(weights, dict):  # else the experts would share the tensors
-                        weights = {key: value.clone() for key, value in weights.items()}
-                    expert.load_lora_adapter(weights, prefix, hotswap, adapter_name=adapter_name, **kwargs)
-                    done.append(expert)
-            except Exception:
-                for expert in [] if hotswap else done:
-                    expert.delete_adapters(adapter_name)
-                raise
+            _load_into_each(chosen, source, prefix, hotswap, adapter_name=adapter_name, **kwargs)
 
     def save_lora_adapter(self, save_directory: str | os.PathLike, adapter_name: str = "default", **kwargs) -> None:
         """Saves the adapter of every expert that has it, to the folder `expert.<index>` of each."""
         self._check_names([adapter_name])
         for index, expert in enumerate(self.experts):
             if adapter_name in _adapters_of(expert):
-                expert.save_lora_adapter(Path(save_directory) / f"expert.{index}", adapter_name, **kwargs)
+                expert.save_lora_adapter(Path(save_directory) / expert_folder(index), adapter_name, **kwargs)
 
     def add_adapter(self, adapter_config: Any, adapter_name: str = "default") -> None:
         """Adds a new adapter for training to all experts, or to those of `loading_into`."""
@@ -210,9 +192,9 @@ class UNetInterfaceMixin(PeftAdapterMixin):
             raise ValueError(f"{len(names)} adapters and {len(weights)} weights: pass one weight for each.")
         self._check_names(names)
         for expert in self._chosen(range(len(self.experts))):
-            own = _adapters_of(expert)
-            pairs = [(name, weight) for name, weight in zip(names, weights, strict=True) if name in own]
-            if own:
+            present = _adapters_of(expert)
+            pairs = [(name, weight) for name, weight in zip(names, weights, strict=True) if name in present]
+            if present:
                 expert.set_adapters([name for name, _ in pairs], [weight for _, weight in pairs])
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
@@ -220,9 +202,9 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
         self._check_names(names)
         for expert in self._chosen(range(len(self.experts))):
-            own = _adapters_of(expert)
-            if own:
-                expert.set_adapter([name for name in names if name in own])
+            present = _adapters_of(expert)
+            if present:
+                expert.set_adapter([name for name in names if name in present])
 
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
         """Deletes adapters from all experts."""
@@ -253,8 +235,6 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"no expert has the adapters {unknown}; loaded are {list(known)}.")
-
-    # --- IP-Adapter ---
 
     @property
     def encoder_hid_proj(self) -> nn.Module | None:
@@ -300,6 +280,30 @@ def _check_takes(expert: Any, needed: Any, what: str) -> None:
     takes = hasattr(expert, needed) if isinstance(needed, str) else isinstance(expert, needed)
     if not takes:
         raise ValueError(f"a {type(expert).__name__} takes no {what}: load into the other experts by loading_into.")
+
+
+def _name_for(adapter_name: str | None, experts: Sequence[Any], hotswap: bool) -> str:
+    """The name of an adapter that is to be loaded into these experts: as given, or the first free `default_0`, ..."""
+    taken = [name for expert in experts for name in _adapters_of(expert)]
+    if adapter_name in taken and not hotswap:
+        raise ValueError(f"adapter_name={adapter_name!r} is in use in an expert: choose another name.")
+    names = (f"default_{number}" for number in range(len(taken) + 1))
+    return adapter_name or next(name for name in names if name not in taken)
+
+
+def _load_into_each(experts: Sequence[Any], source: Any, prefix: str | None, hotswap: bool, **kwargs) -> None:
+    """Loads a LoRA into all experts, or after an error into none."""
+    done: list[Any] = []
+    try:
+        for expert in experts:
+            # With the same tensors the experts would share them.
+            weights = {key: value.clone() for key, value in source.items()} if isinstance(source, dict) else source
+            expert.load_lora_adapter(weights, prefix, hotswap, **kwargs)
+            done.append(expert)
+    except Exception:
+        for expert in [] if hotswap else done:
+            expert.delete_adapters(kwargs["adapter_name"])
+        raise
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from diffusers.utils import is_peft_available
 
-from ..experts.lora import LoraExpert, inject, lora_layers, own_config, without_adapters
+from ..experts.files import network_config
+from ..experts.lora import LoraExpert, inject, lora_layers, without_adapters
 
 ADAPTER = "trained"
 
@@ -54,7 +55,7 @@ def trained_expert(unet: Any, averages: Sequence[torch.Tensor]) -> LoraExpert:
         name.replace(".base_layer.", ".").replace(f".{ADAPTER}.", "."): tensor.detach().contiguous()
         for name, tensor in found.items()
     }
-    return LoraExpert(weights, own_config(unet))
+    return LoraExpert(weights, network_config(unet.config))
 
 
 def merged(unet: Any, expert: LoraExpert) -> Any:

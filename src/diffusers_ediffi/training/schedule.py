@@ -41,7 +41,7 @@ import yaml
 from ..checks import is_number
 from ..edm import P_MEAN, P_STD
 from ..experts.noise_interval import NoiseInterval
-from ..experts.router import TRAINED_ON_TOLERANCE
+from ..experts.routes import TRAINED_ON_TOLERANCE
 from .settings import THIS_RUN, TrainingSettings
 
 INTERVAL_KEYS = ("node", "sigma", "excluding")

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import Dataset
 
+from ..experts.files import expert_folder
 from ..experts.lora import LoraExpert
 from ..experts.noise_interval import NoiseInterval
 from ..experts.router import ExpertRouterUNet
@@ -464,7 +465,7 @@ def _network_folder(start: str) -> Path:
             continue
         if "unets" in json.loads((folder / "config.json").read_text()):
             raise ValueError(
-                f"start: {folder} holds several experts: name one of them, such as {folder / 'expert.0'}."
+                f"start: {folder} holds several experts: name one of them, such as {folder / expert_folder(0)}."
             )
         return folder
     raise ValueError(f"start: {start} holds no trained network: there is no {Path(start) / 'unet' / 'config.json'}.")
