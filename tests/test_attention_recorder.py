@@ -18,7 +18,7 @@ from helpers_diffusers import PIPELINES, build, ip_adapter, unet_for
 
 from diffusers_ediffi import ExpertRouterUNet, PaintRegion, paint_with_words, record_attention
 from diffusers_ediffi.attention_recorder import BINS
-from diffusers_ediffi.models.conditioning import CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
+from diffusers_ediffi.models.encoder_table import CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers 0.42 on numpy 2.4

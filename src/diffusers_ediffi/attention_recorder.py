@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as nnf
 
 from .models.attention import EDiffIAttention
-from .models.conditioning import CLIP_IMAGE_COLUMN, CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
+from .models.encoder_table import CLIP_IMAGE_COLUMN, CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
 from .paint.paint_with_words import NoiseLevels, as_tokenized, prompt_tokens, reads_text, replaced
 from .paint.painting import attention_probabilities, unet_grids
 from .paint.regions import PromptTokens, find_phrase

@@ -12,8 +12,8 @@ from helpers import SIZES, draw, embeddings, picture, seeded, tiny_components, t
 
 from diffusers_ediffi import EDMDEISScheduler, ExpertRouterUNet, PaintRegion, record_attention
 from diffusers_ediffi.edm import c_noise, denoised_from_model_output
+from diffusers_ediffi.models.encoder_table import ENCODERS
 from diffusers_ediffi.pipelines.guidance import Guidance
-from diffusers_ediffi.pipelines.inputs import ENCODERS
 
 BASE, SR256, SR1024 = SIZES
 PROMPTS = ["a red cat above a house", "a dog"]
@@ -55,7 +55,8 @@ def test_what_is_switched_off_is_the_dropped_condition(base_pipe, encoder):
     encoded = dict(zip(names, base_pipe.encode_prompt(PROMPTS, NEGATIVE), strict=True))
     pixels = base_pipe.feature_extractor(images=[picture(0), picture(1)], return_tensors="pt").pixel_values
     encoded["image_embeds"] = base_pipe.image_encoder(pixels).image_embeds.detach()
-    own = {name: value for name, value in encoded.items() if name.removeprefix("negative_") in ENCODERS[encoder]}
+    names = ENCODERS[encoder].embeddings
+    own = {name: value for name, value in encoded.items() if name.removeprefix("negative_") in names}
 
     def of_embeddings(**arguments):
         return draw(base_pipe, None, generator=[seeded(), seeded(1)], **arguments)

@@ -14,14 +14,9 @@ from diffusers.utils import logging, numpy_to_pil
 from torch import nn
 from transformers import CLIPImageProcessorPil
 
-logger = logging.get_logger(__name__)
+from .encoder_table import CLIP_TEXT_COLUMNS, CLIP_TEXT_TOKENS, T5_COLUMNS, T5_TOKENS
 
-CLIP_TEXT_TOKENS = 77
-T5_TOKENS = 113
-CLIP_TEXT_COLUMNS = slice(0, CLIP_TEXT_TOKENS)
-T5_COLUMNS = slice(CLIP_TEXT_TOKENS, CLIP_TEXT_TOKENS + T5_TOKENS)
-CLIP_IMAGE_COLUMN = CLIP_TEXT_TOKENS + T5_TOKENS
-NULL_COLUMN = CLIP_IMAGE_COLUMN + 1
+logger = logging.get_logger(__name__)
 
 
 class ConditioningFusion(nn.Module):

@@ -11,23 +11,18 @@ import torch
 import torch.nn.functional as nnf
 from diffusers.utils import logging
 
-from ..models.conditioning import (
-    CLIP_TEXT_COLUMNS,
-    CLIP_TEXT_TOKENS,
-    T5_COLUMNS,
-    T5_TOKENS,
-    encode_clip_text,
-    encode_t5,
-)
-from ..paint.regions import PaintRegion, PromptTokens, region_columns
-from .inputs import (
+from ..models.conditioning import encode_clip_text, encode_t5
+from ..models.encoder_table import (
+    CLIP_IMAGE,
+    CLIP_TEXT,
     ENCODERS,
     NEGATIVE_EMBEDDINGS,
+    T5,
     TEXT_EMBEDDINGS,
-    Embeddings,
-    batch_size_of,
-    check_style_weights,
+    TEXT_ENCODERS,
 )
+from ..paint.regions import PaintRegion, PromptTokens, region_columns
+from .inputs import Embeddings, batch_size_of, check_style_weights
 from .style import encode_references, mix_embeds, read_references
 
 logger = logging.get_logger(__name__)
@@ -62,40 +57,26 @@ class EncodersMixin:
         device = device or self._execution_device
         encoders = tuple(ENCODERS) if encoders is None else encoders
         count = len(prompt) if isinstance(prompt, list) else 1
-        prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2 = self._encode_text(
-            [prompt] if isinstance(prompt, str) else prompt, device, encoders
-        )
-        negative_prompt = negative_prompt if do_classifier_free_guidance else None
-        (
-            negative_prompt_embeds,
-            negative_pooled_prompt_embeds,
-            negative_prompt_embeds_2,
-            negative_prompt_attention_mask_2,
-        ) = self._encode_text(
-            [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt, device, encoders
-        )
-        return (
-            prompt_embeds,
-            pooled_prompt_embeds,
-            prompt_embeds_2,
-            prompt_attention_mask_2,
-            negative_prompt_embeds,
-            negative_pooled_prompt_embeds,
-            negative_prompt_embeds_2,
-            negative_prompt_attention_mask_2,
-        )
+        negatives = [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt
+        positive = self._encode_text([prompt] if isinstance(prompt, str) else prompt, device, encoders)
+        negative = self._encode_text(negatives if do_classifier_free_guidance else None, device, encoders)
+        return (*positive, *negative)
 
     def _encode_text(
         self, texts: list[str] | None, device: torch.device | str, encoders: Sequence[str]
     ) -> tuple[torch.Tensor | None, ...]:
+        """The four of `TEXT_EMBEDDINGS`; `None` without texts, and of encoders that are not loaded or not named."""
+        if texts is None:
+            return (None,) * len(TEXT_EMBEDDINGS)
+        for encoder in TEXT_ENCODERS:
+            if getattr(self, encoder.component) is not None and getattr(self, encoder.processor) is None:
+                raise ValueError(
+                    f"{encoder.component} needs {encoder.processor}, which is not loaded; load both or none."
+                )
         tokens = pooled = tokens_2 = mask_2 = None
-        for name in ("", "_2"):
-            encoder, tokenizer = getattr(self, f"text_encoder{name}"), getattr(self, f"tokenizer{name}")
-            if texts is not None and encoder is not None and tokenizer is None:
-                raise ValueError(f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or none.")
-        if texts is not None and self.text_encoder is not None and "clip_text" in encoders:
+        if self.text_encoder is not None and CLIP_TEXT.name in encoders:
             tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
-        if texts is not None and self.text_encoder_2 is not None and "t5" in encoders:
+        if self.text_encoder_2 is not None and T5.name in encoders:
             tokens_2, mask_2 = encode_t5(texts, self.tokenizer_2, self.text_encoder_2, device)
         return tokens, pooled, tokens_2, mask_2
 
@@ -117,15 +98,15 @@ class EncodersMixin:
         if isinstance(negative_prompt, str):
             negative_prompt = [negative_prompt] * batch_size
         encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device, encoders), strict=True))
-        if style_image is not None and "clip_image" in encoders:
+        if style_image is not None and CLIP_IMAGE.name in encoders:
             encoded["image_embeds"] = encode_references(
                 style_image, self.feature_extractor, self.image_encoder, device
             )
         embeds: Embeddings = {}
-        switched_off = [name for encoder, own in ENCODERS.items() if encoder not in encoders for name in own]
+        used = [name for encoder in encoders for name in ENCODERS[encoder].embeddings]
         for name, value in given.items():
             value = encoded.get(name) if value is None else value
-            if name.removeprefix("negative_") in switched_off:
+            if name.removeprefix("negative_") not in used:
                 value = None
             if value is not None:
                 if value.shape[0] == 1 < batch_size:  # one style for all prompts
@@ -133,7 +114,7 @@ class EncodersMixin:
                 value = value.to(device).repeat_interleave(num_images_per_prompt, dim=0)
             embeds[name] = value
         for prefix in ("", "negative_"):
-            tokens, mask = f"{prefix}prompt_embeds_2", f"{prefix}prompt_attention_mask_2"
+            tokens, mask = (f"{prefix}{name}" for name in T5.embeddings)
             embeds[tokens], embeds[mask] = _pad_t5(embeds[tokens], embeds[mask])
         return embeds
 
@@ -170,24 +151,21 @@ class EncodersMixin:
         Raises:
             ValueError: The prompt has no such phrase, or no encoder reads it.
         """
-        names = {"CLIP": "clip_text", "T5": "t5"}
-        read = [one for one in self.prompt_tokens(prompt) if names[one[0]] in encoders]
+        labels = [encoder.label for encoder in TEXT_ENCODERS if encoder.name in encoders]
+        read = [reader for reader in self.prompt_tokens(prompt) if reader[0] in labels]
         if not read:
             raise ValueError(f"regions need an encoder that reads the prompt; encoders={encoders!r} leaves none.")
         return region_columns(prompt, regions, read)
 
     def prompt_tokens(self, prompt: str) -> list[tuple[str, PromptTokens, int]]:
         """For each text encoder its name, the prompt's tokens and their first column in what the U-Nets attend to."""
-        encoders = []
-        for name, suffix, length, columns in (
-            ("CLIP", "", CLIP_TEXT_TOKENS, CLIP_TEXT_COLUMNS),
-            ("T5", "_2", T5_TOKENS, T5_COLUMNS),
-        ):
-            tokenizer = getattr(self, f"tokenizer{suffix}")
-            if getattr(self, f"text_encoder{suffix}") is not None and tokenizer is not None:
-                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, length))
-                encoders.append((name, tokens, columns.start))
-        return encoders
+        readers = []
+        for encoder in TEXT_ENCODERS:
+            tokenizer = getattr(self, encoder.processor)
+            if getattr(self, encoder.component) is not None and tokenizer is not None:
+                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, encoder.tokens))
+                readers.append((encoder.label, tokens, encoder.columns.start))
+        return readers
 
 
 def keep_out_of_float16(text_encoder: Any) -> None:
@@ -208,5 +186,5 @@ def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[tor
     if tokens is None:
         return None, None
     mask = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
-    missing = T5_TOKENS - tokens.shape[1]
+    missing = T5.tokens - tokens.shape[1]
     return nnf.pad(tokens, (0, 0, 0, missing)), nnf.pad(mask, (0, missing))

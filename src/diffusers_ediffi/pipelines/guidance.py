@@ -15,10 +15,8 @@ import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
 from ..edm import c_out, denoised_from_model_output, sigma_from_c_noise
-from ..models.conditioning import CLIP_TEXT_COLUMNS, T5_COLUMNS
-from .inputs import ENCODERS, Embeddings, GuidanceScale
-
-TEXT_COLUMNS = {"t5": T5_COLUMNS, "clip_text": CLIP_TEXT_COLUMNS}
+from ..models.encoder_table import ENCODERS, TEXT_ENCODERS
+from .inputs import Embeddings, GuidanceScale
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Guidance:
 
     def conditions(self, embeds: Embeddings, images: slice, dtype: torch.dtype) -> dict[str, Any]:
         """The network's arguments for these images: the first row of all of them, then the second, and so on."""
-        encoder_of = {name: encoder for encoder, names in ENCODERS.items() for name in names}
+        encoder_of = {name: encoder.name for encoder in ENCODERS.values() for name in encoder.embeddings}
 
         def pick(name: str, dropped: int = 0) -> torch.Tensor | None:
             parts = [
@@ -83,11 +81,11 @@ class Guidance:
         """The arguments `copies` and `readable` of [`~painting.Painting.select`]: D_none is not painted, and the other
         rows where the text stands that they are conditioned on."""
         rows = self.rows[1:] if self.weights else self.rows
-        if all(row is not None and set(TEXT_COLUMNS) <= set(row) for row in rows):
+        texts = [[encoder for encoder in TEXT_ENCODERS if encoder.name in (row or ())] for row in rows]
+        if all(len(text) == len(TEXT_ENCODERS) for text in texts):
             return len(rows), None
-        every = range(max(columns.stop for columns in TEXT_COLUMNS.values()))
-        texts = [[name for name in row or () if name in TEXT_COLUMNS] for row in rows]
-        return len(rows), [[column for name in text for column in every[TEXT_COLUMNS[name]]] for text in texts]
+        every = range(TEXT_ENCODERS[-1].columns.stop)
+        return len(rows), [[column for encoder in text for column in every[encoder.columns]] for text in texts]
 
     def combine(
         self,

@@ -14,21 +14,11 @@ import torch
 
 from ..checks import is_number
 from ..discrete_time import has_betas
-from ..models.conditioning import CLIP_TEXT_TOKENS, T5_TOKENS
+from ..models.encoder_table import CLIP_IMAGE, ENCODERS, TEXT_EMBEDDINGS, TEXT_ENCODERS, Encoder
 from .prompt_schedule import PromptSchedule
 
 MAX_INFERENCE_STEPS = 1000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-# Names in `__call__`; each but the image's has a negative counterpart.
-TEXT_EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds", "prompt_embeds_2", "prompt_attention_mask_2")
-NEGATIVE_EMBEDDINGS = tuple(f"negative_{name}" for name in TEXT_EMBEDDINGS)
-EMBEDDINGS = ("prompt_embeds", "prompt_embeds_2", "image_embeds")
-# The names of `encoders` and of weights in `guidance_scale`, with the embeddings that are the encoder's.
-ENCODERS = {
-    "t5": ("prompt_embeds_2", "prompt_attention_mask_2"),
-    "clip_text": ("prompt_embeds", "pooled_prompt_embeds"),
-    "clip_image": ("image_embeds",),
-}
 
 Embeddings = dict[str, torch.Tensor | None]
 GuidanceScale = float | dict[str, float]
@@ -87,7 +77,7 @@ def check_inputs(
         _check_tensor(name, tensor)
     _check_text(pipe, "prompt", prompt, given)
     _check_text(pipe, "negative_prompt", negative_prompt, given)
-    if prompt is None and style_image is None and all(given[name] is None for name in EMBEDDINGS):
+    if prompt is None and style_image is None and _given_embedding(given) is None:
         raise ValueError("there is nothing to draw; pass prompt, prompt_schedule, embeddings or style_image.")
     batch_size = batch_size_of(prompt, style_image, given)
     _check_images(pipe, style_image, given, batch_size)
@@ -187,28 +177,36 @@ def check_prompt_schedule(schedule: Any, prompt: Any, given: Embeddings) -> Prom
 
 def _check_embeddings(config: Any, given: Embeddings, batch_size: int) -> None:
     """Shapes: tokens (batch, 77 or up to 113, width), vectors (batch, width), the mask (batch, tokens)."""
-    shapes = {
-        # CLIP attends to its padding, so that there is no shorter form of its tokens.
-        "prompt_embeds": (config.encoder_hid_dim, [CLIP_TEXT_TOKENS]),
-        "pooled_prompt_embeds": (config.pooled_projection_dim, None),
-        "prompt_embeds_2": (config.encoder_hid_dim_2, range(1, T5_TOKENS + 1)),
-        "image_embeds": (config.image_embed_dim, None),
-    }
-    for name, embedding in given.items():
-        if embedding is None or "mask" in name:
-            continue
-        width, counts = shapes[name.removeprefix("negative_")]
-        shape = tuple(embedding.shape)
-        batch_fits = shape[0] == batch_size or (name == "image_embeds" and shape[0] == 1)
-        tokens_fit = len(shape) == 2 if counts is None else len(shape) == 3 and shape[1] in counts
-        if not batch_fits or not tokens_fit or shape[-1] != width:
-            tokens = "" if counts is None else f"{'up to ' if len(counts) > 1 else ''}{counts[-1]}, "
-            wanted = f"({batch_size}, {tokens}{width})"
-            name = "style_image or image_embeds" if name == "image_embeds" else name
-            raise ValueError(f"{name} has shape {shape}, not {wanted}; use the encoder of this model's training.")
-        mask = given.get(name.replace("embeds_2", "attention_mask_2")) if name.endswith("_2") else None
-        if mask is not None and tuple(mask.shape) != shape[:2]:
-            raise ValueError(f"the attention mask of {name} has shape {tuple(mask.shape)}, not {shape[:2]}.")
+    for encoder in ENCODERS.values():
+        for prefix in ("", "negative_") if encoder in TEXT_ENCODERS else ("",):
+            for name, width in encoder.widths.items():
+                _check_embedding(encoder, f"{prefix}{name}", given[f"{prefix}{name}"], config[width], batch_size)
+            if encoder.mask is not None:
+                _check_mask(f"{prefix}{encoder.sequence}", given, given[f"{prefix}{encoder.mask}"])
+
+
+def _check_embedding(encoder: Encoder, name: str, embedding: torch.Tensor | None, width: int, batch_size: int) -> None:
+    if embedding is None:
+        return
+    shape = tuple(embedding.shape)
+    is_sequence = encoder in TEXT_ENCODERS and name.removeprefix("negative_") == encoder.sequence
+    # Without a mask the padding is attended to, so that there is no shorter form of the tokens.
+    counts = range(encoder.tokens if encoder.mask is None else 1, encoder.tokens + 1)
+    batch_fits = shape[0] == batch_size or (name == "image_embeds" and shape[0] == 1)
+    tokens_fit = len(shape) == 3 and shape[1] in counts if is_sequence else len(shape) == 2
+    if not batch_fits or not tokens_fit or shape[-1] != width:
+        tokens = f"{'up to ' if len(counts) > 1 else ''}{encoder.tokens}, " if is_sequence else ""
+        name = "style_image or image_embeds" if name == "image_embeds" else name
+        raise ValueError(
+            f"{name} has shape {shape}, not ({batch_size}, {tokens}{width}); use the encoder of this model's training."
+        )
+
+
+def _check_mask(name: str, given: Embeddings, mask: torch.Tensor | None) -> None:
+    tokens = given[name]
+    shape = None if tokens is None else tuple(tokens.shape[:2])
+    if mask is not None and tuple(mask.shape) != shape:
+        raise ValueError(f"the attention mask of {name} has shape {tuple(mask.shape)}, not {shape}.")
 
 
 def batch_size_of(prompt: str | list[str] | None, style_image: Sequence | None, given: Embeddings) -> int:
@@ -217,11 +215,14 @@ def batch_size_of(prompt: str | list[str] | None, style_image: Sequence | None, 
         return 1
     if prompt is not None:
         return len(prompt)
-    for name in EMBEDDINGS:
-        embedding = given[name]
-        if embedding is not None:
-            return len(embedding)
-    return len(style_image or ())
+    embedding = _given_embedding(given)
+    return len(style_image or ()) if embedding is None else len(embedding)
+
+
+def _given_embedding(given: Embeddings) -> torch.Tensor | None:
+    """The first embedding of prompts or a style that is given."""
+    embeddings = (given[encoder.sequence] for encoder in (*TEXT_ENCODERS, CLIP_IMAGE))
+    return next((embedding for embedding in embeddings if embedding is not None), None)
 
 
 def per_stage(name: str, value: Any, default: Sequence, stages: list[Stage]) -> list:
@@ -308,16 +309,6 @@ def encoders_in_use(
 ) -> tuple[str, ...]:
     """The encoders whose conditions the networks receive; those named, in `encoders` or by a weight in the base's
     guidance scale, must have one."""
-    has_condition = {
-        "t5": given["prompt_embeds_2"] is not None or (prompt is not None and pipe.text_encoder_2 is not None),
-        "clip_text": given["prompt_embeds"] is not None or (prompt is not None and pipe.text_encoder is not None),
-        "clip_image": given["image_embeds"] is not None or style_image is not None,
-    }
-    remedies = {
-        "t5": "load text_encoder_2 and pass a prompt, or pass prompt_embeds_2",
-        "clip_text": "load text_encoder and pass a prompt, or pass prompt_embeds and pooled_prompt_embeds",
-        "clip_image": "pass style_image or image_embeds",
-    }
     if encoders is not None and (not isinstance(encoders, list | tuple) or not encoders):
         raise ValueError(f"encoders={encoders!r} must be a list of at least one of {', '.join(ENCODERS)}.")
     used = tuple(ENCODERS if encoders is None else encoders)
@@ -325,9 +316,12 @@ def encoders_in_use(
     weighted = [name for name, weight in scale.items() if weight] if isinstance(scale, dict) else []
     for argument, names in (("encoders", () if encoders is None else used), ("guidance_scale", weighted)):
         for name in names:
-            if not has_condition[name]:
+            encoder = ENCODERS[name]
+            source = prompt if encoder in TEXT_ENCODERS else style_image
+            can_encode = source is not None and getattr(pipe, encoder.component) is not None
+            if given[encoder.sequence] is None and not can_encode:
                 raise ValueError(
-                    f"{argument} names {name!r}, which has no condition: {remedies[name]}, or leave it out."
+                    f"{argument} names {name!r}, which has no condition: {encoder.remedy}, or leave it out."
                 )
             if name not in used:
                 raise ValueError(

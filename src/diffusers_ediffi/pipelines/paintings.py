@@ -7,10 +7,10 @@ from numbers import Real
 from typing import Any
 
 from ..checks import is_number
-from ..models.conditioning import NULL_COLUMN
+from ..models.encoder_table import ENCODERS, NULL_COLUMN
 from ..paint.paint_with_words import check_regions, check_strength
 from ..paint.painting import Painting
-from .inputs import ENCODERS, Stage
+from .inputs import Stage
 from .prompt_schedule import PromptSchedule, scheduled_columns
 
 

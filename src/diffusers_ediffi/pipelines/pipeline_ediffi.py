@@ -30,6 +30,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..experts.router import ExpertRouterUNet
 from ..models.conditioning import clip_pixels
+from ..models.encoder_table import EMBEDDINGS, TEXT_EMBEDDINGS
 from ..models.low_res import augment_low_res, upsample_low_res
 from ..models.unet import EDiffIUNet, align_weights
 from ..paint.paint_with_words import painted
@@ -37,9 +38,7 @@ from ..paint.painting import Painting
 from .encoders import EncodersMixin, keep_out_of_float16
 from .guidance import Guidance
 from .inputs import (
-    NEGATIVE_EMBEDDINGS,
     OUTPUT_TYPES,
-    TEXT_EMBEDDINGS,
     Embeddings,
     GuidanceScale,
     Stage,
@@ -126,7 +125,7 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
         "safety_checker",
     ]
     _exclude_from_cpu_offload = ["safety_checker"]
-    _callback_tensor_inputs = ["latents", *TEXT_EMBEDDINGS, *NEGATIVE_EMBEDDINGS, "image_embeds"]
+    _callback_tensor_inputs = ["latents", *EMBEDDINGS]
     # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
     pixels_per_call = 1024 * 1024
     region_normalizer = "max"  # of paint-with-words, or "std"; see `region_strength`
@@ -425,7 +424,7 @@ class EDiffIPipeline(DiffusionPipeline, EncodersMixin):
         is to be called before. All prompts are encoded here."""
         if schedule is None:
             return [{} for _ in stages]
-        nothing: Embeddings = dict.fromkeys(TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS)
+        nothing: Embeddings = dict.fromkeys(EMBEDDINGS)
         encoded: list[Embeddings] = [{}]  # the first prompt is in `embeds` already
         for prompt in schedule.prompts[1:]:
             own = self._prepare_embeddings(prompt, None, None, nothing, num_images_per_prompt, False, encoders)

@@ -15,14 +15,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from ..models.conditioning import (
-    CLIP_TEXT_COLUMNS,
-    CLIP_TEXT_TOKENS,
-    T5_COLUMNS,
-    T5_TOKENS,
-    encode_clip_image,
-    encode_clip_text,
-)
+from ..models.conditioning import encode_clip_image, encode_clip_text
+from ..models.encoder_table import CLIP_TEXT_COLUMNS, CLIP_TEXT_TOKENS, T5_COLUMNS, T5_TOKENS
 from ..paint.regions import PaintRegion, PromptTokens, region_columns
 
 SUBFOLDERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "feature_extractor", "image_encoder")
