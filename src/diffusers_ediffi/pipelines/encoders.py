@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as nnf
-from diffusers.utils import logging
+import torch.nn.functional as F
 
 from ..models.conditioning import encode_clip_text, encode_t5
 from ..models.encoder_table import (
@@ -22,10 +21,8 @@ from ..models.encoder_table import (
     TEXT_ENCODERS,
 )
 from ..paint.regions import PaintRegion, PromptTokens, region_columns
-from .inputs import Embeddings, batch_size_of, check_style_weights
-from .style import encode_references, mix_embeds, read_references
-
-logger = logging.get_logger(__name__)
+from .inputs import Embeddings, Inputs
+from .style import check_style_weights, encode_references, mix_embeds, read_references
 
 
 class EncodersMixin:
@@ -81,42 +78,39 @@ class EncodersMixin:
         return tokens, pooled, tokens_2, mask_2
 
     def _prepare_embeddings(
-        self,
-        prompt: str | list[str] | None,
-        negative_prompt: str | list[str] | None,
-        style_image: Any,
-        given: Embeddings,
-        num_images_per_prompt: int,
-        guided: bool,
-        encoders: Sequence[str] = tuple(ENCODERS),
+        self, inputs: Inputs, guided: bool, encoders: Sequence[str] = tuple(ENCODERS)
     ) -> Embeddings:
         """All embeddings on the device, one row for each image; what is given is not computed, and what belongs to
         none of the encoders is `None`."""
-        device = self._execution_device
-        names = TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS
-        batch_size = batch_size_of(prompt, style_image, given)
-        if isinstance(negative_prompt, str):
-            negative_prompt = [negative_prompt] * batch_size
-        encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device, encoders), strict=True))
-        if style_image is not None and CLIP_IMAGE.name in encoders:
-            encoded["image_embeds"] = encode_references(
-                style_image, self.feature_extractor, self.image_encoder, device
-            )
-        embeds: Embeddings = {}
+        encoded = self._encode(inputs, guided, encoders)
         used = [name for encoder in encoders for name in ENCODERS[encoder].embeddings]
-        for name, value in given.items():
-            value = encoded.get(name) if value is None else value
-            if name.removeprefix("negative_") not in used:
-                value = None
-            if value is not None:
-                if value.shape[0] == 1 < batch_size:  # one style for all prompts
-                    value = value.expand(batch_size, *value.shape[1:])
-                value = value.to(device).repeat_interleave(num_images_per_prompt, dim=0)
-            embeds[name] = value
+        embeds: Embeddings = {}
+        for name, given in inputs.given.items():
+            value = encoded.get(name) if given is None else given
+            is_used = name.removeprefix("negative_") in used
+            embeds[name] = self._rows(value, inputs) if is_used and value is not None else None
         for prefix in ("", "negative_"):
             tokens, mask = (f"{prefix}{name}" for name in T5.embeddings)
             embeds[tokens], embeds[mask] = _pad_t5(embeds[tokens], embeds[mask])
         return embeds
+
+    def _encode(self, inputs: Inputs, guided: bool, encoders: Sequence[str]) -> Embeddings:
+        """The embeddings of prompts and style references, one row for each prompt."""
+        device, negative = self._execution_device, inputs.negative_prompt
+        if isinstance(negative, str):
+            negative = [negative] * inputs.batch_size
+        texts = self.encode_prompt(inputs.prompt, negative, guided, device, encoders)
+        encoded = dict(zip(TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS, texts, strict=True))
+        if inputs.style is not None and CLIP_IMAGE.name in encoders:
+            style = encode_references(inputs.style, self.feature_extractor, self.image_encoder, device)
+            encoded[CLIP_IMAGE.sequence] = style
+        return encoded
+
+    def _rows(self, embedding: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+        """An embedding (batch or 1, ...) on the device, repeated for each image."""
+        if embedding.shape[0] == 1 < inputs.batch_size:  # one style for all prompts
+            embedding = embedding.expand(inputs.batch_size, *embedding.shape[1:])
+        return embedding.to(self._execution_device).repeat_interleave(int(inputs.num_images_per_prompt), dim=0)
 
     def encode_style(self, images: Any, weights: Sequence[float] | None = None) -> torch.Tensor:
         """Embeds one or several style references as one, for `style_image=`.
@@ -168,23 +162,10 @@ class EncodersMixin:
         return readers
 
 
-def keep_out_of_float16(text_encoder: Any) -> None:
-    """T5 has values above float16's largest; a quantised one computes in the type that its settings say."""
-    if text_encoder is None or getattr(text_encoder, "dtype", None) != torch.float16:
-        return
-    if getattr(text_encoder, "quantization_method", None) is None:
-        text_encoder.to(torch.bfloat16)
-    else:
-        logger.warning(
-            "The quantised text_encoder_2 computes in float16, where T5 overflows. Load the pipeline with "
-            'dtype={"default": torch.float16, "text_encoder_2": torch.bfloat16}.'
-        )
-
-
 def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Brings T5 tokens (batch, n, width) and their mask (batch, n) to all 113 columns."""
     if tokens is None:
         return None, None
     mask = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
     missing = T5.tokens - tokens.shape[1]
-    return nnf.pad(tokens, (0, 0, 0, missing)), nnf.pad(mask, (0, missing))
+    return F.pad(tokens, (0, 0, 0, missing)), F.pad(mask, (0, missing))

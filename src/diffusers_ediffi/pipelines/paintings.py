@@ -2,6 +2,7 @@
 """What `EDiffIPipeline` paints: its `regions` and `region_strength` become a [`Painting`] for each stage."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -10,8 +11,8 @@ from ..checks import is_number
 from ..models.encoder_table import ENCODERS, NULL_COLUMN
 from ..paint.paint_with_words import check_regions, check_strength
 from ..paint.painting import Painting
-from .inputs import Stage
 from .prompt_schedule import PromptSchedule, scheduled_columns
+from .stages import Stage
 
 
 def paintings_per_stage(
@@ -55,6 +56,12 @@ def paintings_per_stage(
         painting.scheduled_columns = columns
         paintings.append(painting)
     return paintings
+
+
+def with_paintings(pipe: Any, stages: list[Stage], *args: Any) -> list[Stage]:
+    """The stages with what is painted in them; the arguments are those of [`paintings_per_stage`]."""
+    paintings = paintings_per_stage(pipe, stages, *args)
+    return [replace(stage, painting=painting) for stage, painting in zip(stages, paintings, strict=True)]
 
 
 def _strengths(strength: Any) -> Sequence[float]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from .image_start import ImageStart
-from .inputs import Stage
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
+from .stages import Stage
 
 
 def with_arguments_of(parent: Callable) -> Callable[[Callable], Callable]:

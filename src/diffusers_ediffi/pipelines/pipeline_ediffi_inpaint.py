@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from .image_start import ImageStart
-from .inputs import Stage
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
 from .pipeline_ediffi_img2img import EDiffIImg2ImgPipeline, with_arguments_of
+from .stages import Stage
 
 
 class EDiffIInpaintPipeline(EDiffIImg2ImgPipeline):

@@ -4,7 +4,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from ..paint.regions import PaintRegion, find_phrase
@@ -38,31 +37,26 @@ class PromptSchedule:
         steps = math.ceil((num_timesteps - begin) / order)
         return [begin + order * math.floor(share * steps + 0.5) for share in self.shares]
 
-    def switches(
-        self, stages: Sequence[Any], begin_index: Callable[[Any], int], begin_prompt: Callable[[int], None]
-    ) -> list[dict[int, Callable[[], None]]]:
-        """For each stage what begins another prompt, by the index of the timestep that it is to be called before.
+    def begins_of_stages(self, stages: Sequence[Any], begin_index: Callable[[Any], int]) -> dict[tuple[str, int], int]:
+        """The number of the prompt that begins, by the label of the stage and the index of the timestep.
 
         Args:
             stages: Those that run, each with its `scheduler`, whose timesteps are set.
             begin_index: Of a stage the index of the timestep that it begins with.
-            begin_prompt: Called with the number of a prompt; number 0 holds before the base stage begins.
+
+        Returns:
+            Prompt 0 is not among them: it holds before the base stage begins.
         """
-        switches: list[dict[int, Callable[[], None]]] = [{} for _ in stages]
-        scheduler = stages[0].scheduler
+        base, scheduler = stages[0], stages[0].scheduler
         count = len(scheduler.timesteps)
-        begins = self.begins(count, scheduler.order, begin_index(stages[0]))
-        for number, index in enumerate(begins[1:], start=1):
-            switch = partial(begin_prompt, number)
-            if index < count:
-                switches[0][index] = switch
-            elif number == len(begins) - 1:  # for the first further stage that runs
-                for own_switches, stage in zip(switches[1:], stages[1:], strict=True):
-                    first = begin_index(stage)
-                    if first < len(stage.scheduler.timesteps):
-                        own_switches[first] = switch
-                        break
-        return switches
+        numbers = enumerate(self.begins(count, scheduler.order, begin_index(base)))
+        begins = {(base.label, index): number for number, index in numbers if number and index < count}
+        last = len(self.prompts) - 1
+        if last and last not in begins.values():
+            for stage in stages[1:]:
+                if begin_index(stage) < len(stage.scheduler.timesteps):  # the first further stage that runs
+                    return {**begins, (stage.label, begin_index(stage)): last}
+        return begins
 
 
 def scheduled_columns(

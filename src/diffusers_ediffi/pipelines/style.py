@@ -1,18 +1,38 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Style references (section 5.3): pictures in all their forms, read from files, and several of them mixed into one."""
 
+import math
 import os
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import PIL.Image
 import torch
 from diffusers.utils import load_image
 
+from ..checks import is_number
 from ..models.conditioning import as_pil_images, encode_clip_image
 from ..provenance import open_image, reading_image
 
 References = list[list[PIL.Image.Image]]  # for each row of the batch one picture, or several that are mixed
+
+
+def read_style(style_image: Any, style_scale: Any, image_embeds: Any) -> tuple[References | None, torch.Tensor | None]:
+    """The style of a call: its references, read, or its CLIP image embedding; both are `None` without a style.
+
+    Raises:
+        ValueError: The arguments of this name are wrong, or a picture cannot be read.
+    """
+    if not is_number(style_scale, Real) or not 0 <= style_scale < math.inf:
+        raise ValueError(f"style_scale={style_scale!r} must be a number of at least 0; 1 is usual, 0 is no style.")
+    if style_image is None:
+        return None, image_embeds
+    if image_embeds is not None:
+        raise ValueError("pass either style_image or image_embeds, not both.")
+    if isinstance(style_image, torch.Tensor) and style_image.ndim == 2:
+        return None, style_image
+    return read_references(style_image), None
 
 
 def read_references(style_image: Any) -> References:
@@ -66,6 +86,17 @@ def encode_references(
     """Embeds the references of each row by [`encode_clip_image`] and mixes them equally: (rows, width)."""
     embeds = encode_clip_image([one for row in references for one in row], feature_extractor, image_encoder, device)
     return torch.cat([mix_embeds(own) for own in embeds.split([len(row) for row in references])])
+
+
+def check_style_weights(weights: Any, references: int) -> None:
+    """Refuses weights of [`EDiffIPipeline.encode_style`] that do not fit so many references."""
+    if weights is None:
+        return
+    values = list(weights) if isinstance(weights, list | tuple) else []
+    if not all(is_number(weight, Real) and 0 <= weight < math.inf for weight in values) or not sum(values):
+        raise ValueError(f"weights={weights!r} must be a list of numbers of at least 0, not all of them 0.")
+    if len(values) != references:
+        raise ValueError(f"weights lists {len(values)} numbers for {references} references; pass one for each.")
 
 
 def mix_embeds(embeds: torch.Tensor, weights: Sequence[float] | None = None) -> torch.Tensor:
