@@ -24,6 +24,7 @@ class Call:
         style_scale (`float`): Factor on the CLIP image embedding.
         prompt_schedule ([`PromptSchedule`], *optional*): The prompts that follow each other, if they do.
         guidance_interval (`tuple` of `float`, *optional*): Noise levels (low, high] with guidance, by default all.
+        guidance_rescale (`float`): phi, see [`Guidance.combine`].
         generator (`torch.Generator` or `list`, *optional*): Makes the noise repeatable.
         latents (`torch.Tensor`, *optional*): Standard normal noise for the base stage (images, 3, size, size).
         callback (`Callable`, *optional*): Called after each step.
@@ -36,6 +37,7 @@ class Call:
     style_scale: float
     prompt_schedule: PromptSchedule | None
     guidance_interval: tuple[float, float] | None
+    guidance_rescale: float
     generator: Generator
     latents: torch.Tensor | None
     callback: Callable[..., Any] | None

@@ -51,13 +51,11 @@ class EncodersMixin:
             (batch, 113) of the prompts, then the same four of the negative prompts. `None` stands for zeros: a
             condition without its encoder, the unconditional model where there is no negative prompt.
         """
-        device = device or self._execution_device
-        encoders = tuple(ENCODERS) if encoders is None else encoders
-        count = len(prompt) if isinstance(prompt, list) else 1
-        negatives = [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt
-        positive = self._encode_text([prompt] if isinstance(prompt, str) else prompt, device, encoders)
-        negative = self._encode_text(negatives if do_classifier_free_guidance else None, device, encoders)
-        return (*positive, *negative)
+        batch_size = len(prompt) if isinstance(prompt, list) else 1
+        negative = negative_prompt if do_classifier_free_guidance else None
+        texts = ([text] * batch_size if isinstance(text, str) else text for text in (prompt, negative))
+        device, names = device or self._execution_device, tuple(ENCODERS) if encoders is None else encoders
+        return tuple(embedding for rows in texts for embedding in self._encode_text(rows, device, names))
 
     def _encode_text(
         self, texts: list[str] | None, device: torch.device | str, encoders: Sequence[str]

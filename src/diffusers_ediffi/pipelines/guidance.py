@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
-from ..checks import is_number
+from ..checks import MAX_STAGES, is_number
 from ..edm import c_out, denoised_from_model_output, sigma_from_c_noise
 from ..models.encoder_table import ENCODERS, TEXT_ENCODERS
 from .inputs import Embeddings, check_choice
-from .stages import MAX_STAGES, GuidanceScale, Stage, labels, per_stage
+from .stages import GuidanceScale, Stage, labels, per_stage
 
 
 @dataclass(frozen=True)

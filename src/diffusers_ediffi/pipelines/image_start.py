@@ -15,10 +15,10 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 
-from ..checks import is_number
+from ..checks import MAX_STAGES, is_number
 from ..models.conditioning import as_pil_images
 from ..paint.regions import as_mask, resize_mask, same_aspect
-from .stages import MAX_STAGES, Stage
+from .stages import Stage
 
 logger = logging.get_logger(__name__)
 

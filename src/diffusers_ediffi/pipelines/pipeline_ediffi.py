@@ -2,7 +2,7 @@
 """`EDiffIPipeline`: from a sentence to an image, through the cascade base -> SR256 -> SR1024 (section 3)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ from .inputs import (
     encoders_in_use,
 )
 from .loading import LoadablePipeline, keep_out_of_float16
-from .paintings import with_paintings
+from .paintings import paintings_per_stage
 from .prediction import batches, network_conditions, network_input, select_painted
 from .safety import run_safety_checker
 from .stages import Generator, GuidanceScale, Stage, loaded_stages, stages_up_to, with_noise_levels, with_steps
@@ -323,7 +323,8 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
         check_choice("callback_on_step_end_tensor_inputs", names, self._callback_tensor_inputs)
         check_inputs(self, inputs, stages, generator, latents)
         used = encoders_in_use(self, encoders, stages[0].guidance_scale, inputs)
-        stages = with_paintings(self, stages, prompt, regions, region_strength, schedule, used)
+        paintings = paintings_per_stage(self, stages, prompt, regions, region_strength, schedule, used)
+        stages = [replace(stage, painting=painting) for stage, painting in zip(stages, paintings, strict=True)]
         call = Call(
             inputs=inputs,
             stages=stages,
@@ -331,12 +332,12 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
             style_scale=style_scale,
             prompt_schedule=schedule,
             guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale,
             generator=generator,
             latents=latents,
             callback=callback_on_step_end,
             callback_tensors=names,
         )
-        self._guidance_rescale = guidance_rescale
         return self._output(self._run(call), output_type, return_dict)
 
     def _run(self, call: Call) -> torch.Tensor:
@@ -345,6 +346,7 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
             stage.scheduler.set_timesteps(stage.num_inference_steps, device=self._execution_device)
         self._prepare_start(call.stages, call.inputs.batch_size)
         self._interrupt = False
+        self._guidance_rescale = call.guidance_rescale
         self._prompt_schedule = call.prompt_schedule
         conditions = prepare_conditions(self, call)
         self._num_timesteps = sum(len(stage.scheduler.timesteps) - self._begin_index(stage) for stage in call.stages)

@@ -4,6 +4,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from ..paint.regions import PaintRegion, find_phrase
@@ -16,8 +17,8 @@ class PromptSchedule:
     """`prompts[i]` holds from the share `shares[i]` of the steps on, until the next one does.
 
     Args:
-        prompts: One text, or one for each row of the batch, for every entry.
-        shares: 0 and then strictly increasing, at most 1.
+        prompts (`list`): For every entry one text, or a list of texts for the rows of the batch.
+        shares (`list` of `float`): 0 and then strictly increasing, at most 1.
     """
 
     prompts: Sequence[str | list[str]]
@@ -26,13 +27,13 @@ class PromptSchedule:
     def begins(self, num_timesteps: int, order: int, begin: int) -> list[int]:
         """The index in a scheduler's `timesteps` with which each prompt begins; `num_timesteps` and more is never.
 
-        Of N steps that run, a share s is the step that is nearest to s N, the later one of two. A step is `order`
-        entries of `timesteps` (Runge-Kutta stages), so that no prompt begins inside of one.
+        Of N steps that run, a share s is the step that is nearest to s N, the later of two. A step is `order` entries
+        of `timesteps` (Runge-Kutta stages), so that no prompt begins inside of a step.
 
         Args:
-            num_timesteps: Entries of `timesteps`.
-            order: The scheduler's, network calls in a step.
-            begin: The index that the run starts with, a multiple of `order`.
+            num_timesteps (`int`): Entries of `timesteps`.
+            order (`int`): Network calls in a step of the scheduler.
+            begin (`int`): The index that the run starts with, a multiple of `order`.
         """
         steps = math.ceil((num_timesteps - begin) / order)
         return [begin + order * math.floor(share * steps + 0.5) for share in self.shares]
@@ -41,8 +42,8 @@ class PromptSchedule:
         """The number of the prompt that begins, by the label of the stage and the index of the timestep.
 
         Args:
-            stages: Those that run, each with its `scheduler`, whose timesteps are set.
-            begin_index: Of a stage the index of the timestep that it begins with.
+            stages (`list` of [`Stage`]): The stages that run, whose timesteps are set.
+            begin_index (`Callable`): Gives the index of the timestep that a stage begins with.
 
         Returns:
             Prompt 0 is not among them: it holds before the base stage begins.
@@ -67,9 +68,9 @@ def scheduled_columns(
     """The columns of every region, for each prompt of a schedule and each row of the batch.
 
     Args:
-        prompts: The texts of every entry, one for each row.
-        regions: Those of each row.
-        columns_of: [`EDiffIPipeline.region_columns`].
+        prompts (`list` of `list` of `str`): The texts of every entry, one for each row.
+        regions (`list` of `list` of [`PaintRegion`]): The regions of each row.
+        columns_of (`Callable`): [`EDiffIPipeline.region_columns`].
 
     Returns:
         For each entry and row the columns of each region, none where the prompt lacks its phrase.
@@ -77,19 +78,26 @@ def scheduled_columns(
     Raises:
         ValueError: No prompt has the phrase of a region.
     """
-    scheduled: list[list[Columns]] = [[[[] for _ in own] for own in regions] for _ in prompts]
-    for row, own in enumerate(regions):
-        seen: set[int] = set()
-        for entry, texts in enumerate(prompts):
-            held = [number for number, region in enumerate(own) if _has_phrase(texts[row], region)]
-            columns = columns_of(texts[row], [own[number] for number in held])
-            for number, one in zip(held, columns, strict=True):
-                scheduled[entry][row][number] = one
-            seen.update(held)
-        for number, region in enumerate(own):
-            if number not in seen:
-                texts = [entry[row] for entry in prompts]
-                raise ValueError(f"the phrase {region.phrase!r} is in no prompt of prompt_schedule: {texts}.")
+    rows = [
+        _columns_of_row([entry[row] for entry in prompts], of_row, columns_of) for row, of_row in enumerate(regions)
+    ]
+    return [list(entry) for entry in zip(*rows, strict=True)]
+
+
+def _columns_of_row(
+    texts: Sequence[str],
+    regions: Sequence[PaintRegion],
+    columns_of: Callable[[str, Sequence[PaintRegion]], Columns],
+) -> list[Columns]:
+    """For one row of the batch and each text of its schedule the columns of each region."""
+    scheduled = []
+    for text in texts:
+        present = [_has_phrase(text, region) for region in regions]
+        found = iter(columns_of(text, list(compress(regions, present))))
+        scheduled.append([next(found) if is_present else [] for is_present in present])
+    for region in regions:
+        if not any(_has_phrase(text, region) for text in texts):
+            raise ValueError(f"the phrase {region.phrase!r} is in no prompt of prompt_schedule: {list(texts)}.")
     return scheduled
 
 

@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from ..checks import is_number
+from ..checks import MAX_INFERENCE_STEPS, MAX_STAGES, is_number
 from ..discrete_time import has_betas
 from ..models.low_res import augment_low_res, upsample_low_res
 from ..paint.painting import Painting
-
-MAX_INFERENCE_STEPS = 1000
-MAX_STAGES = 3
 
 GuidanceScale = float | dict[str, float]
 Generator = torch.Generator | list[torch.Generator] | None
