@@ -234,9 +234,9 @@ def test_unpadded_t5_embeddings_equal_padded_ones(base_pipe):
 def test_without_one_text_encoder(missing):
     everything = draw(tiny_pipeline())
     pipe = tiny_pipeline(**dict.fromkeys(missing))
-    one = draw(pipe)
-    assert one.shape == everything.shape and not torch.equal(one, everything)
-    assert not torch.equal(one, draw(pipe, "two owls")), "the other encoder still reads the prompt"
+    image = draw(pipe)
+    assert image.shape == everything.shape and not torch.equal(image, everything)
+    assert not torch.equal(image, draw(pipe, "two owls")), "the other encoder still reads the prompt"
 
 
 def test_style_image(base_pipe):
@@ -251,10 +251,10 @@ def test_one_style_for_all_prompts_or_one_for_each(base_pipe):
     def two_cats(style_image):
         return draw(base_pipe, ["a cat", "a cat"], generator=[seeded(), seeded()], style_image=style_image)
 
-    one, each = two_cats(picture(0)), two_cats([picture(0), picture(1)])
-    torch.testing.assert_close(one[0], one[1], atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(each[0], one[0], atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(each[1], one[1])
+    shared, each = two_cats(picture(0)), two_cats([picture(0), picture(1)])
+    torch.testing.assert_close(shared[0], shared[1], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(each[0], shared[0], atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(each[1], shared[1])
 
 
 def test_a_style_alone_draws(base_pipe):
@@ -321,7 +321,7 @@ def test_noise_level_comes_from_the_configuration_and_is_saved(tmp_path):
 
 
 def test_noise_level_keeps_images_of_a_batch_apart():
-    """With a generator for each image, the noise of its input is its own, too."""
+    """With a generator for each image, the noise of its input is that of the image alone, too."""
     pipe, run = noise_aware_pipeline(), {"height": SR256, "noise_level": 0.25}
     both = draw(pipe, [PROMPT] * 2, generator=[seeded(0), seeded(1)], **run)
     torch.testing.assert_close(both[1:], draw(pipe, generator=[seeded(1)], **run), rtol=0, atol=1e-4)
@@ -563,7 +563,7 @@ def test_safety_checker_blackens_watermarks(base_pipe, dtype):
 
 
 def test_safety_checker_blackens_one_of_a_batch(base_pipe):
-    """It sees every picture as a CLIP of its own size does, and the thresholds decide for each."""
+    """It sees every picture as a CLIP of the checker's size does, and the thresholds decide for each."""
     pictures = base_pipe([PROMPT, "z"], num_inference_steps=2, generator=seeded(), output_type="pt").images
     checker = tiny_checker(StableDiffusionSafetyChecker)
     to_checker = CLIPImageProcessorPil(size={"height": 24, "width": 24}, crop_size={"height": 24, "width": 24})
@@ -626,14 +626,14 @@ def test_t5_is_never_float16(load, tmp_path):
 
 
 def test_a_quantised_t5(tmp_path, caplog):
-    """Through diffusers' own settings; in a float16 pipeline it may be told to compute in bfloat16."""
+    """Through the settings of diffusers; in a float16 pipeline it may be told to compute in bfloat16."""
     tiny_pipeline(unet_sr256=None, unet_sr1024=None).save_pretrained(tmp_path)
     plain = EDiffIPipeline.from_pretrained(tmp_path)
     config = PipelineQuantizationConfig(quant_mapping={"text_encoder_2": TorchAoConfig(Int8WeightOnlyConfig())})
     load = partial(EDiffIPipeline.from_pretrained, tmp_path, quantization_config=config)
     pipe = load()
     assert isinstance(pipe.text_encoder_2.encoder.block[0].layer[0].SelfAttention.q.weight, Int8Tensor)
-    (expected, found) = (one.encode_prompt(PROMPT)[2] for one in (plain, pipe))
+    (expected, found) = (each.encode_prompt(PROMPT)[2] for each in (plain, pipe))
     assert 0 < (found - expected).norm() < 0.02 * expected.norm()
     pipe.set_progress_bar_config(disable=True)
     torch.testing.assert_close(draw(pipe), draw(plain), atol=0.02, rtol=0)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from ..models.encoder_table import CLIP_IMAGE, EMBEDDINGS, TEXT_EMBEDDINGS
+from .guidance import Guidance
 from .inputs import Embeddings, Inputs
+from .prediction import select_painted
 from .prompt_schedule import PromptSchedule
 from .stages import Generator, GuidanceScale, Stage
 
@@ -131,8 +133,8 @@ class CallState:
     @property
     def guidance_scale(self) -> GuidanceScale:
         """The guidance of the stage that is running, a number or weights for encoders; a callback may change
-        `_guidance_scale`. An expert with a scale of its own (`ExpertRouterUNet.guidance_scales`) is called with that
-        scale instead, but for weights, which hold for every expert."""
+        `_guidance_scale`. An expert that has a scale (`ExpertRouterUNet.guidance_scales`) is called with that
+        instead, but for weights, which hold for every expert."""
         return self._guidance_scale
 
     @property
@@ -151,3 +153,16 @@ class CallState:
     @property
     def interrupt(self) -> bool:
         return self._interrupt
+
+    def _guidance_at(self, sigma: float, stage: Stage, interval: tuple[float, float] | None) -> Guidance:
+        """The guidance of a step at this noise level, by the stage's scale or by that of the selected expert."""
+        scale, expert_scale = self._guidance_scale, getattr(stage.unet, "guidance_scale", None)
+        if expert_scale is not None and not isinstance(scale, dict):
+            scale = expert_scale
+        return Guidance.at(sigma, scale, interval)
+
+    def _announce(self, stage: Stage, guidance: Guidance, images: slice, num_images: int) -> None:
+        """Tells the stage's painting and the observers which of all images the network is called with next."""
+        select_painted(stage, guidance, images, num_images)
+        for observer in self._batch_observers:
+            observer(stage.unet, range(num_images)[images], num_images, guidance.rows[-1] or ())

@@ -79,7 +79,7 @@ class EncodersMixin:
         self, inputs: Inputs, guided: bool, encoders: Sequence[str] = tuple(ENCODERS)
     ) -> Embeddings:
         """All embeddings on the device, one row for each image; what is given is not computed, and what belongs to
-        none of the encoders is `None`."""
+        other encoders is `None`."""
         encoded = self._encode(inputs, guided, encoders)
         used = [name for encoder in encoders for name in ENCODERS[encoder].embeddings]
         embeds: Embeddings = {}
@@ -117,8 +117,9 @@ class EncodersMixin:
             >>> pipe("a red car", style_image=style).images[0]
 
         Args:
-            images: What `style_image` may be, but embeddings.
-            weights: At least 0, one for each reference, which need not sum to 1; by default all are the same.
+            images: What `style_image` may be, except embeddings.
+            weights (`list` of `float`, *optional*): At least 0, a weight for each reference; they need not sum to 1.
+                By default all are the same.
 
         Returns:
             (1, width): the weighted mean of the CLIP image embeddings, as long as they are in the mean.

@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Classifier-free guidance (section 3), by all encoders together or by each with a weight of its own.
+"""Classifier-free guidance (section 3), by all encoders together or by each with a weight.
 
     D_none + sum_k w_k (D_k - D_none)
 
@@ -42,11 +42,11 @@ class Guidance:
         """The guidance of a step.
 
         Args:
-            sigma: Its noise level.
-            scale: A number, of which 1 or less is no guidance, or a weight for each encoder. Rows of weight 0 are left
-                out.
-            interval: Noise levels (low, high] with guidance, by default all. Outside there is one row, conditioned on
-                the encoders that guide inside.
+            sigma (`float`): Its noise level.
+            scale (`float` or `dict`): A number, of which 1 or less is no guidance, or a weight for each encoder. Rows
+                of weight 0 are left out.
+            interval (`tuple` of `float`, *optional*): Noise levels (low, high] with guidance, by default all. Outside
+                there is one row, conditioned on the encoders that guide inside.
         """
         inside = interval is None or interval[0] < sigma <= interval[1]
         if not isinstance(scale, dict):
@@ -106,12 +106,13 @@ class Guidance:
         """The guided F.
 
         Args:
-            output: F of all rows, (rows x images, 3, height, width) in the order of `conditions`.
-            sample: The noisy images x, (images, 3, height, width).
-            timestep: Their c_noise, a scalar.
-            sigma_data: Standard deviation of the training images.
-            rescale: phi of Lin et al. (arXiv 2305.08891, section 3.4): how far the standard deviation of each guided D
-                is brought back to that of the conditional D. Of several D_k the mean counts, weighted by abs(w_k).
+            output (`torch.Tensor`): F of all rows, (rows x images, 3, height, width) in the order of `conditions`.
+            sample (`torch.Tensor`): The noisy images x, (images, 3, height, width).
+            timestep (`torch.Tensor`): Their c_noise, a scalar.
+            sigma_data (`float`): Standard deviation of the training images.
+            rescale (`float`, defaults to 0.0): phi of Lin et al. (arXiv 2305.08891, section 3.4): how far the standard
+                deviation of each guided D is brought back to that of the conditional D. Of several D_k the mean
+                counts, weighted by abs(w_k).
 
         Returns:
             F, (images, 3, height, width).

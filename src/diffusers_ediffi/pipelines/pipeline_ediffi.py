@@ -40,7 +40,7 @@ from .inputs import (
 )
 from .loading import LoadablePipeline, keep_out_of_float16
 from .paintings import paintings_per_stage
-from .prediction import batches, network_conditions, network_input, select_painted
+from .prediction import batches, network_conditions, network_input
 from .safety import run_safety_checker
 from .stages import Generator, GuidanceScale, Stage, loaded_stages, stages_up_to, with_noise_levels, with_steps
 from .style import read_style
@@ -55,7 +55,7 @@ class EDiffIPipelineOutput(BaseOutput):
             array (batch, height, width, 3) or a tensor (batch, 3, height, width) in [0, 1], or for
             `output_type="latent"` the sample itself, in [-1, 1] and not clamped.
         nsfw_content_detected (`list[bool]`, *optional*): For each image whether the safety checker blackened it;
-            `None` without one, and for `output_type="latent"`, which it does not see.
+            `None` without a checker, and for `output_type="latent"`, which it does not see.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -88,13 +88,14 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
         scheduler_sr256, scheduler_sr1024 (`SchedulerMixin`, *optional*): Their schedulers; by default a copy of
             `scheduler`.
         safety_checker (`PreTrainedModel`, *optional*): `StableDiffusionSafetyChecker`, `IFSafetyChecker` or another
-            one that is called with `images` and `clip_input` and has a `CLIPConfig`. It sees pictures at the size that
-            its own config says, whatever `feature_extractor` is for.
-        default_num_inference_steps (`tuple`): Steps of base, SR256 and SR1024 (25, 10, 10: Table 7).
-        default_guidance_scale (`tuple`): Guidance of base, SR256 and SR1024.
-        default_region_strength (`float` or `tuple`): w' of paint-with-words, see `region_strength`.
-        default_noise_level (`tuple`): Noise on the low-resolution images of SR256 and SR1024, see `noise_level`.
-        sr_scale (`int`): How much larger than its input the image of a super-resolution stage is.
+            model that is called with `images` and `clip_input` and has a `CLIPConfig`. It sees pictures at the size
+            that this config says, whatever `feature_extractor` is for.
+        default_num_inference_steps (`tuple`, defaults to `(25, 10, 10)`): Steps of base, SR256 and SR1024 (Table 7).
+        default_guidance_scale (`tuple`, defaults to `(5.0, 1.0, 1.0)`): Guidance of base, SR256 and SR1024.
+        default_region_strength (`float` or `tuple`, defaults to 0.4): w' of paint-with-words, see `region_strength`.
+        default_noise_level (`tuple`, defaults to `(0.0, 0.0)`): Noise on the low-resolution images of SR256 and
+            SR1024, see `noise_level`.
+        sr_scale (`int`, defaults to 4): How much larger than its input the image of a super-resolution stage is.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->unet_sr256->unet_sr1024"
@@ -216,7 +217,8 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
         """Draws images.
 
         Args:
-            prompt (`str` or `list` of `str`, *optional*): What to draw; may be left out where embeddings or a style
+            > What to draw
+            prompt (`str` or `list` of `str`, *optional*): The text; may be left out where embeddings or a style
                 are given.
             negative_prompt (`str` or `list` of `str`, *optional*): What guidance leads away from. `None` is the
                 unconditional model (zeroed embeddings), `""` the encoded empty text.
@@ -228,7 +230,7 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
                 until the next prompt begins.
             num_images_per_prompt (`int`, defaults to 1): Images for each prompt.
 
-        Size and steps:
+            > Size and steps
             height, width (`int`, *optional*): Size of the last stage to run, by default the largest that is loaded.
             num_inference_steps (`int` or `tuple`, *optional*): One number for every stage, or one per stage as a tuple
                 (base, SR256, SR1024); by default the pipeline's `default_num_inference_steps`.
@@ -242,14 +244,14 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
             latents (`torch.Tensor`, *optional*): Standard normal noise for the base stage (images, 3, base size, base
                 size).
 
-        Guidance:
+            > Guidance
             guidance_scale (`float`, `dict` or `tuple`, *optional*): One number for every stage, or one per stage; by
-                default the pipeline's `default_guidance_scale`. Guidance of 1 or less is none, at half the cost.
-                Experts with a guidance scale of their own keep it. For the base, alone or as the tuple's first entry,
-                it may be a dictionary with a weight for each encoder, such as `{"t5": 5, "clip_text": 3}`:
-                D_none + sum of w_k (D_k - D_none) with D_k conditioned on encoder k alone. Encoders without a weight
-                guide nothing, and experts' own scales do not count. Each weight but 0 costs a row for each image in
-                the network's batch, beside that of D_none (a number: two rows in all).
+                default the pipeline's `default_guidance_scale`. Guidance of 1 or less is none, at half the cost. The
+                scale of an expert (`ExpertRouterUNet.guidance_scales`) comes before it. For the base, alone or as the
+                tuple's first entry, it may be a dictionary with a weight for each encoder, such as
+                `{"t5": 5, "clip_text": 3}`: D_none + sum of w_k (D_k - D_none) with D_k conditioned on encoder k
+                alone. Encoders without a weight guide nothing, and the scales of experts do not count. Each weight but
+                0 costs a row for each image in the network's batch, beside that of D_none (a number: two rows in all).
             guidance_interval (`tuple` of `float`, *optional*): Noise levels (low, high] in sigma within which every
                 stage is guided (arXiv 2404.07724). Outside it costs half: one row, conditioned on all encoders that
                 guide.
@@ -260,7 +262,7 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
                 (tokens and pooled) and `clip_image`; by default all. The others are as training saw them dropped, in
                 the negative prompt, too, and are not encoded.
 
-        Conditions given as tensors:
+            > Conditions given as tensors
             prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2 (`torch.Tensor`, *optional*):
                 Instead of `prompt`, as `encode_prompt` returns them; T5's may have fewer tokens. An embedding left out
                 counts as zeros.
@@ -269,14 +271,14 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
             image_embeds (`torch.Tensor`, *optional*): CLIP image embedding (batch or 1, width) instead of
                 `style_image`.
 
-        Style:
+            > Style
             style_image (*optional*): Style reference (section 5.3): a PIL image, an array (height, width, 3) or a
                 tensor (3, height, width) in [0, 1], a path or an http(s) address, one for all prompts or a list with
                 one for each. A list in this list is several references for one prompt, mixed equally; `encode_style`
                 weighs them. A tensor of two dimensions is `image_embeds`.
             style_scale (`float`, defaults to 1.0): Factor on the CLIP image embedding; 0 is no style.
 
-        Layout:
+            > Layout
             regions (`list` of [`PaintRegion`], *optional*): Where phrases of the prompt are to be seen
                 (paint-with-words, section 4.4), for several prompts either for all of them or a list for each. While a
                 scheduled prompt without the phrase holds, the region is not painted.
@@ -285,7 +287,7 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
                 alone, a tuple (base, SR256, SR1024) for the others, too. `pipe.region_normalizer` says what it
                 multiplies: the `max` of the attention scores, as in the paper, or their `std`.
 
-        Output and callbacks:
+            > Output and callbacks
             output_type (`str`, defaults to `"pil"`): `pil`, `np`, `pt` or `latent`, see [`EDiffIPipelineOutput`].
             return_dict (`bool`, defaults to `True`): Whether to return an [`EDiffIPipelineOutput`] instead of a tuple.
             callback_on_step_end (`Callable`, *optional*): Called as `callback(pipe, step, timestep, tensors)` after
@@ -401,7 +403,7 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
             for index, t, sigma in stage.steps_from(begin):
                 select_expert(sigma)
                 conditions.begin_step(stage, index)
-                guidance = self._guidance_at(sigma, stage, call)
+                guidance = self._guidance_at(sigma, stage, call.guidance_interval)
                 model_output = self._predict(stage, sample, low_res, t, guidance, conditions.embeds)
                 sample = step(model_output, t, sample)[0]
                 sample = conditions.end_step(self, t, self._after_step(stage, sample, noise, index))
@@ -409,13 +411,6 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
                 if self.interrupt:
                     break
         return sample
-
-    def _guidance_at(self, sigma: float, stage: Stage, call: Call) -> Guidance:
-        """The guidance of a step at this noise level, by the stage's scale or by that of the selected expert."""
-        scale, expert_scale = self._guidance_scale, getattr(stage.unet, "guidance_scale", None)
-        if expert_scale is not None and not isinstance(scale, dict):
-            scale = expert_scale
-        return Guidance.at(sigma, scale, call.guidance_interval)
 
     def _predict(
         self,
@@ -427,15 +422,13 @@ class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
         embeds: Embeddings,
     ) -> torch.Tensor:
         """The guided F (batch, 3, size, size) in float32: the network's, for some images at a time."""
+        sigma_data = stage.scheduler.config.sigma_data
         model_input, outputs = stage.scheduler.scale_model_input(sample, timestep), []
         for images in batches(sample, guidance, self.pixels_per_call):
             x = network_input(stage, guidance, model_input[images], None if low_res is None else low_res[images])
             conditions = network_conditions(stage, guidance, embeds, images, x)
-            select_painted(stage, guidance, images, len(sample))
-            for observer in self._batch_observers:
-                observer(stage.unet, range(len(sample))[images], len(sample), guidance.rows[-1] or ())
+            self._announce(stage, guidance, images, len(sample))
             output = stage.unet(x, timestep, **conditions, return_dict=False)[0].float()
-            sigma_data = stage.scheduler.config.sigma_data
             outputs.append(guidance.combine(output, sample[images], timestep, sigma_data, self._guidance_rescale))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 

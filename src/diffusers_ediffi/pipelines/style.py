@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-import PIL.Image
 import torch
 from diffusers.utils import load_image
+from PIL import Image
 
 from ..checks import is_number
 from ..models.conditioning import as_pil_images, encode_clip_image
 from ..provenance import open_image, reading_image
 
-References = list[list[PIL.Image.Image]]  # for each row of the batch one picture, or several that are mixed
+References = list[list[Image.Image]]  # for each row of the batch one picture, or several that are mixed
 
 
 def read_style(style_image: Any, style_scale: Any, image_embeds: Any) -> tuple[References | None, torch.Tensor | None]:
@@ -43,26 +43,20 @@ def read_references(style_image: Any) -> References:
             prompt. A list inside of this list holds several references for one prompt.
 
     Raises:
-        ValueError: A picture cannot be read, or is none.
+        ValueError: A picture cannot be read, or a list is empty.
     """
-    if not isinstance(style_image, list | tuple):
-        return [[image] for image in _read(style_image)]
-    rows: References = []
-    for entry in style_image:
-        if isinstance(entry, list | tuple):
-            rows.append([image for one in entry for image in _read(one)])
-        else:
-            rows.extend([image] for image in _read(entry))
+    entries = style_image if isinstance(style_image, list | tuple) else [style_image]
+    rows = [row for entry in entries for row in _rows_of(entry)]
     if not all(rows):
         raise ValueError("style_image holds an empty list; give at least one reference for each prompt.")
     return rows
 
 
-def read_image(path: str | os.PathLike) -> PIL.Image.Image:
+def read_image(path: str | os.PathLike) -> Image.Image:
     """Reads a file or an http(s) address as an RGB picture of a sane size, turned as its camera was held.
 
     Raises:
-        ValueError: There is none, it is no picture, or it has more pixels than Pillow trusts.
+        ValueError: There is no such file, it is not a picture, or it has more pixels than Pillow trusts.
     """
     name = os.fspath(path)
     if not name.startswith(("http://", "https://")):
@@ -71,7 +65,14 @@ def read_image(path: str | os.PathLike) -> PIL.Image.Image:
         return load_image(name)
 
 
-def _read(image: Any) -> list[PIL.Image.Image]:
+def _rows_of(entry: Any) -> References:
+    """A list is one row with several references; everything else has a row for each picture in it."""
+    if isinstance(entry, list | tuple):
+        return [[image for reference in entry for image in _read(reference)]]
+    return [[image] for image in _read(entry)]
+
+
+def _read(image: Any) -> list[Image.Image]:
     if isinstance(image, str | os.PathLike):
         return [read_image(image)]
     try:
@@ -84,8 +85,9 @@ def encode_references(
     references: References, feature_extractor: Any, image_encoder: Any, device: torch.device | str | None = None
 ) -> torch.Tensor:
     """Embeds the references of each row by [`encode_clip_image`] and mixes them equally: (rows, width)."""
-    embeds = encode_clip_image([one for row in references for one in row], feature_extractor, image_encoder, device)
-    return torch.cat([mix_embeds(own) for own in embeds.split([len(row) for row in references])])
+    images = [image for row in references for image in row]
+    embeds = encode_clip_image(images, feature_extractor, image_encoder, device)
+    return torch.cat([mix_embeds(of_row) for of_row in embeds.split([len(row) for row in references])])
 
 
 def check_style_weights(weights: Any, references: int) -> None:
