@@ -22,7 +22,7 @@ from ..models.encoder_table import (
 )
 from ..paint.regions import PaintRegion, PromptTokens, region_columns
 from .inputs import Embeddings, Inputs
-from .style import check_style_weights, encode_references, mix_embeds, read_references
+from .style import References, encode_references, mix_embeds, read_mix
 
 
 class EncodersMixin:
@@ -100,8 +100,7 @@ class EncodersMixin:
         texts = self.encode_prompt(inputs.prompt, negative, guided, device, encoders)
         encoded = dict(zip(TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS, texts, strict=True))
         if inputs.style is not None and CLIP_IMAGE.name in encoders:
-            style = encode_references(inputs.style, self.feature_extractor, self.image_encoder, device)
-            encoded[CLIP_IMAGE.sequence] = style
+            encoded[CLIP_IMAGE.sequence] = self._encode_references(inputs.style)
         return encoded
 
     def _rows(self, embedding: torch.Tensor, inputs: Inputs) -> torch.Tensor:
@@ -129,12 +128,11 @@ class EncodersMixin:
         """
         if self.image_encoder is None or self.feature_extractor is None:
             raise ValueError("encode_style needs image_encoder and feature_extractor; load both.")
-        references = [[image] for row in read_references(images) for image in row]
-        if not references:
-            raise ValueError(f"images={images!r} holds no reference; give at least one.")
-        check_style_weights(weights, len(references))
-        device = self._execution_device
-        return mix_embeds(encode_references(references, self.feature_extractor, self.image_encoder, device), weights)
+        return mix_embeds(self._encode_references(read_mix(images, weights)), weights)
+
+    def _encode_references(self, references: References) -> torch.Tensor:
+        """The CLIP image embedding of each row of references, (rows, width)."""
+        return encode_references(references, self.feature_extractor, self.image_encoder, self._execution_device)
 
     def region_columns(
         self, prompt: str, regions: Sequence[PaintRegion], encoders: Sequence[str] = tuple(ENCODERS)

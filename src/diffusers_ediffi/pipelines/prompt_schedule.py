@@ -10,6 +10,7 @@ from typing import Any
 from ..paint.regions import PaintRegion, find_phrase
 
 Columns = list[list[int]]  # of each region's phrase
+ColumnsOf = Callable[[str, Sequence[PaintRegion]], Columns]  # in a text
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,7 @@ class PromptSchedule:
 
 
 def scheduled_columns(
-    prompts: Sequence[Sequence[str]],
-    regions: Sequence[Sequence[PaintRegion]],
-    columns_of: Callable[[str, Sequence[PaintRegion]], Columns],
+    prompts: Sequence[Sequence[str]], regions: Sequence[Sequence[PaintRegion]], columns_of: ColumnsOf
 ) -> list[list[Columns]]:
     """The columns of every region, for each prompt of a schedule and each row of the batch.
 
@@ -84,11 +83,7 @@ def scheduled_columns(
     return [list(entry) for entry in zip(*rows, strict=True)]
 
 
-def _columns_of_row(
-    texts: Sequence[str],
-    regions: Sequence[PaintRegion],
-    columns_of: Callable[[str, Sequence[PaintRegion]], Columns],
-) -> list[Columns]:
+def _columns_of_row(texts: Sequence[str], regions: Sequence[PaintRegion], columns_of: ColumnsOf) -> list[Columns]:
     """For one row of the batch and each text of its schedule the columns of each region."""
     scheduled = []
     for text in texts:

@@ -90,15 +90,19 @@ def encode_references(
     return torch.cat([mix_embeds(of_row) for of_row in embeds.split([len(row) for row in references])])
 
 
-def check_style_weights(weights: Any, references: int) -> None:
-    """Refuses weights of [`EDiffIPipeline.encode_style`] that do not fit so many references."""
+def read_mix(images: Any, weights: Any) -> References:
+    """The references of [`EDiffIPipeline.encode_style`], one in each row, refused where weights do not fit."""
+    references = [[image] for row in read_references(images) for image in row]
+    if not references:
+        raise ValueError(f"images={images!r} holds no reference; give at least one.")
     if weights is None:
-        return
+        return references
     values = list(weights) if isinstance(weights, list | tuple) else []
     if not all(is_number(weight, Real) and 0 <= weight < math.inf for weight in values) or not sum(values):
         raise ValueError(f"weights={weights!r} must be a list of numbers of at least 0, not all of them 0.")
-    if len(values) != references:
-        raise ValueError(f"weights lists {len(values)} numbers for {references} references; pass one for each.")
+    if len(values) != len(references):
+        raise ValueError(f"weights lists {len(values)} numbers for {len(references)} references; pass one for each.")
+    return references
 
 
 def mix_embeds(embeds: torch.Tensor, weights: Sequence[float] | None = None) -> torch.Tensor:
