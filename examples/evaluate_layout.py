@@ -28,7 +28,7 @@ from diffusers_ediffi import EDiffIPipeline, PaintRegion, measure_attention_mass
 from diffusers_ediffi.demo import Scene
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance
 from diffusers_ediffi.edm import c_in, c_noise
-from diffusers_ediffi.models.conditioning import NULL_COLUMN
+from diffusers_ediffi.models.encoder_table import NULL_COLUMN
 from diffusers_ediffi.paint.painting import NORMALIZERS, Painting
 from diffusers_ediffi.paint.processor import painted
 

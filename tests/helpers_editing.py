@@ -2,10 +2,10 @@
 """Calls of the pipelines that start from an image, and images for them."""
 
 import numpy as np
-import PIL.Image
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from helpers import PROMPT, SIZES, seeded
+from PIL import Image
 
 from diffusers_ediffi import EDiffIImg2ImgPipeline, EDMDEISScheduler
 
@@ -27,12 +27,12 @@ def seeds(count):
 def picture(size=BASE, seed=0):
     """Smooth, so that it looks alike in every size."""
     pixels = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
-    return PIL.Image.fromarray(pixels).resize((size, size), PIL.Image.Resampling.BICUBIC)
+    return Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def pixels(image, size=BASE):
     """What the pipeline should make of an image: (1, 3, size, size) in [-1, 1]."""
-    resized = image.resize((size, size), PIL.Image.Resampling.BICUBIC)
+    resized = image.resize((size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).movedim(-1, 0)[None] / 255 * 2 - 1
 
 

@@ -18,7 +18,8 @@ from helpers_diffusers import PIPELINES, build, ip_adapter, unet_for
 
 from diffusers_ediffi import ExpertRouterUNet, PaintRegion, paint_with_words, record_attention
 from diffusers_ediffi.attention_recorder import BINS
-from diffusers_ediffi.models.conditioning import CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
+from diffusers_ediffi.models.attention import EDiffIAttention
+from diffusers_ediffi.models.encoder_table import CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers 0.42 on numpy 2.4
@@ -263,7 +264,10 @@ def test_painted_attention_of_ediffi():
     pipe, seen = ediffi(), []
 
     def observe(unet, images, total, encoders):
-        pipe._painting.observer = lambda p: seen.append(p.clone())
+        layer = next(
+            module for module in unet.modules() if isinstance(module, EDiffIAttention) and module.is_cross_attention
+        )
+        layer.processor.painting.observer = lambda p: seen.append(p.clone())
 
     with record_attention(pipe, full=True, heat_maps=True) as recorder:
         pipe._batch_observers += (observe,)

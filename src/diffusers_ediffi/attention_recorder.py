@@ -19,7 +19,7 @@ import torch.nn.functional as nnf
 
 from .foreign_pipelines import NoiseLevels, as_tokenized, prompt_tokens, replaced
 from .models.attention import EDiffIAttention
-from .models.conditioning import CLIP_IMAGE_COLUMN, CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
+from .models.encoder_table import CLIP_IMAGE_COLUMN, CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
 from .paint.painting import unet_grids
 from .paint.processor import attention_probabilities, reads_text
 from .phrases import PromptTokens, find_phrase

@@ -13,7 +13,7 @@ from helpers_diffusers import SIZE, build, tiny_unet
 
 from diffusers_ediffi import ExpertRouterUNet, PaintRegion, measure_attention_mass, paint_with_words
 from diffusers_ediffi.edm import c_noise
-from diffusers_ediffi.models.conditioning import NULL_COLUMN
+from diffusers_ediffi.models.encoder_table import NULL_COLUMN
 from diffusers_ediffi.paint.painting import Painting
 from diffusers_ediffi.paint.processor import painted
 

@@ -12,8 +12,8 @@ from helpers import SIZES, draw, embeddings, picture, seeded, tiny_components, t
 
 from diffusers_ediffi import EDMDEISScheduler, ExpertRouterUNet, PaintRegion, record_attention
 from diffusers_ediffi.edm import c_noise, denoised_from_model_output
+from diffusers_ediffi.models.encoder_table import ENCODERS
 from diffusers_ediffi.pipelines.guidance import Guidance
-from diffusers_ediffi.pipelines.inputs import ENCODERS
 
 BASE, SR256, SR1024 = SIZES
 PROMPTS = ["a red cat above a house", "a dog"]
@@ -55,12 +55,13 @@ def test_what_is_switched_off_is_the_dropped_condition(base_pipe, encoder):
     encoded = dict(zip(names, base_pipe.encode_prompt(PROMPTS, NEGATIVE), strict=True))
     pixels = base_pipe.feature_extractor(images=[picture(0), picture(1)], return_tensors="pt").pixel_values
     encoded["image_embeds"] = base_pipe.image_encoder(pixels).image_embeds.detach()
-    own = {name: value for name, value in encoded.items() if name.removeprefix("negative_") in ENCODERS[encoder]}
+    names = ENCODERS[encoder].embeddings
+    alone = {name: value for name, value in encoded.items() if name.removeprefix("negative_") in names}
 
     def of_embeddings(**arguments):
         return draw(base_pipe, None, generator=[seeded(), seeded(1)], **arguments)
 
-    alone = of_embeddings(**own)
+    alone = of_embeddings(**alone)
     assert torch.equal(of_embeddings(**encoded, encoders=(encoder,)), alone)
     assert torch.equal(batch(base_pipe, negative_prompt=NEGATIVE, encoders=[encoder], num_inference_steps=2), alone)
     assert not torch.equal(batch(base_pipe, negative_prompt=NEGATIVE, num_inference_steps=2), alone)
@@ -294,14 +295,14 @@ def test_an_experts_own_scale_holds_for_numbers_and_inside_of_the_interval(base_
     base_pipe.unet = ExpertRouterUNet.from_unets([unet, unet], [1.0], guidance_scales=[None, 3.0])
     run = {"num_inference_steps": 2, "guidance_rescale": 0.5}
     first_only = {"guidance_interval": (1.0, math.inf)}
-    own = batch(base_pipe, **run, **first_only)
+    guided_by_experts = batch(base_pipe, **run, **first_only)
     calls = rows_of_calls(base_pipe, lambda: batch(base_pipe, **run, **first_only))
     assert calls == [4, 2]
     calls = rows_of_calls(base_pipe, lambda: batch(base_pipe, **run, guidance_interval=(0.0, 1.0)))
     assert calls == [2, 4]
     by_weights = batch(base_pipe, **run, guidance_scale=WEIGHTS)
     base_pipe.unet = unet
-    assert torch.equal(batch(base_pipe, **run, **first_only, guidance_scale=3.0), own)
+    assert torch.equal(batch(base_pipe, **run, **first_only, guidance_scale=3.0), guided_by_experts)
     assert torch.equal(batch(base_pipe, **run, guidance_scale=WEIGHTS), by_weights)
 
 

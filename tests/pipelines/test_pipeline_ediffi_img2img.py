@@ -6,12 +6,12 @@ import logging
 
 import diffusers
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from helpers import PROMPT, SIZES, seeded, tiny_pipeline, tiny_unet
 from helpers_editing import SCHEDULERS, STEPS, draw, img2img, picture, pixels, seeds
+from PIL import Image
 
 from diffusers_ediffi import (
     EDiffIImg2ImgPipeline,
@@ -82,9 +82,9 @@ def test_at_the_highest_sigma_the_trace_of_the_image_is_left():
 
     noise, image = torch.randn(1, 3, BASE, BASE, generator=seeded(1)), picture()
     inputs = []
-    for one, arguments in ((pipe, {}), (img2img(pipe), {"image": image, "sigma_start": 80.0})):
+    for pipeline, arguments in ((pipe, {}), (img2img(pipe), {"image": image, "sigma_start": 80.0})):
         handle = pipe.unet.register_forward_pre_hook(watch)
-        draw(one, latents=noise, guidance_scale=1.0, **arguments)
+        draw(pipeline, latents=noise, guidance_scale=1.0, **arguments)
         handle.remove()
         inputs.append(first.pop("input"))
     scale = (80.0**2 + 0.5**2) ** 0.5
@@ -96,10 +96,10 @@ def test_strength_0_hands_the_image_on(edit):
     assert torch.equal(draw(edit, image=large, strength=0), pixels(large))
     assert edit.num_timesteps == 0 and edit.start_sigmas == (0.0,)
     assert torch.equal(draw(edit, image=large, strength=(0, 0, 0), height=SR1024), pixels(large, SR1024))
-    # an image in its own size comes out as it went in
-    own = picture(SR256)
-    images = draw(edit, image=own, strength=(0, 0), height=SR256, output_type="pil", num_images_per_prompt=2)
-    assert len(images) == 2 and all((np.array(one) == np.array(own)).all() for one in images)
+    # an image in the size of a stage comes out as it went in
+    original = picture(SR256)
+    images = draw(edit, image=original, strength=(0, 0), height=SR256, output_type="pil", num_images_per_prompt=2)
+    assert len(images) == 2 and all((np.array(image) == np.array(original)).all() for image in images)
 
 
 def test_strength_0_in_the_base_enlarges_the_image(pipe, edit):
@@ -119,8 +119,8 @@ def test_strength_0_in_the_base_enlarges_the_image(pipe, edit):
 def test_the_less_strength_the_closer_to_the_image(edit):
     image = picture()
     far = [
-        (draw(edit, image=image, strength=one, num_inference_steps=20) - pixels(image)).abs().mean().item()
-        for one in (0.01, 0.3, 0.6, 0.9)
+        (draw(edit, image=image, strength=share, num_inference_steps=20) - pixels(image)).abs().mean().item()
+        for share in (0.01, 0.3, 0.6, 0.9)
     ]
     # the last step begins at sigma_min, 0.002, and changes the image by the network's output times that
     assert edit.start_sigmas[0] > 10 and far == sorted(far) and far[0] < 0.01 < far[1]
@@ -136,7 +136,7 @@ def test_some_strength_runs_at_least_one_step(edit):
 def test_super_resolution_stages_take_a_strength_of_their_own(edit):
     """They keep what the base cannot show: a strength near 0 leaves the image in its full detail."""
     rng = np.random.default_rng(0)
-    image = PIL.Image.fromarray(rng.integers(0, 256, (SR1024, SR1024, 3), dtype=np.uint8))
+    image = Image.fromarray(rng.integers(0, 256, (SR1024, SR1024, 3), dtype=np.uint8))
     run = {"image": image, "height": SR1024}
     kept = draw(edit, strength=(0.01, 0.01, 0.01), **run)
     assert (kept - pixels(image, SR1024)).abs().mean() < 0.05
@@ -209,8 +209,8 @@ def test_one_image_for_all_prompts_or_one_for_each(edit):
     for image in (images, images[:1], images[0]):
         batch = draw(edit, prompts, image=image, num_images_per_prompt=2, generator=seeds(4), **run)
         for i in range(4):
-            own = image[min(i // 2, len(image) - 1)] if isinstance(image, list) else image
-            single = draw(edit, prompts[i // 2], image=own, generator=seeded(i), **run)
+            of_prompt = image[min(i // 2, len(image) - 1)] if isinstance(image, list) else image
+            single = draw(edit, prompts[i // 2], image=of_prompt, generator=seeded(i), **run)
             torch.testing.assert_close(batch[i : i + 1], single, atol=1e-4, rtol=1e-4)
 
 
@@ -320,10 +320,10 @@ def test_the_same_folders_make_all_pipelines(pipe, tmp_path):
 
 def test_the_signature_names_all_arguments():
     base = inspect.signature(EDiffIPipeline.__call__).parameters
-    own = inspect.signature(EDiffIImg2ImgPipeline.__call__).parameters
-    assert list(own)[:5] == ["self", "prompt", "image", "strength", "sigma_start"]
-    assert set(own) == {*base, "image", "strength", "sigma_start"}
-    assert all(own[name].default == base[name].default for name in base)
+    arguments = inspect.signature(EDiffIImg2ImgPipeline.__call__).parameters
+    assert list(arguments)[:5] == ["self", "prompt", "image", "strength", "sigma_start"]
+    assert set(arguments) == {*base, "image", "strength", "sigma_start"}
+    assert all(arguments[name].default == base[name].default for name in base)
 
 
 # --- bad input ---
@@ -335,7 +335,7 @@ def test_the_signature_names_all_arguments():
         ({"image": None}, "an image must be a PIL image.*got None"),
         ({"image": "cat.png"}, "got 'cat.png'; read files"),
         ({"image": []}, "image holds no pixels"),
-        ({"image": PIL.Image.new("RGB", (0, 8))}, "image holds no pixels"),
+        ({"image": Image.new("RGB", (0, 8))}, "image holds no pixels"),
         ({"image": np.full((8, 8, 3), 2.0)}, r"must lie in \[0, 1\]"),
         ({"image": np.full((8, 8, 3), np.nan)}, r"must lie in \[0, 1\]"),
         ({"image": [picture()] * 3}, "image holds 3 pictures for 1 prompts"),
@@ -349,11 +349,11 @@ def test_the_signature_names_all_arguments():
         ({"strength": ()}, r"\(\) must be one number"),
         ({"strength": (1, 1, 1, 1)}, "one for each stage"),
         ({"strength": (0.5, 0), "height": SR256}, "strength 0 in SR256 would put the input"),
-        ({"sigma_start": 81.0}, r"sigma_start=81.0 is no noise level of base 8x8, whose steps go from 80 to 0.002"),
+        ({"sigma_start": 81.0}, r"sigma_start=81.0 is not a noise level of base 8x8, whose steps go from 80 to 0.002"),
         ({"sigma_start": 0.001}, "choose one in between, or strength=0"),
         ({"sigma_start": 0}, "sigma_start=0 must be a noise level above 0"),
         ({"sigma_start": float("inf")}, "sigma_start=inf"),
-        ({"sigma_start": (None, 90), "height": SR256}, "sigma_start=90 is no noise level of SR256"),
+        ({"sigma_start": (None, 90), "height": SR256}, "sigma_start=90 is not a noise level of SR256"),
         ({"height": 9}, "height=9"),
         ({"prompt": ""}, "prompt='' is empty"),
     ],

@@ -5,11 +5,11 @@ import inspect
 
 import diffusers
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from helpers import PROMPT, SIZES, seeded, tiny_pipeline, tiny_unet
 from helpers_editing import SCHEDULERS, STEPS, draw, img2img, picture, pixels, seeds
+from PIL import Image
 
 from diffusers_ediffi import EDiffIInpaintPipeline, EDiffIPipeline, ExpertRouterUNet, PaintRegion
 
@@ -29,13 +29,13 @@ def fill(pipe):
 
 def mask(size=BASE):
     """The left half is repainted."""
-    half = PIL.Image.new("L", (size, size))
+    half = Image.new("L", (size, size))
     half.paste(255, (0, 0, size // 2, size))
     return half
 
 
 def noise_picture(size):
-    return PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
 # --- what is kept and what is drawn ---
@@ -65,7 +65,7 @@ def test_a_larger_image_is_kept_in_the_size_of_the_output(fill):
 def test_an_all_white_mask_is_text_to_image(scheduler):
     pipe = tiny_pipeline(scheduler=type(scheduler).from_config(scheduler.config))
     run = {"height": SR256, "num_inference_steps": 2}
-    white = PIL.Image.new("1", (8, 8), 1)
+    white = Image.new("1", (8, 8), 1)
     assert torch.equal(draw(inpaint(pipe), image=picture(), mask_image=white, **run), draw(pipe, **run))
 
 
@@ -139,7 +139,7 @@ def test_forms_of_a_mask(fill):
 def test_a_mask_follows_the_image_that_it_was_drawn_over(fill):
     """Both are squeezed to the square of the stage alike."""
     image = noise_picture(64).resize((64, 32))
-    wide = PIL.Image.new("L", (32, 16))
+    wide = Image.new("L", (32, 16))
     wide.paste(255, (0, 0, 16, 16))
     drawn = draw(fill, image=image, mask_image=wide)
     assert torch.equal(drawn[..., 5:], pixels(image)[..., 5:])
@@ -151,7 +151,7 @@ def test_a_mask_follows_the_image_that_it_was_drawn_over(fill):
 @pytest.mark.parametrize("shared", ["neither", "image", "mask"])
 def test_one_image_and_mask_for_all_prompts_or_one_for_each(fill, shared):
     prompts, images = ["a red cat", "a blue house"], [picture(seed=0), picture(seed=1)]
-    masks = [mask(), mask().transpose(PIL.Image.Transpose.ROTATE_90)]
+    masks = [mask(), mask().transpose(Image.Transpose.ROTATE_90)]
     images = images[:1] * 2 if shared == "image" else images
     masks = masks[:1] * 2 if shared == "mask" else masks
     run = {"strength": (1, 0.6), "height": SR256, "num_inference_steps": 2}
@@ -165,8 +165,8 @@ def test_one_image_and_mask_for_all_prompts_or_one_for_each(fill, shared):
         **run,
     )
     for i in (0, 3):
-        own = {"image": images[i // 2], "mask_image": masks[i // 2], "generator": seeded(i)}
-        single = draw(fill, prompts[i // 2], **own, **run)
+        alone = {"image": images[i // 2], "mask_image": masks[i // 2], "generator": seeded(i)}
+        single = draw(fill, prompts[i // 2], **alone, **run)
         torch.testing.assert_close(batch[i : i + 1], single, atol=1e-4, rtol=1e-4)
 
 
@@ -212,9 +212,9 @@ def test_from_pipe_from_pretrained_and_the_signature(pipe, tmp_path):
     loaded.set_progress_bar_config(disable=True)
     run = {"image": picture(), "mask_image": mask()}
     assert torch.equal(draw(loaded, **run), draw(inpaint(pipe), **run))
-    own = inspect.signature(EDiffIInpaintPipeline.__call__).parameters
-    assert list(own)[:6] == ["self", "prompt", "image", "mask_image", "strength", "sigma_start"]
-    assert {*inspect.signature(EDiffIPipeline.__call__).parameters} < {*own}
+    arguments = inspect.signature(EDiffIInpaintPipeline.__call__).parameters
+    assert list(arguments)[:6] == ["self", "prompt", "image", "mask_image", "strength", "sigma_start"]
+    assert {*inspect.signature(EDiffIPipeline.__call__).parameters} < {*arguments}
     assert diffusers.EDiffIInpaintPipeline is EDiffIInpaintPipeline
 
 
@@ -228,7 +228,7 @@ def test_from_pipe_from_pretrained_and_the_signature(pipe, tmp_path):
         ({"mask_image": []}, "mask_image is empty"),
         ({"mask_image": "mask.png"}, "mask_image is of type str; give an image"),
         ({"mask_image": np.zeros((8, 8))}, "mask_image is zero everywhere; paint white"),
-        ({"mask_image": PIL.Image.new("L", (8, 8))}, "mask_image is zero everywhere"),
+        ({"mask_image": Image.new("L", (8, 8))}, "mask_image is zero everywhere"),
         ({"mask_image": np.full((8, 8), np.nan)}, "mask_image holds NaN"),
         ({"mask_image": np.full((8, 8), 2.0)}, "mask_image has values from 2 to 2"),
         ({"mask_image": np.ones((8, 8, 3))}, r"mask_image has the shape \(8, 8, 3\)"),

@@ -38,7 +38,7 @@ def names_of_calls(pipe, unet, prompts, **arguments):
     """The number of the prompt that every call of a network saw."""
     tokens = [embeddings(pipe, prompt)["prompt_embeds"] for prompt in prompts]
     return [
-        next(number for number, own in enumerate(tokens) if torch.equal(own, seen))
+        next(number for number, encoded in enumerate(tokens) if torch.equal(encoded, seen))
         for seen in prompts_of_calls(pipe, unet, **arguments)
     ]
 
@@ -168,8 +168,8 @@ def test_batches(base_pipe):
     )
     for number, prompt in enumerate((CAT, CAT, "an owl", "an owl")):
         run = {"generator": seeded(number), "guidance_scale": 3.0, "style_image": picture()}
-        one = scheduled(base_pipe, (prompt, 0.0), (DOG, 0.5), **run)
-        torch.testing.assert_close(images[number], one[0], atol=1e-3, rtol=1e-3)
+        alone = scheduled(base_pipe, (prompt, 0.0), (DOG, 0.5), **run)
+        torch.testing.assert_close(images[number], alone[0], atol=1e-3, rtol=1e-3)
 
 
 def test_with_experts():
@@ -253,7 +253,7 @@ def test_super_resolution_paints_the_last_prompt(pipe):
     schedule = [("a red cat", 0.0), ("a blue house", 1.0)]
     run = {"height": SR256, "region_strength": (0.0, 20.0)}
     plain = scheduled(pipe, *schedule, height=SR256)
-    changes = [(scheduled(pipe, *schedule, regions=own, **run) - plain).abs().max() for own in (first, last)]
+    changes = [(scheduled(pipe, *schedule, regions=regions, **run) - plain).abs().max() for regions in (first, last)]
     assert changes[1] > 100 * changes[0], "the phrase of the last prompt is painted, that of the first is not"
 
 
@@ -263,9 +263,9 @@ def test_regions_for_each_row(base_pipe):
     run = {"region_strength": 1.0, "guidance_scale": 3.0}
     images = scheduled(base_pipe, *schedule, regions=regions, generator=[seeded(1), seeded(2)], **run)
     for row in range(2):
-        own = [(texts[row], share) for texts, share in schedule]
-        one = scheduled(base_pipe, *own, regions=regions[row], generator=seeded(1 + row), **run)
-        torch.testing.assert_close(images[row], one[0], atol=1e-3, rtol=1e-3)
+        of_row = [(texts[row], share) for texts, share in schedule]
+        alone = scheduled(base_pipe, *of_row, regions=regions[row], generator=seeded(1 + row), **run)
+        torch.testing.assert_close(images[row], alone[0], atol=1e-3, rtol=1e-3)
 
 
 # --- bad input ---

@@ -7,10 +7,10 @@ import http.server
 import threading
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from helpers import SIZES, WIDTH, draw, picture, seeded, tiny_components, tiny_pipeline
+from PIL import Image
 
 from diffusers_ediffi import PaintRegion
 from diffusers_ediffi.images import read_image
@@ -57,9 +57,9 @@ def test_an_address_is_read(file, monkeypatch):
 
 
 def test_a_picture_is_turned_as_its_camera_was_held(tmp_path):
-    exif = PIL.Image.Exif()
+    exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
-    PIL.Image.new("RGB", (4, 2)).save(tmp_path / "photo.jpg", exif=exif)
+    Image.new("RGB", (4, 2)).save(tmp_path / "photo.jpg", exif=exif)
     assert read_image(tmp_path / "photo.jpg").size == (2, 4)
 
 
@@ -196,14 +196,14 @@ def test_what_is_no_reference_is_refused(pipe, file, make, message):
 
 
 def test_a_picture_whose_file_ends_early_is_refused(base_pipe, file):
-    with PIL.Image.open(write(file.parent, "cut.png", file.read_bytes()[:200])) as unread:
+    with Image.open(write(file.parent, "cut.png", file.read_bytes()[:200])) as unread:
         with pytest.raises(ValueError, match="cannot read the style_image .* truncated"):
             draw(base_pipe, style_image=unread)
 
 
 @pytest.mark.parametrize("limit", [300, 100])  # of 400 pixels: Pillow's warning, and its error
 def test_decompression_bombs_are_refused(base_pipe, file, monkeypatch, limit):
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(ValueError, match="exceeds limit"):
         draw(base_pipe, style_image=file)
 

@@ -13,15 +13,9 @@ from diffusers.utils import logging
 from torch import nn
 
 from ..images import as_pil_images
+from .encoder_table import CLIP_TEXT_COLUMNS, CLIP_TEXT_TOKENS, T5_COLUMNS, T5_TOKENS
 
 logger = logging.get_logger(__name__)
-
-CLIP_TEXT_TOKENS = 77
-T5_TOKENS = 113
-CLIP_TEXT_COLUMNS = slice(0, CLIP_TEXT_TOKENS)
-T5_COLUMNS = slice(CLIP_TEXT_TOKENS, CLIP_TEXT_TOKENS + T5_TOKENS)
-CLIP_IMAGE_COLUMN = CLIP_TEXT_TOKENS + T5_TOKENS
-NULL_COLUMN = CLIP_IMAGE_COLUMN + 1
 
 
 class ConditioningFusion(nn.Module):

@@ -53,8 +53,8 @@ class PaintedRows(NamedTuple):
 class Painting:
     """What is painted on a batch of images: A at every resolution, and w' log(1 + sigma) of the running call.
 
-    Painted are the last rows of a U-Net's batch; those before them are the unconditional rows of guidance, one for each
-    image, which are never painted.
+    Painted are the last rows of a U-Net's batch; those before them are the unconditional rows of guidance, one for
+    each image, which are never painted.
 
     Args:
         regions (`list` of `list` of [`PaintRegion`]): The regions of every prompt.

@@ -14,12 +14,11 @@ import torch
 from diffusers.utils import logging
 from PIL import Image, ImageColor
 
-from ..checks import is_number
+from ..checks import MAX_SEED, is_number
 from .masks import as_box, as_mask, box_coverage, check_pixels, is_box, resize_mask, same_aspect
 
 logger = logging.get_logger(__name__)
 
-MAX_SEED = 2**63 - 1
 STRAY_SHARE = 1e-3  # share of a canvas below which a colour passes for the smoothed edge of a stroke
 
 

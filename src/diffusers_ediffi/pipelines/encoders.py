@@ -8,31 +8,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as nnf
-from diffusers.utils import logging
+import torch.nn.functional as F
 
-from ..models.conditioning import (
-    CLIP_TEXT_COLUMNS,
-    CLIP_TEXT_TOKENS,
-    T5_COLUMNS,
-    T5_TOKENS,
-    encode_clip_text,
-    encode_t5,
+from ..models.conditioning import encode_clip_text, encode_t5
+from ..models.encoder_table import (
+    CLIP_IMAGE,
+    CLIP_TEXT,
+    ENCODERS,
+    NEGATIVE_EMBEDDINGS,
+    T5,
+    TEXT_EMBEDDINGS,
+    TEXT_ENCODERS,
 )
 from ..paint.columns import region_columns
 from ..paint.regions import PaintRegion
 from ..phrases import PromptTokens
-from .inputs import (
-    ENCODERS,
-    NEGATIVE_EMBEDDINGS,
-    TEXT_EMBEDDINGS,
-    Embeddings,
-    batch_size_of,
-    check_style_weights,
-)
-from .style import encode_references, mix_embeds, read_references
-
-logger = logging.get_logger(__name__)
+from .inputs import Embeddings, Inputs
+from .style import References, encode_references, mix_embeds, read_mix
 
 
 class EncodersMixin:
@@ -61,83 +53,63 @@ class EncodersMixin:
             (batch, 113) of the prompts, then the same four of the negative prompts. `None` stands for zeros: a
             condition without its encoder, the unconditional model where there is no negative prompt.
         """
-        device = device or self._execution_device
-        encoders = tuple(ENCODERS) if encoders is None else encoders
-        count = len(prompt) if isinstance(prompt, list) else 1
-        prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2 = self._encode_text(
-            [prompt] if isinstance(prompt, str) else prompt, device, encoders
-        )
-        negative_prompt = negative_prompt if do_classifier_free_guidance else None
-        (
-            negative_prompt_embeds,
-            negative_pooled_prompt_embeds,
-            negative_prompt_embeds_2,
-            negative_prompt_attention_mask_2,
-        ) = self._encode_text(
-            [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt, device, encoders
-        )
-        return (
-            prompt_embeds,
-            pooled_prompt_embeds,
-            prompt_embeds_2,
-            prompt_attention_mask_2,
-            negative_prompt_embeds,
-            negative_pooled_prompt_embeds,
-            negative_prompt_embeds_2,
-            negative_prompt_attention_mask_2,
-        )
+        batch_size = len(prompt) if isinstance(prompt, list) else 1
+        negative = negative_prompt if do_classifier_free_guidance else None
+        texts = ([text] * batch_size if isinstance(text, str) else text for text in (prompt, negative))
+        device, names = device or self._execution_device, tuple(ENCODERS) if encoders is None else encoders
+        return tuple(embedding for rows in texts for embedding in self._encode_text(rows, device, names))
 
     def _encode_text(
         self, texts: list[str] | None, device: torch.device | str, encoders: Sequence[str]
     ) -> tuple[torch.Tensor | None, ...]:
+        """The four of `TEXT_EMBEDDINGS`; `None` without texts, and of encoders that are not loaded or not named."""
+        if texts is None:
+            return (None,) * len(TEXT_EMBEDDINGS)
+        for encoder in TEXT_ENCODERS:
+            if getattr(self, encoder.component) is not None and getattr(self, encoder.processor) is None:
+                raise ValueError(
+                    f"{encoder.component} needs {encoder.processor}, which is not loaded; load both or none."
+                )
         tokens = pooled = tokens_2 = mask_2 = None
-        for name in ("", "_2"):
-            encoder, tokenizer = getattr(self, f"text_encoder{name}"), getattr(self, f"tokenizer{name}")
-            if texts is not None and encoder is not None and tokenizer is None:
-                raise ValueError(f"text_encoder{name} needs tokenizer{name}, which is not loaded; load both or none.")
-        if texts is not None and self.text_encoder is not None and "clip_text" in encoders:
+        if self.text_encoder is not None and CLIP_TEXT.name in encoders:
             tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
-        if texts is not None and self.text_encoder_2 is not None and "t5" in encoders:
+        if self.text_encoder_2 is not None and T5.name in encoders:
             tokens_2, mask_2 = encode_t5(texts, self.tokenizer_2, self.text_encoder_2, device)
         return tokens, pooled, tokens_2, mask_2
 
     def _prepare_embeddings(
-        self,
-        prompt: str | list[str] | None,
-        negative_prompt: str | list[str] | None,
-        style_image: Any,
-        given: Embeddings,
-        num_images_per_prompt: int,
-        guided: bool,
-        encoders: Sequence[str] = tuple(ENCODERS),
+        self, inputs: Inputs, guided: bool, encoders: Sequence[str] = tuple(ENCODERS)
     ) -> Embeddings:
         """All embeddings on the device, one row for each image; what is given is not computed, and what belongs to
-        none of the encoders is `None`."""
-        device = self._execution_device
-        names = TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS
-        batch_size = batch_size_of(prompt, style_image, given)
-        if isinstance(negative_prompt, str):
-            negative_prompt = [negative_prompt] * batch_size
-        encoded = dict(zip(names, self.encode_prompt(prompt, negative_prompt, guided, device, encoders), strict=True))
-        if style_image is not None and "clip_image" in encoders:
-            encoded["image_embeds"] = encode_references(
-                style_image, self.feature_extractor, self.image_encoder, device
-            )
+        other encoders is `None`."""
+        encoded = self._encode(inputs, guided, encoders)
+        used = [name for encoder in encoders for name in ENCODERS[encoder].embeddings]
         embeds: Embeddings = {}
-        switched_off = [name for encoder, own in ENCODERS.items() if encoder not in encoders for name in own]
-        for name, value in given.items():
-            value = encoded.get(name) if value is None else value
-            if name.removeprefix("negative_") in switched_off:
-                value = None
-            if value is not None:
-                if value.shape[0] == 1 < batch_size:  # one style for all prompts
-                    value = value.expand(batch_size, *value.shape[1:])
-                value = value.to(device).repeat_interleave(num_images_per_prompt, dim=0)
-            embeds[name] = value
+        for name, given in inputs.given.items():
+            value = encoded.get(name) if given is None else given
+            is_used = name.removeprefix("negative_") in used
+            embeds[name] = self._rows(value, inputs) if is_used and value is not None else None
         for prefix in ("", "negative_"):
-            tokens, mask = f"{prefix}prompt_embeds_2", f"{prefix}prompt_attention_mask_2"
+            tokens, mask = (f"{prefix}{name}" for name in T5.embeddings)
             embeds[tokens], embeds[mask] = _pad_t5(embeds[tokens], embeds[mask])
         return embeds
+
+    def _encode(self, inputs: Inputs, guided: bool, encoders: Sequence[str]) -> Embeddings:
+        """The embeddings of prompts and style references, one row for each prompt."""
+        device, negative = self._execution_device, inputs.negative_prompt
+        if isinstance(negative, str):
+            negative = [negative] * inputs.batch_size
+        texts = self.encode_prompt(inputs.prompt, negative, guided, device, encoders)
+        encoded = dict(zip(TEXT_EMBEDDINGS + NEGATIVE_EMBEDDINGS, texts, strict=True))
+        if inputs.style is not None and CLIP_IMAGE.name in encoders:
+            encoded[CLIP_IMAGE.sequence] = self._encode_references(inputs.style)
+        return encoded
+
+    def _rows(self, embedding: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+        """An embedding (batch or 1, ...) on the device, repeated for each image."""
+        if embedding.shape[0] == 1 < inputs.batch_size:  # one style for all prompts
+            embedding = embedding.expand(inputs.batch_size, *embedding.shape[1:])
+        return embedding.to(self._execution_device).repeat_interleave(int(inputs.num_images_per_prompt), dim=0)
 
     def encode_style(self, images: Any, weights: Sequence[float] | None = None) -> torch.Tensor:
         """Embeds one or several style references as one, for `style_image=`.
@@ -146,8 +118,9 @@ class EncodersMixin:
             >>> pipe("a red car", style_image=style).images[0]
 
         Args:
-            images: What `style_image` may be, but embeddings.
-            weights: At least 0, one for each reference, which need not sum to 1; by default all are the same.
+            images: What `style_image` may be, except embeddings.
+            weights (`list` of `float`, *optional*): At least 0, a weight for each reference; they need not sum to 1.
+                By default all are the same.
 
         Returns:
             (1, width): the weighted mean of the CLIP image embeddings, as long as they are in the mean.
@@ -157,12 +130,11 @@ class EncodersMixin:
         """
         if self.image_encoder is None or self.feature_extractor is None:
             raise ValueError("encode_style needs image_encoder and feature_extractor; load both.")
-        references = [[image] for row in read_references(images) for image in row]
-        if not references:
-            raise ValueError(f"images={images!r} holds no reference; give at least one.")
-        check_style_weights(weights, len(references))
-        device = self._execution_device
-        return mix_embeds(encode_references(references, self.feature_extractor, self.image_encoder, device), weights)
+        return mix_embeds(self._encode_references(read_mix(images, weights)), weights)
+
+    def _encode_references(self, references: References) -> torch.Tensor:
+        """The CLIP image embedding of each row of references, (rows, width)."""
+        return encode_references(references, self.feature_extractor, self.image_encoder, self._execution_device)
 
     def region_columns(
         self, prompt: str, regions: Sequence[PaintRegion], encoders: Sequence[str] = tuple(ENCODERS)
@@ -172,37 +144,21 @@ class EncodersMixin:
         Raises:
             ValueError: The prompt has no such phrase, or no encoder reads it.
         """
-        names = {"CLIP": "clip_text", "T5": "t5"}
-        read = [one for one in self.prompt_tokens(prompt) if names[one[0]] in encoders]
+        labels = [encoder.label for encoder in TEXT_ENCODERS if encoder.name in encoders]
+        read = [reader for reader in self.prompt_tokens(prompt) if reader[0] in labels]
         if not read:
             raise ValueError(f"regions need an encoder that reads the prompt; encoders={encoders!r} leaves none.")
         return region_columns(prompt, regions, read)
 
     def prompt_tokens(self, prompt: str) -> list[tuple[str, PromptTokens, int]]:
         """For each text encoder its name, the prompt's tokens and their first column in what the U-Nets attend to."""
-        encoders = []
-        for name, suffix, length, columns in (
-            ("CLIP", "", CLIP_TEXT_TOKENS, CLIP_TEXT_COLUMNS),
-            ("T5", "_2", T5_TOKENS, T5_COLUMNS),
-        ):
-            tokenizer = getattr(self, f"tokenizer{suffix}")
-            if getattr(self, f"text_encoder{suffix}") is not None and tokenizer is not None:
-                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, length))
-                encoders.append((name, tokens, columns.start))
-        return encoders
-
-
-def keep_out_of_float16(text_encoder: Any) -> None:
-    """T5 has values above float16's largest; a quantised one computes in the type that its settings say."""
-    if text_encoder is None or getattr(text_encoder, "dtype", None) != torch.float16:
-        return
-    if getattr(text_encoder, "quantization_method", None) is None:
-        text_encoder.to(torch.bfloat16)
-    else:
-        logger.warning(
-            "The quantised text_encoder_2 computes in float16, where T5 overflows. Load the pipeline with "
-            'dtype={"default": torch.float16, "text_encoder_2": torch.bfloat16}.'
-        )
+        readers = []
+        for encoder in TEXT_ENCODERS:
+            tokenizer = getattr(self, encoder.processor)
+            if getattr(self, encoder.component) is not None and tokenizer is not None:
+                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, encoder.tokens))
+                readers.append((encoder.label, tokens, encoder.columns.start))
+        return readers
 
 
 def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -210,5 +166,5 @@ def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[tor
     if tokens is None:
         return None, None
     mask = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
-    missing = T5_TOKENS - tokens.shape[1]
-    return nnf.pad(tokens, (0, 0, 0, missing)), nnf.pad(mask, (0, missing))
+    missing = T5.tokens - tokens.shape[1]
+    return F.pad(tokens, (0, 0, 0, missing)), F.pad(mask, (0, missing))

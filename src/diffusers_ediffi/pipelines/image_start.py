@@ -15,14 +15,13 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 
-from ..checks import is_number
+from ..checks import MAX_STAGES, is_number
 from ..images import as_pil_images
 from ..paint.masks import as_mask, resize_mask, same_aspect
-from .inputs import Stage
+from .stages import Stage
 
 logger = logging.get_logger(__name__)
 
-MAX_STAGES = 3
 # Noise levels of a grid are float32 in diffusers' schedulers.
 TOLERANCE = 1e-6
 # Pillow antialiases where it shrinks; the same filter enlarges the image of one stage for the next.
@@ -31,7 +30,13 @@ _PROCESSOR = VaeImageProcessor(vae_scale_factor=1, resample="bicubic")
 
 @dataclass(frozen=True)
 class StageStart:
-    """Where a stage begins: its timestep counted from the first, and the noise level of every timestep, then 0."""
+    """Where a stage begins.
+
+    Args:
+        begin (`int`): Its first timestep, counted from the first of the scheduler.
+        sigmas (`list` of `float`): The noise level of every timestep, then 0.
+        from_noise (`bool`): Whether what is painted begins as pure noise, without the image.
+    """
 
     begin: int
     sigmas: list[float]
@@ -51,17 +56,17 @@ class ImageStart:
         strength (`float` or `tuple`): Share of the steps that run, in [0, 1]; a number is for the base stage alone.
         sigma_start (`float` or `tuple`, *optional*): Noise level to begin at instead, `None` in stages that go by
             strength.
-        mask_image (*optional*): What [`PaintRegion`] takes for a mask but a box, or a list of them; 1 is repainted.
+        mask_image (*optional*): Any mask of [`PaintRegion`] except a box, or a list of masks; 1 is repainted.
 
     Raises:
-        ValueError: An argument is none of these, or a mask has other proportions than its image.
+        ValueError: An argument is wrong, or a mask has other proportions than its image.
     """
 
     def __init__(self, image: Any, strength: Any, sigma_start: Any = None, mask_image: Any = None):
         self._strengths = _strengths(strength)
         self._sigmas = _sigmas_to_start_at(sigma_start)
         self._images = as_pil_images(image)
-        if not self._images or not all(min(one.size) for one in self._images):
+        if not self._images or not all(min(picture.size) for picture in self._images):
             raise ValueError("image holds no pixels; pass one image for all prompts, or one for each.")
         self._masks = None if mask_image is None else _masks(mask_image)
         self._sizes = [(image.height, image.width) for image in self._images]
@@ -74,7 +79,7 @@ class ImageStart:
         """Finds where the stages begin, whose timesteps are set, and returns the noise levels there.
 
         Raises:
-            ValueError: Images or masks do not fit the prompts, or a noise level no grid.
+            ValueError: Images or masks do not fit the prompts, or a noise level is outside of a stage's grid.
         """
         self._check_counts(batch_size)
         drawn = False
@@ -91,6 +96,7 @@ class ImageStart:
         return tuple(start.sigma for start in self._starts.values())
 
     def _check_masks(self) -> None:
+        """A mask has the proportions of its image; either may be one for all of the other."""
         sizes, masks = self._sizes, [tuple(mask.shape) for mask in self._masks or []]
         for i in range(max(len(sizes), len(masks)) if masks else 0):
             size, mask = sizes[i % len(sizes)], masks[i % len(masks)]
@@ -147,14 +153,14 @@ class ImageStart:
 
 
 def _for_each(rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """One row for all images of the batch stays one; one for each prompt is repeated for its images."""
+    """A single row serves all images of the batch; rows for each prompt are repeated for its images."""
     # Contiguous as noise is, or the sample would take over the layout of a picture, and kernels would round otherwise.
     rows = rows.to(noise).contiguous()
     return rows if len(rows) == 1 else rows.repeat_interleave(len(noise) // len(rows), dim=0)
 
 
 def _stage_values(value: Any, later: Any) -> list[Any]:
-    """The values of three stages; where none is given for super-resolution it is `later`."""
+    """The values of three stages; super-resolution has the value `later` where it is not given."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not 1 <= len(values) <= MAX_STAGES:
         raise ValueError(f"{value!r} must be one number for the base stage, or one for each stage in a tuple.")
@@ -163,20 +169,20 @@ def _stage_values(value: Any, later: Any) -> list[Any]:
 
 def _strengths(strength: float | Sequence[float]) -> list[float]:
     values = _stage_values(strength, 1.0)
-    if not all(is_number(one, Real) and 0 <= one <= 1 for one in values):
+    if not all(is_number(share, Real) and 0 <= share <= 1 for share in values):
         raise ValueError(f"strength={strength!r} must lie in [0, 1]: 0 keeps the image, 1 draws without it.")
     return values
 
 
 def _sigmas_to_start_at(sigma_start: float | Sequence[float | None] | None) -> list[float | None]:
     values = _stage_values(sigma_start, None)
-    if not all(one is None or (is_number(one, Real) and 0 < one < math.inf) for one in values):
+    if not all(sigma is None or (is_number(sigma, Real) and 0 < sigma < math.inf) for sigma in values):
         raise ValueError(f"sigma_start={sigma_start!r} must be a noise level above 0, or None to go by strength.")
     return values
 
 
 def _masks(mask_image: Any) -> list[torch.Tensor]:
-    """Masks (height, width) in [0, 1]: of one that covers all images, of a list or a batch (n, 1, height, width)."""
+    """Masks (height, width) in [0, 1], from a mask for all images, a list, or a batch (n, 1, height, width)."""
     batched = isinstance(mask_image, list | tuple) or getattr(mask_image, "ndim", 2) == 4
     try:
         masks = [as_mask(mask) for mask in (mask_image if batched else [mask_image])]
@@ -201,7 +207,7 @@ def _stage_start(stage: Stage, strength: float, sigma_start: float | None) -> St
     begins = [i for i in grid if sigmas[i] <= sigma_start * (1 + TOLERANCE)]
     if not begins or sigma_start > sigmas[0] * (1 + TOLERANCE):
         raise ValueError(
-            f"sigma_start={sigma_start!r} is no noise level of {stage.label}, whose steps go from {sigmas[0]:.4g} to "
-            f"{sigmas[grid[-1]]:.4g}; choose one in between, or strength=0 to run none."
+            f"sigma_start={sigma_start!r} is not a noise level of {stage.label}, whose steps go from {sigmas[0]:.4g} "
+            f"to {sigmas[grid[-1]]:.4g}; choose one in between, or strength=0 to run none."
         )
     return StageStart(begins[0], sigmas, from_noise=False)

@@ -6,12 +6,12 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
-from ..checks import is_number
-from ..models.conditioning import NULL_COLUMN
+from ..checks import MAX_STAGES, is_number
+from ..models.encoder_table import ENCODERS, NULL_COLUMN
 from ..paint.painting import Painting
-from ..paint.regions import check_regions, check_strength
-from .inputs import ENCODERS, Stage
-from .prompt_schedule import PromptSchedule, scheduled_columns
+from ..paint.regions import PaintRegion, check_regions, check_strength
+from .prompt_schedule import Columns, PromptSchedule, scheduled_columns
+from .stages import Stage
 
 
 def paintings_per_stage(
@@ -26,10 +26,10 @@ def paintings_per_stage(
     """What is painted in every stage; `None` where nothing is. A bad region is refused before anything runs.
 
     Args:
-        pipe: The pipeline, for its defaults and the columns of its text encoders.
-        stages: Those that run.
+        pipe ([`EDiffIPipeline`]): The pipeline, for its defaults and the columns of its text encoders.
+        stages (`list` of [`Stage`]): The stages that run.
         prompt, regions, strength, encoders: As in the pipeline's `__call__`.
-        schedule: The prompts that follow each other, if they do.
+        schedule ([`PromptSchedule`], *optional*): The prompts that follow each other, if they do.
 
     Raises:
         ValueError: A region, the strength or the pipeline's `region_normalizer` is wrong.
@@ -39,14 +39,11 @@ def paintings_per_stage(
         return [None] * len(stages)
     if prompt is None:
         raise ValueError("regions need the prompt that their phrases stand in; pass it instead of embeddings.")
-    prompts = [[one] if isinstance(one, str) else one for one in (schedule.prompts if schedule else [prompt])]
+    follow_each_other = schedule.prompts if schedule else [prompt]
+    prompts = [[entry] if isinstance(entry, str) else entry for entry in follow_each_other]
     per_prompt = check_regions(regions, len(prompts[0]))
-    columns_of = partial(pipe.region_columns, encoders=encoders)
-    if schedule:
-        columns = scheduled_columns(prompts, per_prompt, columns_of)
-    else:
-        columns = [[columns_of(one, own) for one, own in zip(prompts[0], per_prompt, strict=True)]]
-    for region in {region for own in per_prompt for region in own}:
+    columns = _columns(pipe, prompts, per_prompt, schedule is not None, encoders)
+    for region in {region for of_prompt in per_prompt for region in of_prompt}:
         region.check_aspect(stages[-1].size, stages[-1].size)
     paintings: list[Painting | None] = []
     for one in [*strengths, 0, 0][: len(stages)]:
@@ -56,11 +53,25 @@ def paintings_per_stage(
     return paintings
 
 
+def _columns(
+    pipe: Any,
+    prompts: list[list[str]],
+    regions: list[list[PaintRegion]],
+    is_scheduled: bool,
+    encoders: Sequence[str],
+) -> list[list[Columns]]:
+    """The columns of every region, for each prompt that follows another and each row of the batch."""
+    columns_of = partial(pipe.region_columns, encoders=encoders)
+    if is_scheduled:
+        return scheduled_columns(prompts, regions, columns_of)
+    return [[columns_of(text, of_row) for text, of_row in zip(prompts[0], regions, strict=True)]]
+
+
 def _strengths(strength: Any) -> Sequence[float]:
     """w' of the base and of the further stages that are painted, too."""
     strengths = [strength] if is_number(strength, Real) else strength
-    if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= 3:
+    if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= MAX_STAGES:
         raise ValueError(f"region_strength={strength!r} must be one number, or one for each stage.")
-    for one in strengths:
-        check_strength("region_strength", one)
+    for value in strengths:
+        check_strength("region_strength", value)
     return strengths

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from .call import Call, Conditions
 from .image_start import ImageStart
-from .inputs import Stage
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
+from .stages import Stage
 
 
 def with_arguments_of(parent: Callable) -> Callable[[Callable], Callable]:
@@ -17,13 +18,13 @@ def with_arguments_of(parent: Callable) -> Callable[[Callable], Callable]:
     which look signatures up, without a copy of thirty arguments that would have to be kept in step."""
 
     def decorate(call: Callable) -> Callable:
-        own = inspect.signature(call).parameters
+        parameters = inspect.signature(call).parameters
         passed_on = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for name, parameter in inspect.signature(parent).parameters.items()
-            if name not in own
+            if name not in parameters
         ]
-        named = [parameter for parameter in own.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
+        named = [parameter for parameter in parameters.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
         signature = inspect.signature(call).replace(parameters=[*named, *passed_on])
         setattr(call, "__signature__", signature)  # noqa: B010, functions have no such attribute to mypy
         return call
@@ -49,7 +50,7 @@ class EDiffIImg2ImgPipeline(EDiffIPipeline):
 
     @property
     def start_sigmas(self) -> tuple[float, ...]:
-        """The noise level at which each stage of the last call began; 0 where it left all of its steps out."""
+        """The noise level at which each stage of the last call began; 0 where it left all steps out."""
         return self._start_sigmas
 
     @with_arguments_of(EDiffIPipeline.__call__)
@@ -61,21 +62,23 @@ class EDiffIImg2ImgPipeline(EDiffIPipeline):
         sigma_start: float | Sequence[float | None] | None = None,
         **kwargs: Any,
     ) -> EDiffIPipelineOutput | tuple:
-        """Draws images that follow another.
+        """Draws images that follow another image.
 
         Args:
-            prompt: What to draw, see [`EDiffIPipeline`].
+            prompt (`str` or `list` of `str`, *optional*): What to draw, see [`EDiffIPipeline`].
             image: A PIL image, an array (height, width, 3) or a tensor (3, height, width) in [0, 1]: one for all
-                prompts, or a list with one for each. Every stage takes it in its own size; what is not square is
-                squeezed, with a warning.
-            strength: Share of the steps that run, int(steps * strength) but at least one: the last ones, from the
-                noise level that they begin with. One number is for the base stage, a tuple (base, SR256, SR1024) for
-                the others, too, which else draw from pure noise as ever. There, less than 1 keeps fine detail of a
-                large image. With 1 the image counts for nothing, and the result is text-to-image's, bit for bit. With
-                0 no step runs and the stage hands the image on as it is: `(0, 1, 1)` enlarges it.
-            sigma_start: Instead of `strength`, in stages where it is not `None`, the noise level to begin at (SDEdit's
-                strength); the first step at or below it is taken, see `start_sigmas`. At the highest of the schedule
-                all steps run, yet from the image with that noise, which does not hide its mean colour entirely.
+                prompts, or a list with one for each. Every stage takes it in the size of the stage; what is not square
+                is squeezed, with a warning.
+            strength (`float` or `tuple`, defaults to 0.7): Share of the steps that run, int(steps * strength) but at
+                least one: the last steps, from the noise level that they begin with. One number is for the base stage,
+                a tuple (base, SR256, SR1024) for the others, too, which else draw from pure noise as ever. There, less
+                than 1 keeps fine detail of a large image. With 1 the image counts for nothing, and the result is that
+                of text-to-image, bit for bit. With 0 no step runs and the stage hands the image on as it is:
+                `(0, 1, 1)` enlarges it.
+            sigma_start (`float` or `tuple`, *optional*): Instead of `strength`, in stages where it is not `None`, the
+                noise level to begin at (SDEdit's strength); the first step at or below it is taken, see
+                `start_sigmas`. At the highest of the schedule all steps run, yet from the image with that noise, which
+                does not hide its mean colour entirely.
             **kwargs: All other arguments of [`EDiffIPipeline`], by name.
 
         Raises:
@@ -99,6 +102,8 @@ class EDiffIImg2ImgPipeline(EDiffIPipeline):
     def _first_sample(self, stage: Stage, noise: torch.Tensor) -> torch.Tensor:
         return self._start.first_sample(stage, noise, super()._first_sample(stage, noise))
 
-    def _denoise_stage(self, stage: Stage, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _denoise_stage(
+        self, stage: Stage, noise: torch.Tensor, low_res: torch.Tensor | None, call: Call, conditions: Conditions
+    ) -> torch.Tensor:
         unchanged = self._start.enter(stage, noise)
-        return super()._denoise_stage(stage, noise, *args, **kwargs) if unchanged is None else unchanged
+        return super()._denoise_stage(stage, noise, low_res, call, conditions) if unchanged is None else unchanged

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from .image_start import ImageStart
-from .inputs import Stage
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
 from .pipeline_ediffi_img2img import EDiffIImg2ImgPipeline, with_arguments_of
+from .stages import Stage
 
 
 class EDiffIInpaintPipeline(EDiffIImg2ImgPipeline):
@@ -40,21 +40,23 @@ class EDiffIInpaintPipeline(EDiffIImg2ImgPipeline):
         """Draws the white part of a mask anew.
 
         Args:
-            prompt: What to draw, the kept part included; see [`EDiffIPipeline`].
+            prompt (`str` or `list` of `str`, *optional*): What to draw, the kept part included, see
+                [`EDiffIPipeline`].
             image: As in [`EDiffIImg2ImgPipeline`].
             mask_image: White (1) is repainted, black (0) keeps exactly the pixels of `image` in the size of the
                 output, grey blends: a PIL image, an array or tensor (height, width) in [0, 1] as floats or booleans or
                 in [0, 255] as integers; one for all images, or a list with one for each. It may have any size, but
                 must have the proportions of the image.
-            strength, sigma_start: As in [`EDiffIImg2ImgPipeline`], for the white part: 1 draws it from pure noise,
-                less follows what the image shows there.
+            strength (`float` or `tuple`, defaults to 1.0): As in [`EDiffIImg2ImgPipeline`], for the white part: 1
+                draws it from pure noise, less follows what the image shows there.
+            sigma_start (`float` or `tuple`, *optional*): As in [`EDiffIImg2ImgPipeline`].
             **kwargs: All other arguments of [`EDiffIPipeline`], by name.
 
         Raises:
             ValueError: An argument is wrong.
         """
         if mask_image is None:
-            raise ValueError("mask_image is missing; pass one, white where to paint, or use EDiffIImg2ImgPipeline.")
+            raise ValueError("mask_image is missing; pass a mask, white where to paint, or use EDiffIImg2ImgPipeline.")
         return self._call_from(ImageStart(image, strength, sigma_start, mask_image), prompt, kwargs)
 
     def _after_step(self, stage: Stage, sample: torch.Tensor, noise: torch.Tensor, index: int) -> torch.Tensor:

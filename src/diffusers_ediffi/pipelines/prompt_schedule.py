@@ -4,13 +4,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import compress
 from typing import Any
 
 from ..paint.regions import PaintRegion
 from ..phrases import find_phrase
 
 Columns = list[list[int]]  # of each region's phrase
+ColumnsOf = Callable[[str, Sequence[PaintRegion]], Columns]  # in a text
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class PromptSchedule:
     """`prompts[i]` holds from the share `shares[i]` of the steps on, until the next one does.
 
     Args:
-        prompts: One text, or one for each row of the batch, for every entry.
-        shares: 0 and then strictly increasing, at most 1.
+        prompts (`list`): For every entry one text, or a list of texts for the rows of the batch.
+        shares (`list` of `float`): 0 and then strictly increasing, at most 1.
     """
 
     prompts: Sequence[str | list[str]]
@@ -28,55 +29,48 @@ class PromptSchedule:
     def begins(self, num_timesteps: int, order: int, begin: int) -> list[int]:
         """The index in a scheduler's `timesteps` with which each prompt begins; `num_timesteps` and more is never.
 
-        Of N steps that run, a share s is the step that is nearest to s N, the later one of two. A step is `order`
-        entries of `timesteps` (Runge-Kutta stages), so that no prompt begins inside of one.
+        Of N steps that run, a share s is the step that is nearest to s N, the later of two. A step is `order` entries
+        of `timesteps` (Runge-Kutta stages), so that no prompt begins inside of a step.
 
         Args:
-            num_timesteps: Entries of `timesteps`.
-            order: The scheduler's, network calls in a step.
-            begin: The index that the run starts with, a multiple of `order`.
+            num_timesteps (`int`): Entries of `timesteps`.
+            order (`int`): Network calls in a step of the scheduler.
+            begin (`int`): The index that the run starts with, a multiple of `order`.
         """
         steps = math.ceil((num_timesteps - begin) / order)
         return [begin + order * math.floor(share * steps + 0.5) for share in self.shares]
 
-    def switches(
-        self, stages: Sequence[Any], begin_index: Callable[[Any], int], begin_prompt: Callable[[int], None]
-    ) -> list[dict[int, Callable[[], None]]]:
-        """For each stage what begins another prompt, by the index of the timestep that it is to be called before.
+    def begins_of_stages(self, stages: Sequence[Any], begin_index: Callable[[Any], int]) -> dict[tuple[str, int], int]:
+        """The number of the prompt that begins, by the label of the stage and the index of the timestep.
 
         Args:
-            stages: Those that run, each with its `scheduler`, whose timesteps are set.
-            begin_index: Of a stage the index of the timestep that it begins with.
-            begin_prompt: Called with the number of a prompt; number 0 holds before the base stage begins.
+            stages (`list` of [`Stage`]): The stages that run, whose timesteps are set.
+            begin_index (`Callable`): Gives the index of the timestep that a stage begins with.
+
+        Returns:
+            Prompt 0 is not among them: it holds before the base stage begins.
         """
-        switches: list[dict[int, Callable[[], None]]] = [{} for _ in stages]
-        scheduler = stages[0].scheduler
+        base, scheduler = stages[0], stages[0].scheduler
         count = len(scheduler.timesteps)
-        begins = self.begins(count, scheduler.order, begin_index(stages[0]))
-        for number, index in enumerate(begins[1:], start=1):
-            switch = partial(begin_prompt, number)
-            if index < count:
-                switches[0][index] = switch
-            elif number == len(begins) - 1:  # for the first further stage that runs
-                for own_switches, stage in zip(switches[1:], stages[1:], strict=True):
-                    first = begin_index(stage)
-                    if first < len(stage.scheduler.timesteps):
-                        own_switches[first] = switch
-                        break
-        return switches
+        numbers = enumerate(self.begins(count, scheduler.order, begin_index(base)))
+        begins = {(base.label, index): number for number, index in numbers if number and index < count}
+        last = len(self.prompts) - 1
+        if last and last not in begins.values():
+            for stage in stages[1:]:
+                if begin_index(stage) < len(stage.scheduler.timesteps):  # the first further stage that runs
+                    return {**begins, (stage.label, begin_index(stage)): last}
+        return begins
 
 
 def scheduled_columns(
-    prompts: Sequence[Sequence[str]],
-    regions: Sequence[Sequence[PaintRegion]],
-    columns_of: Callable[[str, Sequence[PaintRegion]], Columns],
+    prompts: Sequence[Sequence[str]], regions: Sequence[Sequence[PaintRegion]], columns_of: ColumnsOf
 ) -> list[list[Columns]]:
     """The columns of every region, for each prompt of a schedule and each row of the batch.
 
     Args:
-        prompts: The texts of every entry, one for each row.
-        regions: Those of each row.
-        columns_of: [`EDiffIPipeline.region_columns`].
+        prompts (`list` of `list` of `str`): The texts of every entry, one for each row.
+        regions (`list` of `list` of [`PaintRegion`]): The regions of each row.
+        columns_of (`Callable`): [`EDiffIPipeline.region_columns`].
 
     Returns:
         For each entry and row the columns of each region, none where the prompt lacks its phrase.
@@ -84,19 +78,22 @@ def scheduled_columns(
     Raises:
         ValueError: No prompt has the phrase of a region.
     """
-    scheduled: list[list[Columns]] = [[[[] for _ in own] for own in regions] for _ in prompts]
-    for row, own in enumerate(regions):
-        seen: set[int] = set()
-        for entry, texts in enumerate(prompts):
-            held = [number for number, region in enumerate(own) if _has_phrase(texts[row], region)]
-            columns = columns_of(texts[row], [own[number] for number in held])
-            for number, one in zip(held, columns, strict=True):
-                scheduled[entry][row][number] = one
-            seen.update(held)
-        for number, region in enumerate(own):
-            if number not in seen:
-                texts = [entry[row] for entry in prompts]
-                raise ValueError(f"the phrase {region.phrase!r} is in no prompt of prompt_schedule: {texts}.")
+    rows = [
+        _columns_of_row([entry[row] for entry in prompts], of_row, columns_of) for row, of_row in enumerate(regions)
+    ]
+    return [list(entry) for entry in zip(*rows, strict=True)]
+
+
+def _columns_of_row(texts: Sequence[str], regions: Sequence[PaintRegion], columns_of: ColumnsOf) -> list[Columns]:
+    """For one row of the batch and each text of its schedule the columns of each region."""
+    scheduled = []
+    for text in texts:
+        present = [_has_phrase(text, region) for region in regions]
+        found = iter(columns_of(text, list(compress(regions, present))))
+        scheduled.append([next(found) if is_present else [] for is_present in present])
+    for region in regions:
+        if not any(_has_phrase(text, region) for text in texts):
+            raise ValueError(f"the phrase {region.phrase!r} is in no prompt of prompt_schedule: {list(texts)}.")
     return scheduled
 
 

@@ -15,14 +15,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from ..models.conditioning import (
-    CLIP_TEXT_COLUMNS,
-    CLIP_TEXT_TOKENS,
-    T5_COLUMNS,
-    T5_TOKENS,
-    encode_clip_image,
-    encode_clip_text,
-)
+from ..models.conditioning import encode_clip_image, encode_clip_text
+from ..models.encoder_table import CLIP_TEXT_COLUMNS, CLIP_TEXT_TOKENS, T5_COLUMNS, T5_TOKENS
 from ..paint.columns import region_columns
 from ..paint.regions import PaintRegion
 from ..phrases import PromptTokens

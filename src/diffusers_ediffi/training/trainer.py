@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ..edm import c_in, c_noise, denoised_from_model_output, expand_as, karras_sigmas, noisy_residual
 from ..experts.lora import LoraExpert
 from ..files import written_whole
-from ..models.conditioning import NULL_COLUMN
+from ..models.encoder_table import NULL_COLUMN
 from ..models.low_res import augment_low_res, upsample_low_res
 from ..paint.painting import Painting
 from ..paint.processor import painted

@@ -1,0 +1,206 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The stages of the cascade, base -> SR256 -> SR1024: which of them a call runs, and what it asks of each."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from ..checks import MAX_INFERENCE_STEPS, MAX_STAGES, is_number
+from ..discrete_time import has_betas
+from ..models.low_res import augment_low_res, upsample_low_res
+from ..paint.painting import Painting
+
+GuidanceScale = float | dict[str, float]
+Generator = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network of the cascade with its scheduler, and what a call asks of it.
+
+    Args:
+        label (`str`): Its name in messages.
+        unet ([`EDiffIUNet`] or [`ExpertRouterUNet`]): The network.
+        scheduler (`SchedulerMixin`): Its scheduler.
+        size (`int`): Height and width of its images.
+        num_inference_steps (`int`): Steps.
+        guidance_scale (`float` or `dict`): A number, or weights for encoders.
+        noise_level (`float`, *optional*): Noise on the low-resolution image; `None` where the network is not told any.
+        painting ([`Painting`], *optional*): What is painted, if anything is.
+    """
+
+    label: str
+    unet: Any
+    scheduler: Any
+    size: int
+    num_inference_steps: int = 1
+    guidance_scale: GuidanceScale = 1.0
+    noise_level: float | None = None
+    painting: Painting | None = None
+
+    def noise(self, images: int, generator: Generator, device: torch.device) -> torch.Tensor:
+        """Standard normal noise, (images, 3, size, size) in float32."""
+        shape = (images, self.unet.config.out_channels, self.size, self.size)
+        return randn_tensor(shape, generator, device, torch.float32)
+
+    def low_res(self, image: torch.Tensor, generator: Generator) -> torch.Tensor:
+        """What the network sees of the stage before: (images, 3, size, size), from that stage's sample."""
+        low_res = upsample_low_res(image.clamp(-1, 1), self.size)
+        if not self.noise_level:
+            return low_res
+        return augment_low_res(low_res, randn_tensor(low_res.shape, generator, low_res.device), self.noise_level)
+
+    def steps_from(self, begin: int) -> Iterator[tuple[int, torch.Tensor, float]]:
+        """The index, timestep and noise level of each call of the network, from the timestep `begin` on."""
+        # Read before the first step: choosing an expert must not wait for the device in every step.
+        levels = [float(sigma) for sigma in getattr(self.scheduler, "routing_sigmas", self.scheduler.sigmas)]
+        indices = range(begin, len(self.scheduler.timesteps))
+        return zip(indices, self.scheduler.timesteps[begin:], levels[begin:], strict=False)
+
+    def stepper(self, generator: Generator) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The scheduler's `step`, with the generator where the scheduler adds noise."""
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        extra = {"generator": generator} if takes_generator else {}
+        return partial(self.scheduler.step, return_dict=False, **extra)
+
+    @contextmanager
+    def expert_choice(self) -> Iterator[Callable[[float], None]]:
+        """Yields what chooses the expert for a noise level, and undoes the choice at the end of the block."""
+        if not hasattr(self.unet, "select_expert"):
+            yield lambda sigma: None
+            return
+        try:
+            yield self.unet.select_expert
+        finally:
+            self.unet.reset_expert()
+
+
+def loaded_stages(pipe: Any) -> list[Stage]:
+    """The stages that are loaded into a pipeline, up to the first that is not.
+
+    Raises:
+        ValueError: The base model or its scheduler is missing.
+    """
+    if pipe.unet is None or pipe.scheduler is None:
+        raise ValueError("unet and scheduler are needed to draw an image; load them into the pipeline.")
+    size = pipe.unet.config.sample_size
+    stages = [Stage(f"base {size}x{size}", pipe.unet, pipe.scheduler, size)]
+    for label, unet, scheduler in (
+        ("SR256", pipe.unet_sr256, pipe.scheduler_sr256),
+        ("SR1024", pipe.unet_sr1024, pipe.scheduler_sr1024),
+    ):
+        if unet is None:
+            break
+        size *= pipe.config.sr_scale
+        stages.append(Stage(label, unet, scheduler, size))
+    return stages
+
+
+def stages_up_to(stages: list[Stage], height: int | None, width: int | None) -> list[Stage]:
+    """The stages that draw an image of this size, by default all that are loaded."""
+    sizes = [stage.size for stage in stages]
+    wanted = [size for size in (height, width) if size is not None] or [sizes[-1]]
+    if wanted[0] != wanted[-1] or not all(is_number(size, Integral) and size in sizes for size in wanted):
+        raise ValueError(
+            f"this pipeline does not draw height={height!r} and width={width!r}: images are square and the loaded "
+            f"stages draw {', '.join(map(str, sizes))} pixels; choose one of these or load a further stage."
+        )
+    return stages[: sizes.index(wanted[0]) + 1]
+
+
+def per_stage(name: str, value: Any, stages: list[Stage]) -> list:
+    """One entry for each stage that runs, from one number for all or a list; entries beyond are left out."""
+    values = [value] * len(stages) if is_number(value, Real) else value
+    if not isinstance(values, list | tuple) or not len(stages) <= len(values) <= MAX_STAGES:
+        raise ValueError(
+            f"{name}={value!r} must be one number, or one for each of the {len(stages)} stages ({labels(stages)})."
+        )
+    return list(values)
+
+
+def labels(stages: list[Stage]) -> str:
+    """The names of stages, for messages."""
+    return ", ".join(stage.label for stage in stages)
+
+
+def with_steps(stages: list[Stage], value: Any, default: Sequence[int]) -> list[Stage]:
+    """The stages with their numbers of steps; `value` is one for all, or one for each."""
+    numbers = per_stage("num_inference_steps", default if value is None else value, stages)
+    if not all(is_number(number, Integral) and 1 <= number <= MAX_INFERENCE_STEPS for number in numbers):
+        raise ValueError(f"num_inference_steps={value!r} must be whole numbers from 1 to {MAX_INFERENCE_STEPS}.")
+    return [replace(stage, num_inference_steps=int(n)) for stage, n in zip(stages, numbers, strict=False)]
+
+
+def with_noise_levels(stages: list[Stage], value: Any, default: Sequence[float]) -> list[Stage]:
+    """The stages with the noise levels of their low-resolution images; `value` is one number for every
+    super-resolution stage, or one for each."""
+    value = default if value is None else value
+    values = [value] * (MAX_STAGES - 1) if is_number(value, Real) else value
+    base, *later = stages
+    are_levels = isinstance(values, list | tuple) and all(is_number(level, Real) and level >= 0 for level in values)
+    if not are_levels or not len(later) <= len(values) < MAX_STAGES:
+        raise ValueError(
+            f"noise_level={value!r} must be one number of at least 0, or one for each of SR256 and SR1024."
+        )
+    return [base, *(_with_noise_level(stage, level, value) for stage, level in zip(later, values, strict=False))]
+
+
+def _with_noise_level(stage: Stage, level: float, value: Any) -> Stage:
+    """A super-resolution stage with its noise level; `value` is the whole argument, for messages."""
+    highest = stage.unet.config.get("max_noise_level")
+    if level > (highest or 0):
+        known = "without noise" if highest is None else f"with noise up to {highest:g}"
+        raise ValueError(f"noise_level={value!r}: {stage.label} was trained {known}; pass at most {highest or 0}.")
+    return stage if highest is None else replace(stage, noise_level=float(level))
+
+
+def check_schedulers(stages: list[Stage]) -> None:
+    """Refuses schedulers that do not fit the networks.
+
+    Raises:
+        ValueError: A scheduler is not EDM's, is that of a discrete-time model, does not fit its network's training, or
+            serves two stages.
+    """
+    for stage in stages:
+        _check_is_edm(stage)
+        _check_preconditioning(stage)
+    if len({id(stage.scheduler) for stage in stages}) < len(stages):
+        raise ValueError("two stages share a scheduler, which carries state; give each stage its own scheduler.")
+
+
+def _check_is_edm(stage: Stage) -> None:
+    """eDiff-I's networks return F of equation 1, which only EDM's schedulers read."""
+    if not hasattr(stage.scheduler, "precondition_inputs"):
+        raise ValueError(
+            f"the scheduler of {stage.label} is {type(stage.scheduler).__name__}, which does not read EDM's model "
+            "output; use EDMDEISScheduler, EDMEulerScheduler or EDMDPMSolverMultistepScheduler."
+        )
+    if has_betas(stage.scheduler.config):
+        raise ValueError(
+            f"the scheduler of {stage.label} has the betas of a discrete-time model; build it without beta_schedule "
+            "and trained_betas."
+        )
+
+
+def _check_preconditioning(stage: Stage) -> None:
+    """The scheduler turns the network's output into an image as the training did."""
+    network, scheduler = stage.unet.config, stage.scheduler.config
+    predicted = scheduler.get("prediction_type", "epsilon")
+    if network.get("preconditioning") == "edm" and predicted != "epsilon":
+        raise ValueError(
+            f"the scheduler of {stage.label} has prediction_type={predicted!r}, which is not what the network was "
+            'trained for; build it with prediction_type="epsilon", EDM\'s name for F.'
+        )
+    trained, used = network.get("sigma_data"), scheduler.get("sigma_data")
+    if trained != used:
+        raise ValueError(
+            f"the network of {stage.label} was trained with sigma_data={trained}, its scheduler has {used}; build the "
+            f"scheduler with sigma_data={trained}."
+        )
