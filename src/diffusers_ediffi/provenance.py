@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape
 import PIL.Image
 from PIL import PngImagePlugin
 
-from ._version import __version__
+from . import __version__
 from .files import written_whole
 from .paint.regions import PaintRegion
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from PIL import Image, ImageOps
 
-from .._version import __version__
+from .. import __version__
 from ..demo.checkpoint import demo_checkpoint
 from ..files import write_json
 from ..provenance import (
