@@ -1,7 +1,11 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""What all rooms ask of their arguments. Imports nothing of this package."""
+"""What all rooms ask of their arguments. Imports nothing of this package, and no torch."""
 
 from typing import Any
+
+MAX_SEED = 2**63 - 1  # of a `torch.Generator`
+MAX_STAGES = 3  # base, SR256, SR1024
+MAX_INFERENCE_STEPS = 1000
 
 
 def is_number(value: Any, kind: type) -> bool:

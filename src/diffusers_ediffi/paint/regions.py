@@ -17,12 +17,11 @@ import torch
 from diffusers.utils import logging
 from PIL import ImageColor
 
-from ..checks import is_number
+from ..checks import MAX_SEED, is_number
 
 logger = logging.get_logger(__name__)
 
 MAX_PIXELS = 2**26  # of a mask or canvas, 8192 x 8192: what is larger is a mistake or an attack
-MAX_SEED = 2**63 - 1
 ASPECT_TOLERANCE = 0.02  # masks in whole pixels of another size cannot keep the aspect ratio exactly
 STRAY_SHARE = 1e-3  # share of a canvas below which a colour passes for the smoothed edge of a stroke
 # Scripts that set no spaces between words: Thai to Myanmar, Khmer, kana, Han.

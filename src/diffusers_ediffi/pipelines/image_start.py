@@ -15,14 +15,13 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 
-from ..checks import is_number
+from ..checks import MAX_STAGES, is_number
 from ..models.conditioning import as_pil_images
 from ..paint.regions import as_mask, resize_mask, same_aspect
 from .inputs import Stage
 
 logger = logging.get_logger(__name__)
 
-MAX_STAGES = 3
 # Noise levels of a grid are float32 in diffusers' schedulers.
 TOLERANCE = 1e-6
 # Pillow antialiases where it shrinks; the same filter enlarges the image of one stage for the next.

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from ..checks import is_number
+from ..checks import MAX_INFERENCE_STEPS, is_number
 from ..discrete_time import has_betas
 from ..models.encoder_table import CLIP_IMAGE, ENCODERS, TEXT_EMBEDDINGS, TEXT_ENCODERS, Encoder
 from .prompt_schedule import PromptSchedule
 
-MAX_INFERENCE_STEPS = 1000
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 Embeddings = dict[str, torch.Tensor | None]
