@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -22,7 +22,9 @@ from PIL import PngImagePlugin
 
 from . import __version__
 from .files import written_whole
-from .paint.regions import PaintRegion
+
+if TYPE_CHECKING:
+    from .paint.regions import PaintRegion
 
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 # "Edited using Generative AI": a picture of another origin, changed as a whole or with a part that was painted in.
@@ -180,7 +182,7 @@ def model_name(model: str | None) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
-def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
+def region_settings(regions: "Sequence[PaintRegion]") -> list[dict[str, Any]]:
     """Regions as settings: their boxes; of a mask that it is one, since its file may be called anything."""
     settings = []
     for region in regions:
