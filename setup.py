@@ -8,13 +8,13 @@ from setuptools import find_packages, setup
 
 root = Path(__file__).parent
 readme = root / "README.md"
-source = (root / "src" / "diffusers_ediffi" / "_version.py").read_text(encoding="utf-8")
+source = (root / "src" / "diffusers_ediffi" / "__init__.py").read_text(encoding="utf-8")
 version = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)
 assert version
 
 requirements = [
     "accelerate>=1.10",
-    # The package registers itself in a private table of diffusers (see __init__.py), hence the narrow range.
+    # The package stands in a private table of diffusers (see pipelines/registration.py), hence the narrow range.
     "diffusers>=0.42.1,<0.43",
     "huggingface_hub>=1.0,<3",
     "numpy>=1.26",

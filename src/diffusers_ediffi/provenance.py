@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 
 from PIL import Image, PngImagePlugin
 
-from ._version import __version__
+from . import __version__
 from .files import written_whole
 from .images import open_image
 

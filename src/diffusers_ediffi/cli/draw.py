@@ -1,0 +1,279 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""`ediffi generate`, `paint` and `edit`: each checks what it was given, then all draw and save in the same way."""
+
+import argparse
+import contextlib
+import json
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import ImageOps
+
+from ..attention_recorder import record_attention
+from ..checks import MAX_SEED
+from ..demo.checkpoint import demo_checkpoint
+from ..files import write_json
+from ..images import open_image, read_image
+from ..paint.regions import region_from_dict, region_settings, regions_from_color_map
+from ..phrases import find_phrase
+from ..pipelines.image_start import ImageStart
+from ..pipelines.inputs import check_prompt_schedule
+from ..pipelines.pipeline_ediffi import EDiffIPipeline
+from ..pipelines.pipeline_ediffi_img2img import EDiffIImg2ImgPipeline
+from ..pipelines.pipeline_ediffi_inpaint import EDiffIInpaintPipeline
+from ..provenance import (
+    COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA,
+    TRAINED_ALGORITHMIC_MEDIA,
+    Provenance,
+    model_name,
+    save_image,
+)
+from .messages import one_line
+from .model import load_pipeline, usable_device
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Draws a prompt, a schedule of prompts, or variations of a style image."""
+    _read_style(args)
+    if args.prompt is not None and args.prompt_schedule is not None:
+        raise ValueError("give either a prompt or --prompt-schedule, not both.")
+    if args.prompt is None and args.prompt_schedule is None and args.style_image is None:
+        raise ValueError(
+            "there is nothing to draw; give a prompt, --prompt-schedule, or --style-image for variations."
+        )
+    check_prompt_schedule(args.prompt_schedule, None, {})
+    _draw(args, {"prompt_schedule": args.prompt_schedule} if args.prompt_schedule else {})
+
+
+def paint(args: argparse.Namespace) -> None:
+    """Draws a prompt with its phrases where a scene or a canvas says."""
+    _read_style(args)
+    scene = _read_scene(args)
+    args.prompt = args.prompt or scene.get("prompt")
+    if not isinstance(args.prompt, str) or not args.prompt.strip():
+        raise ValueError(f"there is no prompt in {str(args.scene)!r}; give --prompt.")
+    for region in scene["regions"]:
+        find_phrase(args.prompt, region.phrase, region.occurrence)
+    strength = scene.get("strength") if args.strength is None else args.strength
+    _draw(args, {"regions": scene["regions"], "region_strength": strength})
+
+
+def edit(args: argparse.Namespace) -> None:
+    """Changes an image, or what a mask paints white of it."""
+    _read_style(args)
+    changed: dict[str, Any] = {"image": _upright(args.image)}
+    if args.mask is not None:
+        changed["mask_image"] = _upright(args.mask)
+    default = 0.8 if args.mask is None else 1.0
+    changed["strength"] = default if args.strength is None else args.strength
+    ImageStart(**changed)  # refuses what the pipeline would refuse, before it is loaded
+    _draw(args, changed, EDiffIImg2ImgPipeline if args.mask is None else EDiffIInpaintPipeline)
+
+
+def _upright(path: Path) -> Any:
+    """A picture as its camera was held: cameras store which way is up beside the pixels."""
+    return ImageOps.exif_transpose(open_image(path))
+
+
+def _read_style(args: argparse.Namespace) -> None:
+    """Puts the picture in the place of its name."""
+    if args.style_image is not None:
+        try:
+            args.style_image = read_image(args.style_image)
+        except ValueError as error:
+            raise ValueError(f"argument --style-image: {error} (see ediffi {args.command} --help)") from None
+
+
+def _read_scene(args: argparse.Namespace) -> dict[str, Any]:
+    """The entries of a JSON scene, or the regions of a canvas."""
+    if args.scene.suffix.lower() == ".json":
+        if args.legend is not None:
+            raise ValueError("--legend is for a canvas; a JSON scene names its phrases itself.")
+        return _read_json_scene(args.scene)
+    if not args.legend:
+        raise ValueError(f"the canvas {str(args.scene)!r} needs --legend COLOR=PHRASE ..., such as red='red apple'.")
+    return {"regions": regions_from_color_map(open_image(args.scene), dict(args.legend))}
+
+
+def _read_json_scene(path: Path) -> dict[str, Any]:
+    """The entries of a JSON scene, its regions as `PaintRegion`."""
+    try:
+        scene = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
+    known = {"prompt", "regions", "strength"}
+    regions = scene.get("regions") if isinstance(scene, dict) else None
+    if not isinstance(regions, list) or set(scene) - known or not all(isinstance(entry, dict) for entry in regions):
+        raise ValueError(f'{str(path)!r} must be {{"prompt": ..., "regions": [{{"phrase": ..., "mask": ...}}, ...]}}.')
+    for region in regions:
+        if isinstance(region.get("mask"), str):  # beside the scene
+            region["mask"] = open_image(path.parent / region["mask"])
+    return {**scene, "regions": [region_from_dict(region) for region in regions]}
+
+
+def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: type[EDiffIPipeline] = EDiffIPipeline) -> None:
+    """Draws what the arguments say; `further` are more arguments of the pipeline."""
+    _check_together(args)
+    model = args.model or demo_checkpoint()
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
+    device = usable_device(args.device)
+    dtype = getattr(torch, args.dtype or ("float32" if device == "cpu" else "float16"))
+    # T5 overflows in float16.
+    dtypes = {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype}
+    pipe = load_pipeline(model, pipeline, dtypes)
+    _check_stages(args, pipe.stages)
+    with _memory_errors(args, pipe, f"{dtype} on {device}"), _recording(args, pipe) as recorder:
+        pipe.to(device)
+        output = pipe(args.prompt, **_call(args, seeds), **further)
+    _save(args, further, output, seeds)
+    if args.attention is not None:
+        _save_attention(args.attention, recorder)
+
+
+def _call(args: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
+    """The arguments of the pipeline that all commands have."""
+    same = ("negative_prompt", "style_image", "style_scale", "guidance_scale", "guidance_rescale", "noise_level")
+    return {
+        **{name: getattr(args, name) for name in (*same, "encoders")},
+        "height": args.size,
+        "width": args.size,
+        "num_inference_steps": args.steps,
+        "guidance_interval": args.guidance_interval and tuple(args.guidance_interval),
+        "num_images_per_prompt": args.num_images,
+        # Noise is drawn on the CPU, so that a seed means the same image on every device.
+        "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+    }
+
+
+@contextlib.contextmanager
+def _memory_errors(args: argparse.Namespace, pipe: Any, where: str) -> Iterator[None]:
+    """Turns what PyTorch raises, most often for too little memory, into a `ValueError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        size = args.size or pipe.stages[-1].size
+        raise ValueError(
+            f"cannot draw {args.num_images} of {size} x {size} pixels in {where}; a smaller --num-images, "
+            f"--size or --dtype needs less memory: {one_line(error)}"
+        ) from error
+
+
+def _recording(args: argparse.Namespace, pipe: Any) -> Any:
+    """A context that records the attention, where --attention asks for it."""
+    return contextlib.nullcontext() if args.attention is None else record_attention(pipe)
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Refuses options that do not go with each other."""
+    interval = args.guidance_interval
+    if interval and not interval[0] < interval[1]:
+        raise ValueError(f"--guidance-interval {interval[0]:g} {interval[1]:g}: LOW must be below HIGH.")
+    if args.style_image is None and args.style_scale != 1:
+        raise ValueError(f"--style-scale {args.style_scale:g} scales no style; give --style-image, or leave it out.")
+    weights = args.guidance_scale if isinstance(args.guidance_scale, dict) else {}
+    weighted = [name for name, weight in weights.items() if weight]
+    _check_conditions(args, {"--encoders": args.encoders or [], "--guidance-scale": weighted})
+    for name in weighted:
+        if args.encoders and name not in args.encoders:
+            raise ValueError(f"--guidance-scale weights {name}, which --encoders leaves out; name it in both or none.")
+
+
+def _check_conditions(args: argparse.Namespace, named: dict[str, list[str]]) -> None:
+    """Refuses encoders, by the option that names them, that have nothing to encode."""
+    missing = {"clip_image": "--style-image"} if args.style_image is None else {}
+    if args.prompt is None and args.prompt_schedule is None:
+        missing |= dict.fromkeys(("t5", "clip_text"), "a prompt")
+    for option, names in named.items():
+        for name in names:
+            if name in missing:
+                raise ValueError(f"{option} names {name}, which needs {missing[name]}; give it, or leave {name} out.")
+
+
+def _check_stages(args: argparse.Namespace, stages: Sequence[Any]) -> None:
+    """Refuses a size that the model does not draw, and lists that are too short for its stages."""
+    sizes = [stage.size for stage in stages]
+    if args.size not in (None, *sizes):
+        raise ValueError(f"--size {args.size}: the model draws {', '.join(map(str, sizes))} pixels; choose one.")
+    count = len(sizes) if args.size is None else sizes.index(args.size) + 1
+    for option, values in (("--steps", args.steps), ("--guidance-scale", args.guidance_scale)):
+        if isinstance(values, tuple) and len(values) < count:
+            given = ",".join(f"{value:g}" for value in values)
+            raise ValueError(
+                f"{option} {given}: give one number, or one for each of the {count} stages that draw "
+                f"{sizes[count - 1]} pixels."
+            )
+
+
+def _save(args: argparse.Namespace, further: dict[str, Any], output: Any, seeds: list[int]) -> None:
+    """Writes what the pipeline returned, with its provenance, and names the files."""
+    detected = output.nsfw_content_detected or [False] * args.num_images
+    source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "image" in further else TRAINED_ALGORITHMIC_MEDIA
+    paths = _paths(args.output, args.num_images)
+    for path, image, seed, black in zip(paths, output.images, seeds, detected, strict=True):
+        settings = _settings(args, seed, further) | ({"nsfw_content_detected": True} if black else {})
+        save_image(image, path, None if args.no_provenance else Provenance(settings, digital_source_type=source_type))
+        print(f"{path} (seed {seed}{', blackened by the safety checker' if black else ''})")
+
+
+def _paths(output: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
+
+
+def _settings(args: argparse.Namespace, seed: int, further: dict[str, Any]) -> dict[str, Any]:
+    """What the file says: enough to draw it again, and no path, since the picture may go anywhere."""
+    interval = args.guidance_interval
+    return {
+        "prompt": args.prompt,
+        "negative_prompt": args.negative_prompt,
+        "seed": seed,
+        "model": model_name(args.model),
+        "size": args.size,
+        "steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+        "encoders": args.encoders,
+        # JSON has no infinity.
+        "guidance_interval": interval and [sigma if math.isfinite(sigma) else "inf" for sigma in interval],
+        "guidance_rescale": args.guidance_rescale or None,
+        "noise_level": args.noise_level,
+        "style_image": None if args.style_image is None else True,
+        "style_scale": None if args.style_image is None else args.style_scale,
+        **_further_settings(further),
+    }
+
+
+def _further_settings(further: dict[str, Any]) -> dict[str, Any]:
+    """The settings of what not all commands draw with: of pictures that there are some, since their names may be
+    private."""
+    return {
+        "prompt_schedule": further.get("prompt_schedule"),
+        "regions": region_settings(further["regions"]) if "regions" in further else None,
+        "region_strength": further.get("region_strength"),
+        "image": True if "image" in further else None,
+        "mask_image": True if "mask_image" in further else None,
+        "strength": further.get("strength"),
+    }
+
+
+def _save_attention(path: Path, recorder: Any) -> None:
+    """Writes the shares of attention by noise level and those of the prompt's words, the means over the images."""
+    words = [recorder.words(image) for image in range(recorder.num_images)] if recorder.prompts else []
+    report = {
+        "sigmas": recorder.sigmas,
+        "shares": {name: share.mean(0).tolist() for name, share in recorder.shares().items()},
+        "words": [_mean_of(word) for word in zip(*words, strict=True)],
+    }
+    write_json(path, report)
+    print(path)
+
+
+def _mean_of(word: Sequence[Any]) -> dict[str, Any]:
+    """The masses of a word, the mean over its entries, one for each image."""
+    masses = sum(entry.masses for entry in word) / len(word)
+    return {"text": word[0].text, "encoder": word[0].encoder, "masses": masses.tolist()}

@@ -1,0 +1,67 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""What the commands ask of a model: a pipeline from its folder or the Hub, a device, and silence."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import diffusers.utils.logging
+import huggingface_hub.utils
+import torch
+import transformers.utils.logging
+
+from ..pipelines.pipeline_ediffi import EDiffIPipeline
+from .messages import one_line
+
+
+def load_pipeline(model: str, pipeline: type[EDiffIPipeline] = EDiffIPipeline, dtype: Any = None) -> Any:
+    """Loads a pipeline, and says no more than errors from then on.
+
+    Args:
+        model (`str`): A folder or a Hub id.
+        pipeline (`type`, *optional*): The class to load.
+        dtype (`torch.dtype` or `dict`, *optional*): That of its components.
+
+    Raises:
+        ValueError: The files are wrong in whatever way.
+    """
+    _quiet()
+    try:
+        pipe = pipeline.from_pretrained(model, dtype=dtype)
+    except Exception as error:  # there is no end to the errors that damaged or foreign files raise
+        raise ValueError(f"{_failure(model)}: {type(error).__name__}: {one_line(error)}") from error
+    pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
+    return pipe
+
+
+def _failure(model: str) -> str:
+    if Path(model).is_dir():
+        return f"cannot load {model!r}"
+    return f"there is no folder {model!r} here, and as a Hub id it could not be loaded"
+
+
+def usable_device(name: str | None) -> str:
+    """A device after a first calculation on it; without a name the fastest there is.
+
+    Raises:
+        ValueError: The device cannot be used here.
+    """
+    if name is None:
+        mps = torch.backends.mps.is_available()
+        return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        torch.empty(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {name!r} is not usable here: {one_line(error)}") from error
+    return name
+
+
+def _quiet() -> None:
+    """Errors only, and progress bars where somebody watches."""
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    # Loading is short; only drawing and downloads deserve a bar.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()

@@ -1,0 +1,156 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The commands and their options. Imports no torch, so that help and wrong arguments are quick."""
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+from .. import __version__
+from ..checks import MAX_INFERENCE_STEPS, MAX_SEED
+from ..models.encoder_table import ENCODERS
+from . import options
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; its `command` is the name of the chosen one."""
+    parser = _Parser(prog="ediffi", description="Images from sentences, with an ensemble of expert denoisers.")
+    parser.add_argument("--version", action="version", version=f"diffusers_ediffi {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for add in (_add_generate, _add_paint, _add_edit):
+        _add_drawing_options(add(commands))
+    _add_info(commands)
+    for command in commands.choices.values():
+        command.add_argument("--model", type=options.model, help="folder or Hub id (default: the demo model)")
+    return parser
+
+
+def refuse_rest(command: str, rest: list[str]) -> None:
+    """Refuses the arguments that no parser knew.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if rest and rest[0].startswith("-"):
+        raise ValueError(f"ediffi {command} has no option {rest[0]!r} (see ediffi {command} --help)")
+    if rest:
+        raise ValueError(
+            f"{rest[0]!r} is one value too many; a prompt of several words needs quotes, and an option has as many "
+            f"values as ediffi {command} --help says"
+        )
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, **kwargs)  # --prompt does not mean --prompt-schedule
+        # "-1,x" is a value as "-1" is, so that its type says what is wrong with it.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    def error(self, message: str) -> NoReturn:
+        """Leaves the usage out: one line says what is wrong."""
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def _add_generate(commands: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser("generate", help="draw images", description="Draws images of a sentence as PNGs.")
+    command.add_argument("prompt", type=options.prompt, nargs="?", help="what to draw")
+    command.add_argument(
+        "--prompt-schedule",
+        nargs="+",
+        type=options.scheduled_prompt,
+        metavar="SHARE:PROMPT",
+        help='instead of one prompt, prompts that begin after a share of the base\'s steps: "0:a cat" "0.3:a dog"',
+    )
+    return command
+
+
+def _add_paint(commands: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "paint",
+        help="draw phrases where a scene says",
+        description="Draws a sentence with its phrases where a scene says. A scene is a JSON file such as "
+        '{"prompt": "a red apple and a rocket", "regions": [{"phrase": "red apple", "mask": [0, 0.3, 0.5, 1]}, '
+        '{"phrase": "rocket", "mask": "rocket.png", "weight": 1.5}]}, whose masks are boxes (left, top, right, '
+        "bottom) or pictures beside the file, white inside; or a painted canvas with --prompt and --legend.",
+    )
+    add = command.add_argument
+    colors = "the canvas's colours: red='red apple'"
+    add("scene", type=options.file, help="a JSON file, or a canvas whose colours --legend explains")
+    add("--prompt", type=options.prompt, help="what to draw (default: the scene's)")
+    add("--legend", nargs="*", type=options.legend_entry, metavar="COLOR=PHRASE", help=colors)
+    strength = options.per_stage(options.at_least_0)
+    add("--strength", type=strength, help="how strongly (default: the scene's, or the model's)")
+    return command
+
+
+def _add_edit(commands: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "edit",
+        help="change an image, or a part of it",
+        description="Draws from an image on, or what a mask paints white anew. Both are squeezed to a square.",
+    )
+    add = command.add_argument
+    add("image", type=options.file, metavar="IMAGE", help="the image to change")
+    add("prompt", type=options.prompt, help="what to draw")
+    add("--mask", type=options.file, metavar="FILE", help="white where to repaint; black keeps the pixels")
+    strength = options.per_stage(options.share)
+    add("--strength", type=strength, help="from 0, the image, to 1 (default: 0.8, and 1 with --mask)")
+    return command
+
+
+def _add_info(commands: Any) -> None:
+    command = commands.add_parser(
+        "info",
+        help="describe a model or a picture",
+        description="Lists a model's stages and experts, or what a picture's file says about how it was made.",
+    )
+    command.add_argument("picture", nargs="?", type=options.picture, help="a picture instead of a model")
+
+
+def _add_drawing_options(command: argparse.ArgumentParser) -> None:
+    """What all commands that draw have, in the order of --help."""
+    _add_image_options(command)
+    _add_style_options(command)
+    _add_sampling_options(command)
+    _add_machine_options(command)
+
+
+def _add_image_options(command: argparse.ArgumentParser) -> None:
+    add, whole = command.add_argument, options.whole
+    png = options.writable(".png")
+    add("--output", type=png, default="ediffi.png", metavar="FILE", help="the PNG to write (default: %(default)s)")
+    add("--size", type=whole(1), help="height and width: 64, 256 or 1024 (default: the model's largest)")
+    add("--seed", type=whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
+    add("--num-images", type=whole(1), default=1, metavar="N", help="writes FILE-0.png, ...; image i has seed + i")
+
+
+def _add_style_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    factor = "factor on the style; 0 is none (default: %(default)s)"
+    add("--style-image", metavar="FILE", help="an image whose style to take over")
+    add("--style-scale", type=options.at_least_0, default=1.0, help=factor)
+
+
+def _add_sampling_options(command: argparse.ArgumentParser) -> None:
+    add, per_stage = command.add_argument, options.per_stage
+    sigma, steps = options.noise_level, options.whole(1, MAX_INFERENCE_STEPS)
+    scales = "a number, one per stage: 5,1,1, or weights: t5=5,clip_text=3"
+    rescale = "against overexposure; 0.7 is usual (default: %(default)s)"
+    noise = "on SR's input, so that it repairs more; 0.2, or 0.2,0.1"
+    conditions = "which conditions to use (default: all there are)"
+    add("--steps", type=per_stage(steps), help="one number, or one per stage: 25,10,10")
+    add("--guidance-scale", type=options.guidance_scale, help=scales)
+    add("--guidance-interval", nargs=2, type=sigma, metavar=("LOW", "HIGH"), help="guide at these sigmas alone")
+    add("--guidance-rescale", type=options.share, default=0.0, help=rescale)
+    add("--noise-level", type=per_stage(options.at_least_0), help=noise)
+    add("--encoders", nargs="+", choices=tuple(ENCODERS), help=conditions)
+    add("--negative-prompt", metavar="TEXT", help="what the image should not be")
+
+
+def _add_machine_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    dtypes = ("float32", "float16", "bfloat16")
+    report, attention = options.writable(".json"), "write what the base attends to, by noise level and word"
+    add("--dtype", choices=dtypes, help="(default: float32 on a CPU, else float16)")
+    add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
+    add("--attention", type=report, metavar="FILE", help=attention)
+    add("--no-provenance", action="store_true", help="keep out of the file how it was made (prompt, seed, model, ...)")
