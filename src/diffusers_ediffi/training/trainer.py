@@ -1,15 +1,11 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Trains one denoiser on one noise interval; cut anywhere, it goes on exactly where it was."""
 
-import json
 import math
-import signal
 import statistics
 import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +35,7 @@ from .dropout import DropoutRates, Kept, draw_kept, keep_only
 from .lora import add_lora, merged, trained_expert
 from .loss import SigmaBinLog, edm_loss, step_generator
 from .optimizer import make_optimizer
+from .run import RunLog, SignalGuard
 from .sampling import image_grid, sample_images
 from .settings import TrainingSettings
 
@@ -106,8 +103,8 @@ class Trainer:
         self._seconds_before, self._started = 0.0, time.monotonic()
         self.grad_norm = torch.zeros(())
         self.bins = SigmaBinLog(self.device)
+        self.log = RunLog(self.output)
         self._stop_reason: str | None = None
-        self._stop_signal: int | None = None
         self._prepare(unet)
 
     def _prepare(self, unet: "EDiffIUNet") -> None:
@@ -147,25 +144,25 @@ class Trainer:
         self._announce()
         self._started = self._log_time = time.monotonic()
         self._log_step = first
-        with self._stopping_on_signals(), self._progress() as progress:
-            for batch in self._loader(first, last, self.settings.num_workers):
-                self.train_step(batch)
-                progress.update()
-                if self.step % self.settings.log_every == 0 or self.step == self.settings.total_steps:
-                    progress.set_postfix(loss=f"{self._log():.4f}")
-                if self.settings.sample_every and self.step % self.settings.sample_every == 0:
-                    self.write_samples()
-                if self.step % self.settings.checkpoint_every == 0 or self.step in self.keep_steps:
-                    self.save()
-                if self._should_stop():
-                    break
-            self.save()
-            self._write_weights()
-        done = self._stop_reason or ("this run's steps are done" if last < self.settings.total_steps else "finished")
-        weights = self.output / "unet"
-        self._say(f"Stopped at step {self.step} of {self.settings.total_steps} ({done}); weights: {weights}")
-        if self._stop_signal is not None:
-            raise SystemExit(128 + self._stop_signal)  # as shells count
+        with SignalGuard() as guard:
+            with self._progress() as progress:
+                for batch in self._loader(first, last, self.settings.num_workers):
+                    self.train_step(batch)
+                    progress.update()
+                    if self.step % self.settings.log_every == 0 or self.step == self.settings.total_steps:
+                        progress.set_postfix(loss=f"{self._log():.4f}")
+                    if self.settings.sample_every and self.step % self.settings.sample_every == 0:
+                        self.write_samples()
+                    if self.step % self.settings.checkpoint_every == 0 or self.step in self.keep_steps:
+                        self.save()
+                    if self._should_stop(guard):
+                        break
+                self.save()
+                self._write_weights()
+            done = "this run's steps are done" if last < self.settings.total_steps else "finished"
+            done = guard.received.name if guard.received else self._stop_reason or done
+            weights = self.output / "unet"
+            self._say(f"Stopped at step {self.step} of {self.settings.total_steps} ({done}); weights: {weights}")
         return self.step
 
     def _loader(self, first: int, last: int, num_workers: int) -> DataLoader:
@@ -296,11 +293,8 @@ class Trainer:
             self._seconds_before, self._started = training_seconds(found[-1]), time.monotonic()
             self._say(f"Resuming from {found[-1]}.")
         self.ema.to(self.device)
-        if self.accelerator.is_main_process and (log := self.output / "log.jsonl").exists():
-            # What a kill cut off in the middle of a line belongs to steps after the checkpoint.
-            lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-            with written_whole(log) as shorter:
-                shorter.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+        if self.accelerator.is_main_process:
+            self.log.cut_back(self.step)
 
     def _fixed_settings(self) -> dict[str, Any]:
         config = {k: v for k, v in self.unet.config.items() if not k.startswith("_")}
@@ -403,8 +397,7 @@ class Trainer:
         }
         self._log_time, self._log_step = now, self.step
         if self.accelerator.is_main_process:
-            with (self.output / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            self.log.append(line)
         return loss
 
     def _check_finite(self, value: torch.Tensor) -> None:
@@ -416,9 +409,11 @@ class Trainer:
                 f"Start again with a lower learning rate than {self.settings.learning_rate:g}, or without bf16."
             )
 
-    def _should_stop(self) -> bool:
+    def _should_stop(self, guard: SignalGuard) -> bool:
         limit = self.settings.max_minutes_this_run
-        if self._stop_reason is None and limit is not None and time.monotonic() - self._started > 60 * limit:
+        if guard.received is not None:
+            self._stop_reason = guard.received.name
+        elif self._stop_reason is None and limit is not None and time.monotonic() - self._started > 60 * limit:
             self._stop_reason = "this run's minutes are over"
         if self.accelerator.num_processes == 1:
             return self._stop_reason is not None
@@ -426,24 +421,6 @@ class Trainer:
             return False
         votes = torch.tensor(float(self._stop_reason is not None), device=self.device)
         return bool(self.accelerator.reduce(votes) > 0)
-
-    @contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
-        """SIGTERM and the first Ctrl-C end the run after the present step; a second Ctrl-C ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: Any) -> None:
-            self._stop_reason, self._stop_signal = signal.Signals(number).name, number
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _announce(self) -> None:
         sigmas = karras_sigmas(25).tolist()

@@ -5,16 +5,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -28,6 +25,7 @@ from ..models.unet import EDiffIUNet
 from .checkpoint import averaged_weights, complete_checkpoints, first_difference, step_of, training_seconds
 from .dropout import DropoutRates
 from .report import plan_table, report_table, route_table
+from .run import RunLog, SignalGuard, alone_in
 from .schedule import Node, Schedule, outside, show_range
 from .trainer import LORA_FILE, EncodeBatch, Trainer
 
@@ -95,7 +93,9 @@ class TreeTrainer:
             OSError: if another process trains this tree.
             SystemExit: after SIGTERM (143) or Ctrl-C (130), with all saved.
         """
-        with self._alone(), _exiting_on_signals():
+        lock = alone_in(self.output) if self.accelerator.is_main_process else nullcontext()
+        # Between the runs there is nothing to save; a run puts its own guard in place of this one.
+        with lock, SignalGuard(at_once=True):
             self.check()
             self._say(self.map())
             self._started, self._steps_before = time.monotonic(), self.steps_done()
@@ -389,8 +389,7 @@ class TreeTrainer:
         return report
 
     def _result(self, node: Node) -> dict[str, Any]:
-        log = [json.loads(line) for line in (self.folder(node) / "log.jsonl").read_text().splitlines()]
-        last = [line for line in log if line["step"] > 0.9 * node.steps]
+        last = [line for line in RunLog(self.folder(node)).lines() if line["step"] > 0.9 * node.steps]
         bins: dict[str, list[float]] = {}
         for line in last:
             for name, loss in line["loss_per_sigma"].items():
@@ -432,23 +431,6 @@ class TreeTrainer:
             return text
         return f"{text}, about {(total - done) * (time.monotonic() - self._started) / own / 60:.0f} minutes are left"
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps a second process from the same folder; the system drops the lock when a process dies."""
-        if not self.accelerator.is_main_process:
-            yield
-            return
-        self.output.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.output / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise OSError(f"Another process trains in {self.output}; wait for it or choose another output.") from None
-        try:
-            yield
-        finally:
-            lock.release()
-
     def _say(self, text: str) -> None:
         self.accelerator.print(text, flush=True)
 
@@ -468,21 +450,3 @@ def _network_folder(start: str) -> Path:
             )
         return folder
     raise ValueError(f"start: {start} holds no trained network: there is no {Path(start) / 'unet' / 'config.json'}.")
-
-
-@contextmanager
-def _exiting_on_signals() -> Iterator[None]:
-    """Between the runs, where there is nothing to save, SIGTERM and Ctrl-C exit with the codes they have in a run."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
