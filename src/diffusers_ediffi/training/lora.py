@@ -11,6 +11,7 @@ from diffusers.utils import is_peft_available
 from ..experts.lora import LoraExpert, inject, lora_layers, own_config, without_adapters
 
 ADAPTER = "trained"
+LORA_FILE = "lora_expert.safetensors"
 
 
 def add_lora(unet: torch.nn.Module, rank: int) -> None:

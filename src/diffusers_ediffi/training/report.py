@@ -7,9 +7,8 @@ from typing import Any
 
 from ..edm import karras_sigmas
 from ..experts.noise_interval import NoiseInterval
+from .progress import SAMPLING_STEPS
 from .schedule import Node, Schedule, show_range
-
-SAMPLING_STEPS = 25
 
 
 def route_table(schedule: Schedule) -> str:

@@ -23,11 +23,13 @@ from ..experts.router import ExpertRouterUNet
 from ..files import write_json, written_whole
 from ..models.unet import EDiffIUNet
 from .checkpoint import averaged_weights, complete_checkpoints, first_difference, step_of, training_seconds
+from .conditioning import EncodeBatch
 from .dropout import DropoutRates
+from .lora import LORA_FILE
 from .report import plan_table, report_table, route_table
 from .run import RunLog, SignalGuard, alone_in
 from .schedule import Node, Schedule, outside, show_range
-from .trainer import LORA_FILE, EncodeBatch, Trainer
+from .trainer import Trainer
 
 # Settings that decide how long a step takes.
 COSTLY = ("batch_size", "optimizer", "lora_rank", "channels_last", "compile", "gradient_checkpointing", "num_workers")
