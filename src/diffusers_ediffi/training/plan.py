@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from ..experts.noise_interval import NoiseInterval
 from .checkpoint import complete_checkpoints, first_difference, step_of
 from .dropout import DropoutRates
-from .schedule import Node, Schedule, outside, show_range
+from .schedule import Schedule, outside
+from .schedule_entries import Node, show_range
 
 PLAN, DONE = "plan.json", "done.json"
 

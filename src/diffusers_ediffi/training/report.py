@@ -9,7 +9,8 @@ from typing import Any
 from ..edm import karras_sigmas
 from ..experts.noise_interval import NoiseInterval
 from .progress import SAMPLING_STEPS
-from .schedule import Node, Route, Schedule, show_range
+from .schedule import Schedule
+from .schedule_entries import Node, Route, show_range
 
 
 def route_table(schedule: Schedule) -> str:

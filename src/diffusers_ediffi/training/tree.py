@@ -26,7 +26,8 @@ from .lora import LORA_FILE
 from .plan import DONE, PLAN, TreePlan
 from .report import cost_text, mean_losses, plan_table, report_table, route_table, tree_report
 from .run import RunLog, SignalGuard, alone_in
-from .schedule import Node, Schedule
+from .schedule import Schedule
+from .schedule_entries import Node
 from .trainer import Trainer
 
 # Settings that decide how long a step takes.
