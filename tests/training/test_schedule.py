@@ -77,7 +77,7 @@ def test_parents_come_first_whatever_their_order():
     assert [route.expert for route in schedule.routes] == ["rest", "high"]
 
 
-# ---------------------------------------------------------------------------------------------------- shipped ones
+# --- shipped ones ---
 
 
 def test_table_5_is_the_papers():
@@ -121,7 +121,7 @@ def test_the_file_is_named_in_errors(tmp_path):
         Schedule.load("four-expert")
 
 
-# ---------------------------------------------------------------------------------------------------- errors
+# --- errors ---
 
 ROUTE = {"expert": "high", "node": [9, 511]}
 ERRORS = {
