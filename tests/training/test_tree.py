@@ -28,7 +28,7 @@ from diffusers_ediffi import EDiffIUNet, ExpertRouterUNet, NoiseInterval
 from diffusers_ediffi.training import SceneDataset, Schedule, Trainer
 from diffusers_ediffi.training.checkpoint import averaged_weights, complete_checkpoints
 
-KILL_SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill_tree.py"
+KILL_SCRIPT = Path(__file__).parent / "kill_tree.py"
 
 
 def weights(output, node: str) -> dict:
