@@ -140,16 +140,16 @@ def conditioning_of_ones(batch: int) -> dict:
     }
 
 
-def assert_same(one, two) -> None:
+def assert_same(found, expected) -> None:
     """Bit for bit."""
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, two)
-    elif isinstance(one, dict):
-        assert one.keys() == two.keys()
-        for key in one:
-            assert_same(one[key], two[key])
-    elif isinstance(one, list | tuple):
-        for a, b in zip(one, two, strict=True):
+    if isinstance(found, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(found, dict):
+        assert found.keys() == expected.keys()
+        for key in found:
+            assert_same(found[key], expected[key])
+    elif isinstance(found, list | tuple):
+        for a, b in zip(found, expected, strict=True):
             assert_same(a, b)
     else:
-        assert one == two
+        assert found == expected

@@ -31,12 +31,12 @@ def test_degradation_is_reproducible_and_grows_with_its_strength():
     images = smooth_image().expand(16, -1, -1, -1)
     errors = []
     for strength in (0.25, 1.0):
-        one, two = (degrade(images, torch.Generator().manual_seed(1), strength) for _ in range(2))
-        assert torch.equal(one, two) and one.shape == images.shape
-        assert one.min() >= -1 and one.max() <= 1
-        errors.append((one - images).square().mean().item())
+        once, again = (degrade(images, torch.Generator().manual_seed(1), strength) for _ in range(2))
+        assert torch.equal(once, again) and once.shape == images.shape
+        assert once.min() >= -1 and once.max() <= 1
+        errors.append((once - images).square().mean().item())
     assert 0 < errors[0] < errors[1] < 0.05
-    assert not torch.equal(one[0], one[1])  # each image in its own way
+    assert not torch.equal(once[0], once[1])  # each image in its own way
 
 
 def test_distortion_is_reproducible_and_grows_with_its_strength():

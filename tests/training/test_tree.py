@@ -35,17 +35,17 @@ def weights(output, node: str) -> dict:
     return EDiffIUNet.from_pretrained(output / "nodes" / node / "unet").state_dict()
 
 
-def assert_same_trees(one, two) -> None:
+def assert_same_trees(tree, other) -> None:
     for node in ("base", "high", "rest"):
-        assert_same(weights(one, node), weights(two, node))
-    assert_same(*(ExpertRouterUNet.from_pretrained(output / "unet").state_dict() for output in (one, two)))
+        assert_same(weights(tree, node), weights(other, node))
+    assert_same(*(ExpertRouterUNet.from_pretrained(output / "unet").state_dict() for output in (tree, other)))
 
 
 def test_each_node_starts_from_the_averaged_weights_of_its_parent_at_its_step(whole):
     tree = make_tree(whole)
     for name, start in (("high", averaged_weights(whole / "nodes" / "base" / "checkpoint-4")), ("rest", None)):
         node = tree.schedule[name]
-        tree.folder = lambda one, name=name: whole / "nodes" / ("not-started" if one.name == name else one.name)
+        tree.folder = lambda of, name=name: whole / "nodes" / ("not-started" if of.name == name else of.name)
         network = tree._start_network(node)
         expected = start or list(EDiffIUNet.from_pretrained(whole / "nodes" / "base" / "unet").parameters())
         assert_same([p.data for p in network.parameters()], [p.data for p in expected])

@@ -38,8 +38,7 @@ def degrade(images: torch.Tensor, generator: torch.Generator, strength: float = 
         raise ValueError(f"The strength of the degradation lies in [0, 1], got {strength}.")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"Expected images of shape (batch, 3, height, width), got {tuple(images.shape)}.")
-    images = images.float()
-    return torch.cat([_degrade_image(image, generator, strength) for image in images.split(1)])
+    return torch.cat([_degrade_image(image, generator, strength) for image in images.float().split(1)])
 
 
 def distort(images: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
@@ -51,8 +50,7 @@ def distort(images: torch.Tensor, generator: torch.Generator, strength: float = 
     Args:
         images (`torch.Tensor`): Low-resolution images, `(batch, 3, height, width)` in [-1, 1], on the CPU.
         generator (`torch.Generator`): A CPU generator, which decides everything.
-        strength (`float`, *optional*, defaults to 1.0): 0 changes nothing; 1 bends by up to about 1 pixel in 64 and
-            blurs up to four patches.
+        strength (`float`, *optional*, defaults to 1.0): 0 changes nothing; 1 bends by about 1 pixel in 64 at most.
 
     Returns:
         `torch.Tensor`: Images of the same shape in [-1, 1], float32.

@@ -24,8 +24,8 @@ def augment_batch(
         generator (`torch.Generator`): Draws the levels and the noise.
 
     Returns:
-        The noisy images, the conditioning that tells their levels, and the standard deviation of the images minus
-        the noisy ones: that of the configuration, here `(batch,)`, or `None` for a network that does not use it.
+        The noisy images, the conditioning that tells their levels, and the standard deviation `sigma_residual` of the
+        images minus the noisy ones, a number or `(batch,)`; `None` for a network that does not use it.
     """
     sigma_residual = config.sigma_residual
     if low_res is None or config.max_noise_level is None:

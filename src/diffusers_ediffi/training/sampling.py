@@ -38,7 +38,7 @@ def sample_images(
         low_res (`torch.Tensor`, *optional*): For super-resolution the upsampled low-resolution images, of the noise's
             shape.
         num_inference_steps (`int`, *optional*, defaults to 25): Steps from sigma 80 to 0.
-        guidance_scale (`float`, *optional*, defaults to 3.0): 1 is no guidance.
+        guidance_scale (`float`, *optional*, defaults to 3.0): 1 leaves guidance out.
 
     Returns:
         `torch.Tensor`: `(batch, 3, height, width)` in [-1, 1].

@@ -60,19 +60,13 @@ class Schedule:
         """Reads a file, or a shipped schedule by its name.
 
         Args:
-            file: path or name.
-            start: the folder of the run to start from, instead of the schedule's.
+            file (`str` or `Path`): Path or name.
+            start (`str` or `Path`, *optional*): The folder of the run to start from, instead of the schedule's.
 
         Raises:
-            ValueError: if there is no such file or name, or if the schedule is not sound.
+            ValueError: There is no such file or name, or the schedule is not sound.
         """
-        shipped = shipped_schedules()
-        if str(file) in shipped:
-            text = shipped[str(file)]
-        elif Path(file).is_file():
-            text = Path(file).read_text(encoding="utf-8")
-        else:
-            raise ValueError(f"There is no schedule file {str(file)!r}; the shipped ones are {', '.join(shipped)}.")
+        text = _text_of(file)
         try:
             schedule = cls.parse(text)
             return schedule if start is None else dataclasses.replace(schedule, start=str(start))
@@ -84,7 +78,7 @@ class Schedule:
         """Reads YAML and checks it.
 
         Raises:
-            ValueError: naming the value that is wrong and what to do about it.
+            ValueError: It names the value that is wrong and what to do about it.
         """
         return cls(**parse_entries(text))
 
@@ -103,10 +97,10 @@ class Schedule:
         return next(node for node in self.nodes if node.name == name)
 
     def settings_of(self, node: Node, overrides: Mapping[str, Any] | None = None) -> TrainingSettings:
-        """The settings of a node's run: its own before `overrides` before the schedule's.
+        """The settings of a node's run: those of the node before `overrides` before the schedule's.
 
         Raises:
-            ValueError: if they make no sense.
+            ValueError: They make no sense.
         """
         try:
             merged = {**self.settings, **(overrides or {}), **node.settings}
@@ -137,6 +131,16 @@ def shipped_schedules() -> dict[str, str]:
     return {file.name.removesuffix(".yaml"): file.read_text("utf-8") for file in files if file.name.endswith(".yaml")}
 
 
+def _text_of(file: str | Path) -> str:
+    """What a schedule file says, or a shipped schedule of this name."""
+    shipped = shipped_schedules()
+    if str(file) in shipped:
+        return shipped[str(file)]
+    if Path(file).is_file():
+        return Path(file).read_text(encoding="utf-8")
+    raise ValueError(f"There is no schedule file {str(file)!r}; the shipped ones are {', '.join(shipped)}.")
+
+
 def outside(inner: NoiseInterval, outer: NoiseInterval) -> tuple[float, float] | None:
     """The first range of `inner` that `outer` does not hold, within the precision of quoted boundaries, or None."""
     for low, high in inner.ranges:
@@ -162,6 +166,7 @@ def _known(name: str, nodes: Mapping[str, Node], where: str) -> Node:
 
 
 def _check_parent(node: Node, nodes: Mapping[str, Node]) -> None:
+    """A parent must have the step that a node starts from, and have been trained on what the node is."""
     if node.parent is None:
         return
     parent = nodes[node.parent]
@@ -182,7 +187,7 @@ def _parents_first(nodes: Mapping[str, Node]) -> list[Node]:
     """The nodes in their order, but every parent before its children.
 
     Raises:
-        ValueError: if a node is its own ancestor, or its parent does not exist.
+        ValueError: A node starts from itself, through others or not, or its parent does not exist.
     """
     ordered: dict[str, Node] = {}
     for node in nodes.values():
@@ -192,21 +197,27 @@ def _parents_first(nodes: Mapping[str, Node]) -> list[Node]:
                 names = " <- ".join([parent, *(child.name for child in reversed(line))])
                 raise ValueError(f"These nodes start from each other: {names}; one must start without init_from.")
             line.append(_known(parent, nodes, f"init_from of node {line[-1].name!r}"))
-        ordered.update((one.name, one) for one in reversed(line))
+        ordered.update((ancestor.name, ancestor) for ancestor in reversed(line))
     return list(ordered.values())
 
 
 def _check_routes(routes: Sequence[Route], nodes: Mapping[str, Node]) -> None:
+    """Each route must be served by a node that is trained on it."""
     if not routes:
         raise ValueError("A schedule needs at least one route: {expert: NAME, node: [0, 0]} serves every noise level.")
     for route in routes:
         expert = _known(route.expert, nodes, f"The route {show_range(route.low, route.high)}")
         if outside(NoiseInterval(((route.low, route.high),)), expert.interval) is not None:
-            trained = " and ".join(show_range(*one) for one in expert.interval.ranges)
+            trained = " and ".join(show_range(low, high) for low, high in expert.interval.ranges)
             raise ValueError(
                 f"{route.expert!r} serves the route {show_range(route.low, route.high)} but is trained on {trained}: "
                 "change the route, or train the node on more."
             )
+    _check_cover(routes)
+
+
+def _check_cover(routes: Sequence[Route]) -> None:
+    """Routes, the lowest noise first, must cover [0, inf) without a gap or an overlap."""
     edges = [(0.0, routes[0].low), *((a.high, b.low) for a, b in pairwise(routes)), (routes[-1].high, math.inf)]
     for end, begin in edges:
         if end < begin:

@@ -20,7 +20,7 @@ from ..experts.noise_interval import NoiseInterval
 from .settings import THIS_RUN, TrainingSettings
 
 INTERVAL_KEYS = ("node", "sigma", "excluding")
-# One precision per process is all that accelerate knows, hence it is no setting of a single node.
+# One precision per process is all that accelerate knows, hence it is not a setting of a single node.
 WHOLE_TREE = ("mixed_precision",)
 SETTINGS = tuple(f.name for f in dataclasses.fields(TrainingSettings) if f.name not in ("total_steps", *THIS_RUN))
 KEYS = {
@@ -37,14 +37,15 @@ class Node:
     """One training run of the tree.
 
     Args:
-        name: unique, and a folder name.
-        interval: the noise levels it is trained on.
-        steps: its optimiser steps.
-        index: (level, index) if it is a node of the paper's tree, else (0, 0).
-        parent: name of the node whose averaged weights it starts from; None: the schedule's start.
-        parent_step: the parent's step at which they are taken; its last one if the schedule names none.
-        settings: fields of `TrainingSettings` that replace the schedule's.
-        outside_parent: why it is trained on noise levels that its parent was not.
+        name (`str`): A folder name, unique in the schedule.
+        interval ([`NoiseInterval`]): The noise levels it is trained on.
+        steps (`int`): Its optimiser steps.
+        index (`tuple` of `int`, *optional*, defaults to `(0, 0)`): Level and index of a node of the paper's tree.
+        parent (`str`, *optional*): Name of the node whose averaged weights it starts from; by default it starts where
+            the schedule does.
+        parent_step (`int`, *optional*): The parent's step at which they are taken, by default the last.
+        settings (`dict`, *optional*): Fields of [`TrainingSettings`] that replace the schedule's.
+        outside_parent (`str`, *optional*): Why it is trained on noise levels that its parent was not.
     """
 
     name: str
@@ -78,14 +79,12 @@ def parse_entries(text: str) -> dict[str, Any]:
     try:
         content = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"This is no valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"This is not valid YAML: {' '.join(str(error).split())}") from error
     _check_keys(content, "the schedule", "the schedule", required=("nodes", "routes"))
     p_mean, p_std = (_number(content.get(key, default), key) for key, default in _DISTRIBUTION.items())
     settings = _settings(content.get("settings"), "settings")
-    entries = enumerate(_list(content["nodes"], "nodes"))
-    nodes = tuple(_node(entry, f"nodes[{i}]", p_mean, p_std) for i, entry in entries)
-    entries = enumerate(_list(content["routes"], "routes"))
-    routes = tuple(_route(entry, f"routes[{i}]", p_mean, p_std) for i, entry in entries)
+    nodes = tuple(_node(entry, where, p_mean, p_std) for where, entry in _entries(content, "nodes"))
+    routes = tuple(_route(entry, where, p_mean, p_std) for where, entry in _entries(content, "routes"))
     start = content.get("start")
     if start is not None and not isinstance(start, str):
         raise ValueError(f"start is the folder of a run, got {start!r}.")
@@ -113,7 +112,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_keys(content: Any, where: str, place: str, required: Iterable[str] = ()) -> None:
-    """Refuses what is no mapping, unknown keys, keys of another place, and missing ones."""
+    """Refuses what is not a mapping, unknown keys, keys of another place, and missing keys."""
     if not isinstance(content, dict):
         raise ValueError(f"{where} must consist of 'key: value' lines, got {content!r}.")
     for key in content:
@@ -129,7 +128,13 @@ def _check_keys(content: Any, where: str, place: str, required: Iterable[str] = 
             raise ValueError(f"{where} lacks the key {key!r}.")
 
 
+def _entries(content: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    """The entries of a list, each with its place, such as `nodes[0]`."""
+    return [(f"{key}[{i}]", entry) for i, entry in enumerate(_list(content[key], key))]
+
+
 def _list(content: Any, where: str) -> list[Any]:
+    """A list with at least one entry."""
     if not isinstance(content, list) or not content:
         raise ValueError(f"{where} must be a list with at least one entry, got {content!r}.")
     return content
@@ -146,6 +151,7 @@ def _number(value: Any, where: str) -> float:
 
 
 def _whole(value: Any, where: str) -> int:
+    """A whole number."""
     if not is_number(value, Integral):
         raise ValueError(f"{where} must be a whole number, got {value!r}.")
     return value
@@ -194,34 +200,46 @@ def _interval(content: dict[str, Any], where: str, p_mean: float, p_std: float) 
 
 
 def _pair(value: Any, where: str) -> Sequence[Any]:
+    """A list of two."""
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"{where} must be a pair such as [9, 511], got {value!r}.")
     return value
 
 
 def _node(content: Any, where: str, p_mean: float, p_std: float) -> Node:
+    """A node, in a tree with this distribution of noise levels."""
     _check_keys(content, where, "a node", required=("name", "steps"))
-    name = content["name"]
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(f"{where}.name is a folder name of letters, digits, '-', '_' and '.', got {name!r}.")
+    name = _folder_name(content["name"], f"{where}.name")
     where = f"{where} ({name!r})"
     steps = _whole(content["steps"], f"{where}.steps")
     if steps < 1:
         raise ValueError(f"{where}.steps must be at least 1, got {steps}.")
     parent, parent_step = _init_from(content.get("init_from"), where)
-    settings = _settings(content.get("settings"), f"{where}.settings")
-    for key in WHOLE_TREE:
-        if key in settings:
-            raise ValueError(f"{where}.settings.{key} holds for the whole tree; move it to the schedule's settings.")
+    settings = _node_settings(content.get("settings"), f"{where}.settings")
     reason = content.get("outside_parent")
     if reason is not None and (not isinstance(reason, str) or not reason.strip()):
         raise ValueError(f"{where}.outside_parent must say why, in words, got {reason!r}.")
     interval = _interval(content, where, p_mean, p_std)
-    tree = {"p_mean": p_mean, "p_std": p_std}
-    own_mean, own_std = (_number(content.get(key, default), f"{where}.{key}") for key, default in tree.items())
-    interval = dataclasses.replace(interval, p_mean=own_mean, p_std=own_std)
+    p_mean = _number(content.get("p_mean", p_mean), f"{where}.p_mean")
+    p_std = _number(content.get("p_std", p_std), f"{where}.p_std")
+    interval = dataclasses.replace(interval, p_mean=p_mean, p_std=p_std)
     index = tuple(content["node"]) if "node" in content else (0, 0)
     return Node(name, interval, steps, index, parent, parent_step, settings, reason)
+
+
+def _folder_name(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"\w[\w.-]*", value):
+        raise ValueError(f"{where} is a folder name of letters, digits, '-', '_' and '.', got {value!r}.")
+    return value
+
+
+def _node_settings(content: Any, where: str) -> dict[str, Any]:
+    """As `_settings`, but without what holds for the whole tree."""
+    settings = _settings(content, where)
+    for key in WHOLE_TREE:
+        if key in settings:
+            raise ValueError(f"{where}.{key} holds for the whole tree; move it to the schedule's settings.")
+    return settings
 
 
 def _init_from(value: Any, where: str) -> tuple[str | None, int | None]:
@@ -238,6 +256,6 @@ def _route(content: Any, where: str, p_mean: float, p_std: float) -> Route:
     _check_keys(content, where, "a route", required=("expert",))
     ranges = _interval(content, where, p_mean, p_std).ranges
     if len(ranges) > 1:
-        shown = " and ".join(show_range(*one) for one in ranges)
+        shown = " and ".join(show_range(low, high) for low, high in ranges)
         raise ValueError(f"{where} consists of {shown}; write one route for each.")
     return Route(str(content["expert"]), *ranges[0])
