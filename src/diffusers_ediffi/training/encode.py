@@ -69,8 +69,7 @@ class ConditioningEncoder:
         Args:
             captions (`list` of `str`): The sentence of each sample.
             images (`torch.Tensor`): What the CLIP image encoder sees, uint8 `(batch, 3, height, width)`.
-            keep_image (`torch.Tensor`, *optional*): Boolean `(batch,)`; the others get a zero image embedding without
-                being encoded.
+            keep_image (`torch.Tensor`, *optional*): Boolean `(batch,)`; the embeddings of other images are zeros.
 
         Returns:
             `dict`: Keyword arguments of `EDiffIUNet.forward`.

@@ -27,12 +27,11 @@ def augment_batch(
         The noisy images, the conditioning that tells their levels, and the standard deviation `sigma_residual` of the
         images minus the noisy ones, a number or `(batch,)`; `None` for a network that does not use it.
     """
-    sigma_residual = config.sigma_residual
+    residual = config.sigma_residual
     if low_res is None or config.max_noise_level is None:
-        return low_res, conditioning, sigma_residual
+        return low_res, conditioning, residual
     level = config.max_noise_level * torch.rand(len(low_res), generator=generator, device=generator.device)
-    low_res, conditioning = with_noise(low_res, level, conditioning, generator)
-    return low_res, conditioning, sigma_residual and noisy_residual(sigma_residual, level)
+    return *with_noise(low_res, level, conditioning, generator), residual and noisy_residual(residual, level)
 
 
 def with_noise(

@@ -76,10 +76,7 @@ def parse_entries(text: str) -> dict[str, Any]:
     Raises:
         ValueError: It names the value that is wrong and what to do about it.
     """
-    try:
-        content = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"This is not valid YAML: {' '.join(str(error).split())}") from error
+    content = _load(text)
     _check_keys(content, "the schedule", "the schedule", required=("nodes", "routes"))
     p_mean, p_std = (_number(content.get(key, default), key) for key, default in _DISTRIBUTION.items())
     settings = _settings(content.get("settings"), "settings")
@@ -94,6 +91,13 @@ def parse_entries(text: str) -> dict[str, Any]:
 def show_range(low: float, high: float) -> str:
     """A range of noise levels as text."""
     return f"[{low:.4g}, {high:.4g})"
+
+
+def _load(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"This is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 class _Loader(yaml.SafeLoader):
