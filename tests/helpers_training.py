@@ -4,11 +4,30 @@
 from types import SimpleNamespace
 
 import torch
+import yaml
+from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
+from diffusers_ediffi.experts.noise_interval import NoiseInterval
 from diffusers_ediffi.models.unet import EDiffIUNet
+from diffusers_ediffi.training import DropoutRates, SceneDataset, Schedule, Trainer, TrainingSettings, TreeTrainer
+from diffusers_ediffi.training.checkpoint import complete_checkpoints
 
 WIDTH = 16
+PAPER_RATES = DropoutRates()
+# A tree of three experts, with a step of a parent that is kept for a child.
+SCHEDULE = """
+settings: {batch_size: 2, learning_rate: 1.0e-2, warmup_steps: 2, num_workers: 0, sample_every: 0, log_every: 2,
+           checkpoint_every: 3, keep_last: 1}
+nodes:
+  - {name: base, node: [0, 0], steps: 8}
+  - {name: high, node: [9, 511], init_from: base@4, steps: 3, settings: {batch_size: 3, learning_rate: 1.0e-3}}
+  - {name: rest, excluding: [[9, 511]], init_from: base, steps: 4}
+routes:
+  - {expert: rest, excluding: [[9, 511]]}
+  - {expert: high, node: [9, 511]}
+"""
+ALL_STEPS = 15
 
 
 class HalfScenes:
@@ -62,16 +81,75 @@ def tiny_unet(**changes) -> EDiffIUNet:
     )
 
 
-def assert_same(one, two) -> None:
+def make_trainer(output, unet=None, dataset=None, encoder=encode, dropout=PAPER_RATES, **changes) -> Trainer:
+    settings = {"total_steps": 6, "batch_size": 2, "num_workers": 0, "log_every": 2, "sample_every": 0}
+    settings |= {"learning_rate": 1e-2, "warmup_steps": 2, **changes}
+    # accelerate keeps one precision per process; each of these tests stands for a process of its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+    dataset = dataset or SceneDataset(HalfScenes(), 8, clip_image_size=8)
+    return Trainer(
+        unet or tiny_unet(),
+        dataset,
+        encoder,
+        output,
+        TrainingSettings(**settings),
+        NoiseInterval.everything(),
+        dropout=dropout,
+    )
+
+
+def make_tree(output, text=SCHEDULE, **options) -> TreeTrainer:
+    # accelerate keeps one precision per process; each of these trees stands for a process of its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+    dataset = SceneDataset(HalfScenes(), 8, clip_image_size=8)
+    return TreeTrainer(Schedule.parse(text), unet_for, dataset, encode, output, **options)
+
+
+def unet_for(interval: NoiseInterval) -> EDiffIUNet:
+    return tiny_unet(trained_on=interval.to_config())
+
+
+def with_node(name: str, **changes) -> str:
+    """SCHEDULE with other entries of one node, and one route that fits whatever they are."""
+    content = yaml.safe_load(SCHEDULE)
+    next(node for node in content["nodes"] if node["name"] == name).update(changes)
+    return yaml.safe_dump({**content, "routes": [{"expert": "base", "node": [0, 0]}]})
+
+
+def low_rank(text: str = SCHEDULE) -> str:
+    """SCHEDULE with both experts as low-rank differences from the end of the base."""
+    content = yaml.safe_load(text)
+    for node in content["nodes"][1:]:
+        node["init_from"] = "base"
+        node["settings"] = {**node.get("settings", {}), "lora_rank": 2}
+    return yaml.safe_dump(content)
+
+
+def state_of(output) -> dict:
+    return torch.load(complete_checkpoints(output)[-1] / "state.pt", weights_only=True)
+
+
+def conditioning_of_ones(batch: int) -> dict:
+    return {
+        "encoder_hidden_states": torch.ones(batch, 3, 2),
+        "encoder_hidden_states_2": torch.ones(batch, 4, 2),
+        "encoder_attention_mask_2": torch.zeros(batch, 4, dtype=torch.long),
+        "added_cond_kwargs": {"text_embeds": torch.ones(batch, 2), "image_embeds": torch.ones(batch, 2)},
+    }
+
+
+def assert_same(found, expected) -> None:
     """Bit for bit."""
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, two)
-    elif isinstance(one, dict):
-        assert one.keys() == two.keys()
-        for key in one:
-            assert_same(one[key], two[key])
-    elif isinstance(one, list | tuple):
-        for a, b in zip(one, two, strict=True):
+    if isinstance(found, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(found, dict):
+        assert found.keys() == expected.keys()
+        for key in found:
+            assert_same(found[key], expected[key])
+    elif isinstance(found, list | tuple):
+        for a, b in zip(found, expected, strict=True):
             assert_same(a, b)
     else:
-        assert one == two
+        assert found == expected

@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Schedules: what the shipped ones say, and one clear error for each way in which one can be wrong."""
+"""Schedules: what the shipped ones say, and one clear error for each way in which they can be wrong."""
 
 import math
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_numbers_and_words_that_yaml_takes_for_something_else():
     assert schedule.routes[1].high == math.inf, "9.609 is 9.6096 within the precision of quoted boundaries"
 
 
-def test_a_node_may_draw_from_a_distribution_of_its_own_inside_its_interval():
+def test_a_node_may_draw_from_another_distribution_inside_its_interval():
     schedule = Schedule.parse(changed(nodes_1={"p_mean": 1.6}, top={"p_std": 1.3}))
     high, base = schedule["high"].interval, schedule["base"].interval
     assert (high.p_mean, high.p_std, base.p_mean) == (1.6, 1.3, -1.2)
@@ -77,7 +77,7 @@ def test_parents_come_first_whatever_their_order():
     assert [route.expert for route in schedule.routes] == ["rest", "high"]
 
 
-# ---------------------------------------------------------------------------------------------------- shipped ones
+# --- shipped ones ---
 
 
 def test_table_5_is_the_papers():
@@ -121,7 +121,7 @@ def test_the_file_is_named_in_errors(tmp_path):
         Schedule.load("four-expert")
 
 
-# ---------------------------------------------------------------------------------------------------- errors
+# --- errors ---
 
 ROUTE = {"expert": "high", "node": [9, 511]}
 ERRORS = {
@@ -140,7 +140,7 @@ ERRORS = {
     "no nodes": (changed(top={"nodes": []}), "nodes must be a list with at least one entry"),
     "no routes": (changed(top={"routes": None}), "the schedule lacks the key 'routes'"),
     "key twice": (GOOD + "settings: {}\n", "key 'settings' stands twice, again in line 10"),
-    "not YAML": ("nodes: [", "no valid YAML"),
+    "not YAML": ("nodes: [", "not valid YAML"),
     "not a mapping": ("- 1", "the schedule must consist of 'key: value' lines"),
     "duplicate name": (changed(nodes_2={"name": "Base"}), "Two nodes are named 'Base'"),
     "name is a path": (changed(nodes_2={"name": "../x"}), "name is a folder name .* got '../x'"),
@@ -163,7 +163,7 @@ ERRORS = {
     ),
     "no reason": (changed(nodes_2={"outside_parent": ""}), "outside_parent must say why"),
     "cycle": (changed(nodes_0={"init_from": "rest"}), "start from each other: base <- rest <- base"),
-    "own parent": (changed(nodes_0={"init_from": "base"}), "start from each other: base <- base"),
+    "its own parent": (changed(nodes_0={"init_from": "base"}), "start from each other: base <- base"),
     "gap": (changed(routes_0={"excluding": [[8, 255]]}), r"No route covers sigma \[7.33.*, 9.609.*\)"),
     "gap at zero": (changed(top={"routes": [ROUTE]}), r"No route covers sigma \[0, 9.609"),
     "gap at infinity": (changed(top={"routes": [{"expert": "base", "sigma": [0, 9]}]}), r"covers sigma \[9, inf\)"),
@@ -175,7 +175,7 @@ ERRORS = {
     ),
     "route to nobody": (changed(routes_0={"expert": "rets"}), "names 'rets', .* nearest is 'rest'"),
     "bad setting": (changed(settings={"ema_decay": 2}), "Settings of node 'base': ema_decay must lie in .* got 2"),
-    "bad own setting": (
+    "bad setting of a node": (
         changed(nodes_1={"settings": {"batch_size": 0}}),
         "node 'high': batch_size must be at least 1",
     ),
@@ -201,8 +201,8 @@ def test_refused(text, message):
 
 
 def test_entries_may_be_shared_with_yaml_anchors():
-    text = GOOD.replace("steps: 10, settings: {", "steps: 10, settings: &own {")
-    text = text.replace("steps: 20}", "steps: 20, settings: {<<: *own, seed: 4}}")
+    text = GOOD.replace("steps: 10, settings: {", "steps: 10, settings: &shared {")
+    text = text.replace("steps: 20}", "steps: 20, settings: {<<: *shared, seed: 4}}")
     assert Schedule.parse(text)["rest"].settings == {"batch_size": 8, "seed": 4}
 
 

@@ -1,6 +1,9 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Training: loss, conditioning dropout, degradation, data, checkpoints, the trainer of one
-model and that of a tree of experts, each its own file."""
+"""Training of one network (`Trainer`) or of a whole tree of experts (`TreeTrainer`), with exact resume.
+
+A step is `train_step` in trainer.py, and what it calls stands in files named after it: data, conditioning, dropout,
+noise_augmentation, loss, learner, optimizer. A tree is described by a schedule.
+"""
 
 from .data import SceneDataset
 from .degradation import degrade

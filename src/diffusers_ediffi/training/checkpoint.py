@@ -28,13 +28,18 @@ def save_checkpoint(
     """Writes `output/checkpoint-<step>`: in a temporary folder, then renamed, the completion marker last.
 
     Args:
-        output: the run's folder.
-        step: optimiser steps done.
-        state: tensors and numbers for `torch.save`.
-        settings: what a resumed run must share.
-        keep_last: older checkpoints beyond so many are removed.
-        keep_steps: checkpoints of these steps are never removed, nor counted: other runs start from them.
-        seconds: training time so far; beside the state, so that equal runs have equal states.
+        output (`Path`): The run's folder.
+        step (`int`): Optimiser steps done.
+        state (`dict`): Tensors and numbers for `torch.save`.
+        settings (`dict`): What a resumed run must share.
+        keep_last (`int`): Older checkpoints beyond so many are removed.
+        keep_steps (collection of `int`, *optional*): Checkpoints of these steps are never removed, nor counted: other
+            runs start from them.
+        seconds (`float`, *optional*, defaults to 0.0): Training time so far; beside the state, so that equal runs have
+            equal states.
+
+    Returns:
+        `Path`: The checkpoint's folder.
     """
     folder = output / f"checkpoint-{step}"
     with written_whole(folder) as unfinished:
@@ -43,11 +48,16 @@ def save_checkpoint(
         write_json(unfinished / "settings.json", settings)
         (unfinished / "seconds.json").write_text(f"{seconds:.3f}\n")
     (folder / MARKER).touch()
+    _rotate(output, keep_last, keep_steps)
+    return folder
+
+
+def _rotate(output: Path, keep_last: int, keep_steps: Collection[int]) -> None:
+    """Removes the oldest checkpoints."""
     rotating = [path for path in complete_checkpoints(output) if step_of(path) not in keep_steps]
     for old in rotating[:-keep_last]:
         (old / MARKER).unlink()  # first, so that a half-removed folder does not count
         shutil.rmtree(old)
-    return folder
 
 
 def complete_checkpoints(output: Path) -> list[Path]:
@@ -85,7 +95,7 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The saved state.
 
     Raises:
-        ValueError: if the run's settings are not those of the checkpoint; the message names the first difference.
+        ValueError: The run's settings are not those of the checkpoint; the message names the first difference.
     """
     saved = json.loads((folder / "settings.json").read_text())
     difference = first_difference(saved, settings)
@@ -99,7 +109,11 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first entry in which `now` differs from what was saved as JSON: (its.name, before, now), or None."""
+    """The first entry in which `now` differs from what was saved as JSON.
+
+    Returns:
+        Its name, such as `data.phrases`, the value before and the value now; `None` if nothing differs.
+    """
     return _difference(saved, json.loads(json.dumps(now)), "")
 
 

@@ -15,6 +15,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..paint.regions import PaintRegion
 from .degradation import degrade, distort, downsample
 
+# The arguments of `SceneDataset` that decide what its items are.
+SETTINGS = (
+    *("size", "crop", "crops_per_scene"),
+    *("low_res_factor", "degradation_strength", "distortion_strength"),
+    *("clip_image_size", "style_references", "painted_share", "seed"),
+)
+
 
 class SceneSource(Protocol):
     """What the data set needs of `demo.scenes.SceneGenerator`."""
@@ -32,20 +39,24 @@ class SceneDataset(Dataset):
     small image) and with a `painted_share` `regions` (a list of `PaintRegion`).
 
     Args:
-        generator: makes the scenes; its captions are read from `scene.caption`.
-        size: height and width of a rendering in pixels.
-        crop: side of the random patches to train on, or None for the whole picture.
-        crops_per_scene: patches taken from one rendering, since large renderings are slow.
-        low_res_factor: None, or the factor of the super-resolution stage.
-        degradation_strength: see `degrade`.
-        distortion_strength: see `distort`.
-        clip_image_size: side of `clip_image` in pixels.
-        style_references: share of scenes whose `clip_image` is another scene in the same style, so that a network
-            learns to take from it what the caption does not say. In the paper it is always the picture itself.
-        painted_share: share of scenes that are painted with words, the box of each object as the region of its phrase,
-            with a weight drawn from [0, 1] for the scene, so that a network learns to obey the paint. In the paper no
-            network is trained for it.
-        seed: of crops, degradation, references and paint.
+        generator ([`SceneSource`]): Makes the scenes; their captions are read from `scene.caption`.
+        size (`int`): Height and width of a rendering in pixels.
+        crop (`int`, *optional*): Side of the random patches to train on; by default the whole picture.
+        crops_per_scene (`int`, *optional*, defaults to 1): Patches taken from a rendering, since large ones are slow.
+        low_res_factor (`int`, *optional*): The factor of the super-resolution stage, for such a stage.
+        degradation_strength (`float`, *optional*, defaults to 0.3): See [`degrade`].
+        distortion_strength (`float`, *optional*, defaults to 0.0): See [`distort`].
+        clip_image_size (`int`, *optional*, defaults to 64): Side of `clip_image` in pixels.
+        style_references (`float`, *optional*, defaults to 0.0): Share of scenes whose `clip_image` is another scene in
+            the same style, so that a network learns to take from it what the caption does not say. In the paper it is
+            always the picture itself.
+        painted_share (`float`, *optional*, defaults to 0.0): Share of scenes that are painted with words, the box of
+            each object as the region of its phrase, with a weight drawn from [0, 1] for the scene, so that a network
+            learns to obey the paint. In the paper no network is trained for it.
+        seed (`int`, *optional*, defaults to 0): Of crops, degradation, references and paint.
+
+    Raises:
+        ValueError: A number makes no sense, or does not go with another.
     """
 
     def __init__(
@@ -62,43 +73,35 @@ class SceneDataset(Dataset):
         painted_share: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if crop is not None and not 0 < crop <= size:
-            raise ValueError(f"The crop must be between 1 and the picture's size {size}, got {crop}.")
-        if crops_per_scene < 1:
-            raise ValueError(f"crops_per_scene must be at least 1, got {crops_per_scene}.")
-        if low_res_factor is not None and (crop or size) % low_res_factor:
-            raise ValueError(f"The patch of {crop or size} pixels is not a multiple of the factor {low_res_factor}.")
-        for name, share in (("style_references", style_references), ("painted_share", painted_share)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is a share between 0 and 1, got {share}.")
-        if not 0 <= distortion_strength <= 1:
-            raise ValueError(f"The strength of the distortion lies in [0, 1], got {distortion_strength}.")
-        if painted_share and crop is not None:
-            raise ValueError("painted_share needs whole pictures: a crop would leave its boxes behind.")
-        self.generator = generator
-        self.size, self.crop, self.crops_per_scene = size, crop, crops_per_scene
+        self.generator, self.size = generator, size
+        self.crop, self.crops_per_scene = crop, crops_per_scene
         self.low_res_factor, self.degradation_strength = low_res_factor, degradation_strength
         self.distortion_strength = distortion_strength
         self.clip_image_size, self.style_references = clip_image_size, style_references
         self.painted_share, self.seed = painted_share, seed
-        # Neighbouring items share a rendering; two, since a batch may start in the middle of one.
+        self._check()
+        # Neighbouring items share a rendering; two, since a batch may start in the middle of a scene.
         self._rendering = lru_cache(maxsize=2)(self._render)
+
+    def _check(self) -> None:
+        patch = self.crop or self.size
+        if self.crop is not None and not 0 < self.crop <= self.size:
+            raise ValueError(f"The crop must be between 1 and the picture's size {self.size}, got {self.crop}.")
+        if self.crops_per_scene < 1:
+            raise ValueError(f"crops_per_scene must be at least 1, got {self.crops_per_scene}.")
+        if self.low_res_factor is not None and patch % self.low_res_factor:
+            raise ValueError(f"The patch of {patch} pixels is not a multiple of the factor {self.low_res_factor}.")
+        for name in ("style_references", "painted_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
+        if not 0 <= self.distortion_strength <= 1:
+            raise ValueError(f"The strength of the distortion lies in [0, 1], got {self.distortion_strength}.")
+        if self.painted_share and self.crop is not None:
+            raise ValueError("painted_share needs whole pictures: a crop would leave its boxes behind.")
 
     def describe(self) -> dict[str, Any]:
         """The settings that decide what item i is; a resumed run must have the same."""
-        names = (
-            "size",
-            "crop",
-            "crops_per_scene",
-            "low_res_factor",
-            "degradation_strength",
-            "distortion_strength",
-            "clip_image_size",
-            "style_references",
-            "painted_share",
-            "seed",
-        )
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in SETTINGS}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, clip_image, caption = self._rendering(index // self.crops_per_scene)
@@ -118,13 +121,16 @@ class SceneDataset(Dataset):
         return item
 
     def _regions(self, scene_index: int) -> list[PaintRegion]:
-        """The boxes of a scene that is painted, all of one weight."""
+        """The boxes of a scene that is painted, all of the same weight."""
         is_painted, weight = np.random.default_rng([self.seed, scene_index, 1]).random(2)
         if is_painted >= self.painted_share:
             return []
-        return [PaintRegion(one.phrase, one.box, weight=weight) for one in self.generator.scene(scene_index).objects]
+        return [
+            PaintRegion(thing.phrase, thing.box, weight=weight) for thing in self.generator.scene(scene_index).objects
+        ]
 
     def _render(self, scene_index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+        """The picture of a scene, what the CLIP image encoder sees of it, and its caption."""
         scene = self.generator.scene(scene_index)
         picture = self.generator.render(scene, self.size).convert("RGB")
         side, seen = self.clip_image_size, picture
@@ -146,12 +152,12 @@ class StepBatchSampler(Sampler[list[int]]):
     """Batches of consecutive item numbers: step s on rank r takes items (s * ranks + r) * batch_size and following.
 
     Args:
-        batch_size: items per process and step.
-        first_step: where a resumed run starts.
-        total_steps: where the run ends.
-        rank: this process.
-        num_processes: all processes.
-        first_item: added to every item number.
+        batch_size (`int`): Items per process and step.
+        first_step (`int`): Where a resumed run starts.
+        total_steps (`int`): Where the run ends.
+        rank (`int`, *optional*, defaults to 0): The number of this process.
+        num_processes (`int`, *optional*, defaults to 1): How many processes there are.
+        first_item (`int`, *optional*, defaults to 0): Added to every item number.
     """
 
     def __init__(
@@ -163,8 +169,9 @@ class StepBatchSampler(Sampler[list[int]]):
         num_processes: int = 1,
         first_item: int = 0,
     ) -> None:
-        self.batch_size, self.first_step, self.total_steps = batch_size, first_step, total_steps
-        self.rank, self.num_processes, self.first_item = rank, num_processes, first_item
+        self.batch_size, self.first_item = batch_size, first_item
+        self.first_step, self.total_steps = first_step, total_steps
+        self.rank, self.num_processes = rank, num_processes
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first_step, self.total_steps):
@@ -189,9 +196,11 @@ def make_loader(dataset: Dataset, sampler: StepBatchSampler, num_workers: int, p
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks tensors and lists everything else."""
+    """Stacks the tensors of items, and lists everything else."""
     columns = {key: [item[key] for item in items] for key in items[0]}
-    return {key: torch.stack(v) if isinstance(v[0], torch.Tensor) else v for key, v in columns.items()}
+    return {
+        key: torch.stack(values) if isinstance(values[0], torch.Tensor) else values for key, values in columns.items()
+    }
 
 
 def image_to_float(images: torch.Tensor) -> torch.Tensor:

@@ -23,23 +23,22 @@ def degrade(images: torch.Tensor, generator: torch.Generator, strength: float = 
     """Degrades each image of a batch in its own way.
 
     Args:
-        images: low-resolution images, `(batch, 3, height, width)` in [-1, 1], on the CPU.
-        generator: decides everything; a CPU generator.
-        strength: 0 changes nothing, 1 is the usual range of restoration training; a cascade whose first stage is good
-            wants a light one, such as 0.3.
+        images (`torch.Tensor`): Low-resolution images, `(batch, 3, height, width)` in [-1, 1], on the CPU.
+        generator (`torch.Generator`): A CPU generator, which decides everything.
+        strength (`float`, *optional*, defaults to 1.0): 0 changes nothing, 1 is the usual range of restoration
+            training; a cascade with a good first stage needs little, such as 0.3.
 
     Returns:
-        Images of the same shape in [-1, 1], float32.
+        `torch.Tensor`: Images of the same shape in [-1, 1], float32.
 
     Raises:
-        ValueError: if `strength` is outside [0, 1] or the images are not a batch of RGB images.
+        ValueError: `strength` is outside [0, 1], or the images are not a batch of RGB images.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"The strength of the degradation lies in [0, 1], got {strength}.")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"Expected images of shape (batch, 3, height, width), got {tuple(images.shape)}.")
-    images = images.float()
-    return torch.cat([_degrade_one(image, generator, strength) for image in images.split(1)])
+    return torch.cat([_degrade_image(image, generator, strength) for image in images.float().split(1)])
 
 
 def distort(images: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
@@ -49,19 +48,19 @@ def distort(images: torch.Tensor, generator: torch.Generator, strength: float = 
     pixels. Each happens to about half, a quarter and a quarter of the images.
 
     Args:
-        images: low-resolution images, `(batch, 3, height, width)` in [-1, 1], on the CPU.
-        generator: decides everything; a CPU generator.
-        strength: 0 changes nothing; 1 bends by up to about 1 pixel in 64 and takes up to four patches.
+        images (`torch.Tensor`): Low-resolution images, `(batch, 3, height, width)` in [-1, 1], on the CPU.
+        generator (`torch.Generator`): A CPU generator, which decides everything.
+        strength (`float`, *optional*, defaults to 1.0): 0 changes nothing; 1 bends by about 1 pixel in 64 at most.
 
     Returns:
-        Images of the same shape in [-1, 1], float32.
+        `torch.Tensor`: Images of the same shape in [-1, 1], float32.
 
     Raises:
-        ValueError: if `strength` is outside [0, 1].
+        ValueError: `strength` is outside [0, 1].
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"The strength of the distortion lies in [0, 1], got {strength}.")
-    return torch.cat([_distort_one(image, generator, strength) for image in images.float().split(1)])
+    return torch.cat([_distort_image(image, generator, strength) for image in images.float().split(1)])
 
 
 def warp(image: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
@@ -87,9 +86,12 @@ def downsample(images: torch.Tensor, factor: int, generator: torch.Generator | N
     """Reduces images by a whole factor, antialiased; by area or bicubic at random, if a generator is given.
 
     Args:
-        images: `(batch, 3, height, width)` in [-1, 1].
-        factor: height and width are multiples of it.
-        generator: a CPU generator, or None for bicubic.
+        images (`torch.Tensor`): `(batch, 3, height, width)` in [-1, 1].
+        factor (`int`): Height and width are multiples of it.
+        generator (`torch.Generator`, *optional*): A CPU generator; without it the images are reduced bicubic.
+
+    Raises:
+        ValueError: Height or width is not a multiple of the factor.
     """
     height, width = images.shape[-2:]
     if height % factor or width % factor:
@@ -126,7 +128,8 @@ def jpeg(image: torch.Tensor, quality: int) -> torch.Tensor:
     return torch.from_numpy(decoded).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def _degrade_one(image: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
+def _degrade_image(image: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
+    """Blurs, resizes, adds noise to and compresses `(1, 3, height, width)`, each or not, in random order."""
     for kind in torch.randperm(4, generator=generator).tolist():
         applied = _uniform(generator, 0, 1) < PROBABILITY * min(1.0, 4 * strength)
         # All parameters are drawn even when unused: one image's luck then never shifts another's.
@@ -147,9 +150,10 @@ def _degrade_one(image: torch.Tensor, generator: torch.Generator, strength: floa
     return image
 
 
-def _distort_one(image: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
+def _distort_image(image: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
     height, width = image.shape[-2:]
-    # All parameters are drawn even when unused, as in `_degrade_one`.
+    """Takes `(1, 3, height, width)` to blocks, bends it and blurs patches of it, each or not."""
+    # All parameters are drawn even when unused, as in `_degrade_image`.
     bends, loses, blocks, amount = (_uniform(generator, 0, 1) for _ in range(4))
     nodes = 3 + int(6 * _uniform(generator, 0, 1))
     field = torch.randn((1, 2, nodes, nodes), generator=generator)

@@ -12,12 +12,15 @@ class DropoutRates:
     """Probability with which each embedding is dropped, independently; the paper's values.
 
     Args:
-        clip_text: of CLIP's tokens and pooled embedding together.
-        t5: of T5's tokens.
-        clip_image: of the CLIP image embedding.
-        pooled_text: of the pooled CLIP text embedding alone, where the tokens stay. It has no place in the image: a
-            network that cannot lean on it reads what is where from the tokens, which paint-with-words then can lead.
-            Not in the paper, 0 by default.
+        clip_text (`float`, *optional*, defaults to 0.2): Of CLIP's tokens and pooled embedding together.
+        t5 (`float`, *optional*, defaults to 0.25): Of T5's tokens.
+        clip_image (`float`, *optional*, defaults to 0.9): Of the CLIP image embedding.
+        pooled_text (`float`, *optional*, defaults to 0.0): Of the pooled CLIP text embedding alone, where the tokens
+            stay. It has no place in the image: a network that cannot lean on it reads what is where from the tokens,
+            which paint-with-words then can lead. Not in the paper.
+
+    Raises:
+        ValueError: A rate is not in [0, 1].
     """
 
     clip_text: float = 0.2
@@ -59,12 +62,15 @@ def drop_conditioning(conditioning: dict[str, Any], rates: DropoutRates, generat
     takes an absent one for: zeros in all columns, none of them masked.
 
     Args:
-        conditioning: keyword arguments of `EDiffIUNet.forward`; not changed.
-        rates: probabilities of dropping.
-        generator: decides which.
+        conditioning (`dict`): Keyword arguments of `EDiffIUNet.forward`; not changed.
+        rates ([`DropoutRates`]): Probabilities of dropping.
+        generator (`torch.Generator`): Decides which are dropped.
 
     Returns:
-        The same dictionary with dropped embeddings replaced by zeros.
+        `dict`: A copy in which dropped embeddings are zeros.
+
+    Raises:
+        ValueError: There is no embedding.
     """
     return keep_only(conditioning, draw_kept(_batch_size(conditioning), rates, generator))
 
@@ -93,6 +99,7 @@ def keep_only(conditioning: dict[str, Any], kept: Kept) -> dict[str, Any]:
 
 
 def _where(kept: torch.Tensor, tensor: torch.Tensor | None, otherwise: int) -> torch.Tensor | None:
+    """The rows of a tensor that are kept, and a constant in the others."""
     if tensor is None:
         return None
     # Not a product: 0 times an infinity of a half-precision encoder would be NaN.

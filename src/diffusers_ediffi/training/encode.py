@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Captions and pictures to conditioning during training, with the pipeline's own frozen encoders."""
+"""Captions and pictures to conditioning during training, with the frozen encoders of a pipeline."""
 
 import hashlib
 from pathlib import Path
@@ -28,11 +28,11 @@ class ConditioningEncoder:
     """The six text and image components of a pipeline folder, frozen; called with captions and pictures.
 
     Args:
-        folder: holds the subfolders of a pipeline, see `SUBFOLDERS`.
-        device: where the encoders run.
+        folder (`str` or `Path`): Holds the subfolders of a pipeline, see `SUBFOLDERS`.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the encoders run.
 
     Raises:
-        OSError: if a subfolder is missing.
+        OSError: A subfolder is missing.
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
@@ -63,12 +63,12 @@ class ConditioningEncoder:
         """Encodes a batch.
 
         Args:
-            captions: one for each sample.
-            images: what the CLIP image encoder sees, uint8 `(batch, 3, height, width)`.
-            keep_image: boolean `(batch,)`; the others get a zero image embedding without being encoded.
+            captions (`list` of `str`): The sentence of each sample.
+            images (`torch.Tensor`): What the CLIP image encoder sees, uint8 `(batch, 3, height, width)`.
+            keep_image (`torch.Tensor`, *optional*): Boolean `(batch,)`; the embeddings of other images are zeros.
 
         Returns:
-            Keyword arguments of `EDiffIUNet.forward`.
+            `dict`: Keyword arguments of `EDiffIUNet.forward`.
         """
         tokens, pooled = encode_clip_text(captions, self.tokenizer, self.text_encoder)
         tokens_2, mask_2 = self._encode_t5(captions)
@@ -109,7 +109,7 @@ class ConditioningEncoder:
         return region_columns(caption, regions, readers) if readers else [[] for _ in regions]
 
     def fingerprint(self) -> str:
-        """A hash of all weights and tokenizers: a network is of no use with other encoders than its own."""
+        """A hash of all weights and tokenizers: a network is of no use with encoders that it was not trained with."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.glob("*/*")):
             if path.parent.name in SUBFOLDERS and path.suffix in (".safetensors", ".json", ".txt", ".model"):
@@ -119,7 +119,11 @@ class ConditioningEncoder:
 
 
 def check_encoder_folder(folder: str | Path) -> None:
-    """Raises OSError that names what a folder of encoders lacks."""
+    """Refuses a folder that lacks encoders.
+
+    Raises:
+        OSError: It names the subfolders that are missing.
+    """
     missing = [name for name in SUBFOLDERS if not (Path(folder) / name).is_dir()]
     if missing:
         raise OSError(

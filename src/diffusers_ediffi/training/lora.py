@@ -12,6 +12,7 @@ from ..experts.files import network_config
 from ..experts.lora import LoraExpert, inject, lora_layers, without_adapters
 
 ADAPTER = "trained"
+LORA_FILE = "lora_expert.safetensors"
 
 
 def add_lora(unet: torch.nn.Module, rank: int) -> None:
@@ -21,33 +22,38 @@ def add_lora(unet: torch.nn.Module, rank: int) -> None:
     [`factorize_expert`] keeps it. Draws from PyTorch's global generator.
 
     Args:
-        unet: the network to start from.
-        rank: of the differences; a layer that is too small for it gets its full rank.
+        unet (`torch.nn.Module`): The network to start from.
+        rank (`int`): The rank of the differences; a layer that is too small for it gets its full rank.
 
     Raises:
-        ImportError: if peft is not installed.
+        ImportError: peft is not installed.
     """
     if not is_peft_available():
         raise ImportError("training with lora_rank needs peft: pip install peft.")
-    factors, weights = {}, set()
-    for name, layer in lora_layers(unet).items():
-        out, own = len(layer.weight), min(rank, *layer.weight.flatten(1).shape)
-        down = torch.empty(own, *layer.weight.shape[1:])
-        torch.nn.init.kaiming_uniform_(down, a=math.sqrt(5))  # as peft and a linear layer itself
-        factors[f"{name}.lora_A.weight"] = down
-        factors[f"{name}.lora_B.weight"] = torch.zeros(out, own, *[1] * (layer.weight.ndim - 2))
-        weights.add(id(layer.weight))
+    layers = lora_layers(unet)
+    weights = {id(layer.weight) for layer in layers.values()}
+    factors = {}
+    for name, layer in layers.items():
+        factors[f"{name}.lora_A.weight"], factors[f"{name}.lora_B.weight"] = _zero_difference(layer.weight, rank)
     inject(unet, ADAPTER, factors)
     for parameter in unet.parameters():
         parameter.requires_grad_(id(parameter) not in weights)
+
+
+def _zero_difference(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors of a weight `(out, in, ...)`: a random `(rank, in, ...)` and zeros `(out, rank, 1, ...)`."""
+    rank = min(rank, *weight.flatten(1).shape)
+    down = torch.empty(rank, *weight.shape[1:])
+    torch.nn.init.kaiming_uniform_(down, a=math.sqrt(5))  # as in peft, and in a linear layer itself
+    return down, torch.zeros(len(weight), rank, *[1] * (weight.ndim - 2))
 
 
 def trained_expert(unet: Any, averages: Sequence[torch.Tensor]) -> LoraExpert:
     """What a network that `add_lora` prepared has learnt.
 
     Args:
-        unet: the network.
-        averages: a tensor for each of its parameters that need a gradient, in their order.
+        unet (`torch.nn.Module`): The network.
+        averages (sequence of `torch.Tensor`): A tensor for each parameter that needs a gradient, in their order.
     """
     names = [name for name, parameter in unet.named_parameters() if parameter.requires_grad]
     found = dict(zip(names, averages, strict=True))
@@ -59,5 +65,5 @@ def trained_expert(unet: Any, averages: Sequence[torch.Tensor]) -> LoraExpert:
 
 
 def merged(unet: Any, expert: LoraExpert) -> Any:
-    """A network of its own, without layers of peft, with what `trained_expert` returned for `unet`."""
+    """A new network, without layers of peft, with what `trained_expert` returned for `unet`."""
     return expert.merge(without_adapters(unet))

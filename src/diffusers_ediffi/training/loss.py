@@ -19,11 +19,11 @@ def step_generator(
     """A generator that depends on its arguments alone, so that a resumed run draws what an uninterrupted one would.
 
     Args:
-        seed: the run's seed.
-        node: (level, index) in the expert tree.
-        step: the optimiser step.
-        rank: the process.
-        device: where the generator draws.
+        seed (`int`): The run's seed.
+        node (`tuple` of `int`): Level and index in the expert tree.
+        step (`int`): The optimiser step.
+        rank (`int`): The process.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the generator draws.
     """
     key = f"{seed}:{node[0]}:{node[1]}:{step}:{rank}".encode()
     value = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
@@ -45,18 +45,20 @@ def edm_loss(
     For a network that denoises image - low_res, lambda is that of this difference: the squared error of its F_r.
 
     Args:
-        unet: called like `EDiffIUNet`.
-        images: clean images, `(batch, 3, height, width)` in [-1, 1].
-        sigma: noise levels, `(batch,)`.
-        noise: standard normal noise of the images' shape.
-        conditioning: keyword arguments of the network.
-        low_res: for super-resolution the upsampled low-resolution images, of the images' shape.
-        sigma_data: standard deviation of the images.
-        sigma_residual: standard deviation of image - low_res where the network denoises that, one number or
-            `(batch,)`.
+        unet (`Callable`): Called like [`EDiffIUNet`].
+        images (`torch.Tensor`): Clean images, `(batch, 3, height, width)` in [-1, 1].
+        sigma (`torch.Tensor`): Noise levels, `(batch,)`.
+        noise (`torch.Tensor`): Standard normal noise of the images' shape.
+        conditioning (`dict`): Keyword arguments of the network.
+        low_res (`torch.Tensor`, *optional*): For super-resolution the upsampled low-resolution images, of the images'
+            shape.
+        sigma_data (`float`, *optional*, defaults to 0.5): Standard deviation of the images.
+        sigma_residual (`float` or `torch.Tensor`, *optional*): Standard deviation of image - low_res where the network
+            denoises that, a number or `(batch,)`.
 
     Returns:
-        One loss per sample, `(batch,)` in float32: their mean is to be minimised, their values go to the log.
+        `torch.Tensor`: A loss for each sample, `(batch,)` in float32: their mean is to be minimised, their values go
+        to the log.
     """
     level = expand_as(sigma, images)
     sample = c_in(level, sigma_data) * (images + level * noise)
@@ -88,7 +90,7 @@ class SigmaBinLog:
         """Returns the mean loss and the mean per bin (bins without samples left out), and starts again.
 
         Args:
-            sums: the sums over all processes, where there are several.
+            sums (`torch.Tensor`, *optional*): The sums over all processes, where there are several.
         """
         losses, counts = (self.sums if sums is None else sums).tolist()
         self.sums.zero_()

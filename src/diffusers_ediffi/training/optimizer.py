@@ -15,7 +15,7 @@ def make_optimizer(name: str, network: torch.nn.Module, learning_rate: float, we
     """Returns the optimiser `name`, one of `OPTIMIZERS`, for the parameters of `network` that need a gradient.
 
     Raises:
-        RuntimeError: this PyTorch has no Muon.
+        RuntimeError: This PyTorch has no Muon.
     """
     named = [(key, parameter) for key, parameter in network.named_parameters() if parameter.requires_grad]
     if name == "adamw":
@@ -33,10 +33,10 @@ class MuonAdamW(torch.optim.Optimizer):
     does. Its updates are scaled to the size of AdamW's (`adjust_lr_fn="match_rms_adamw"`).
 
     Args:
-        weights: parameters of two dimensions or more.
-        others: the rest.
-        learning_rate: of both.
-        weight_decay: of both, decoupled.
+        weights (`list` of `torch.nn.Parameter`): Parameters of two dimensions or more.
+        others (`list` of `torch.nn.Parameter`): The rest.
+        learning_rate (`float`): Of both.
+        weight_decay (`float`): Of both, decoupled.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 
 import argparse
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from .optimizer import OPTIMIZERS
@@ -11,6 +11,14 @@ from .optimizer import OPTIMIZERS
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("no", "bf16")
 THIS_RUN = ("max_steps_this_run", "max_minutes_this_run")
+
+AT_LEAST_ONE = (
+    *("total_steps", "batch_size", "log_every", "sample_steps", "checkpoint_every", "keep_last"),
+    "max_steps_this_run",
+)
+AT_LEAST_ZERO = ("warmup_steps", "weight_decay", "lora_rank", "seed", "num_workers", "sample_every")
+ABOVE_ZERO = ("learning_rate", "max_grad_norm", "max_minutes_this_run")
+CHOICES = {"optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES, "mixed_precision": PRECISIONS}
 
 
 def setting(default: Any, help: str, free: bool = False) -> Any:
@@ -23,7 +31,7 @@ class TrainingSettings:
     """Settings of one run; the defaults of the optimiser are the paper's (Table 7).
 
     Raises:
-        ValueError: if a number makes no sense.
+        ValueError: A number makes no sense.
     """
 
     total_steps: int = setting(
@@ -54,26 +62,18 @@ class TrainingSettings:
     keep_last: int = setting(2, "checkpoints that are kept", free=True)
 
     def __post_init__(self) -> None:
-        at_least_one = ("total_steps", "batch_size", "log_every", "sample_steps", "checkpoint_every", "keep_last")
-        at_least_zero = ("warmup_steps", "weight_decay", "lora_rank", "seed", "num_workers", "sample_every")
-        for name in (*at_least_one, "max_steps_this_run"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in at_least_zero:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
-        for name in ("learning_rate", "max_grad_norm", "max_minutes_this_run"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for name, value in given.items():
+            if name in AT_LEAST_ONE and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+            if name in AT_LEAST_ZERO and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {value}.")
+            if name in ABOVE_ZERO and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}.")
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
-        for name, choices in (
-            ("optimizer", OPTIMIZERS),
-            ("lr_schedule", SCHEDULES),
-            ("mixed_precision", PRECISIONS),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
 
     def fixed(self) -> dict[str, Any]:
         """The settings that a resumed run must share with its checkpoint."""
@@ -97,29 +97,31 @@ class TrainingSettings:
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser, scheduled: bool = False, **defaults: Any) -> None:
-        """Adds one option per setting; `defaults` replace those of the class.
+        """Adds an option for each setting.
 
         Args:
-            parser: receives the options.
-            scheduled: the settings stand in a schedule: options that are not given are None, and `total_steps`, which
-                each node has, is no option.
-            defaults: by the name of the setting.
+            parser (`argparse.ArgumentParser`): Receives the options.
+            scheduled (`bool`, *optional*, defaults to `False`): Whether the settings stand in a schedule: options that
+                are not given are `None`, and `total_steps`, which each node has, is left out.
+            defaults: Defaults that replace those of the class, by the name of the setting.
         """
         group = parser.add_argument_group("training")
         for f in fields(cls):
-            if scheduled and f.name == "total_steps":
-                continue
-            default = defaults.get(f.name, f.default)
-            option, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
-            shown = default if not scheduled or f.name in THIS_RUN else "the schedule's"
-            unset = None if scheduled else default
-            if isinstance(default, bool):
-                group.add_argument(option, action=argparse.BooleanOptionalAction, default=unset, help=text)
-                continue
-            kind = {"max_steps_this_run": int, "max_minutes_this_run": float}.get(f.name, type(default))
-            group.add_argument(option, type=kind, default=unset, help=f"{text} (default: {shown})")
+            if not (scheduled and f.name == "total_steps"):
+                default = defaults.get(f.name, f.default)
+                group.add_argument("--" + f.name.replace("_", "-"), **_option(f, default, scheduled))
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> "TrainingSettings":
         """The settings out of parsed options."""
         return cls(**{f.name: getattr(arguments, f.name) for f in fields(cls)})
+
+
+def _option(f: Field, default: Any, scheduled: bool) -> dict[str, Any]:
+    """The arguments of `add_argument` for a setting."""
+    text, unset = f.metadata["help"], None if scheduled else default
+    if isinstance(default, bool):
+        return {"action": argparse.BooleanOptionalAction, "default": unset, "help": text}
+    shown = default if not scheduled or f.name in THIS_RUN else "the schedule's"
+    kind = {"max_steps_this_run": int, "max_minutes_this_run": float}.get(f.name, type(default))
+    return {"type": kind, "default": unset, "help": f"{text} (default: {shown})"}

@@ -1,7 +1,9 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Kills the training of a tree of experts at random moments with SIGKILL, and looks whether it ends the same.
 
-    python benchmarks/kill_tree.py --kills 20
+    python tests/training/kill_tree.py --kills 20
+
+tests/training/test_tree.py runs it with three kills; more of them find what these miss.
 
 A tree of five tiny networks (a pinned parent, a complement) is trained without interruption, then again in processes
 that are killed and started anew until there were so many kills; whenever such a tree is done, its weights must be
@@ -19,14 +21,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_ediffi import EDiffIUNet, NoiseInterval
 from diffusers_ediffi.training import SceneDataset, Schedule, TreeTrainer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers_training import HalfScenes, encode, unet_for  # noqa: E402
 
 CHECKPOINT_EVERY = 5
 SCHEDULE = f"""
@@ -44,49 +46,7 @@ routes:
   - {{expert: rest, excluding: [[9, 511], [3, 0]]}}
   - {{expert: highest, node: [9, 511]}}
 """
-WIDTH = 16
-
-
-class HalfScenes:
-    """One half black, the other white."""
-
-    def scene(self, index: int) -> SimpleNamespace:
-        return SimpleNamespace(index=index, caption=str(index))
-
-    def render(self, scene: SimpleNamespace, size: int) -> Image.Image:
-        picture = Image.new("RGB", (size, size), "black")
-        picture.paste("white", (scene.index % 2 * size // 2, 0, size // 2 * (1 + scene.index % 2), size))
-        return picture
-
-
-def encode(captions: list[str], images: torch.Tensor, keep_image: torch.Tensor | None = None) -> dict:
-    """Embeddings that depend on the caption alone."""
-    generators = [torch.Generator().manual_seed(int(caption)) for caption in captions]
-    embeds = torch.stack([torch.randn(WIDTH, generator=generator) for generator in generators])
-    return {
-        "encoder_hidden_states": embeds[:, None].expand(-1, 77, -1),
-        "added_cond_kwargs": {"text_embeds": embeds, "image_embeds": embeds},
-    }
-
-
-def make_unet(interval: NoiseInterval) -> EDiffIUNet:
-    """A network of some 50K parameters, with dropout of its own."""
-    return EDiffIUNet(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        self_attention_factors=(2,),
-        cross_attention_factors=(2,),
-        attention_head_dim=8,
-        cross_attention_dim=WIDTH,
-        encoder_hid_dim=WIDTH,
-        encoder_hid_dim_2=WIDTH,
-        pooled_projection_dim=WIDTH,
-        image_embed_dim=WIDTH,
-        norm_num_groups=4,
-        dropout=0.1,
-        trained_on=interval.to_config(),
-    )
+NO_KILL = 3600.0  # seconds within which every tree is done
 
 
 def train(output: Path) -> None:
@@ -94,7 +54,7 @@ def train(output: Path) -> None:
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         dataset = SceneDataset(HalfScenes(), 8, clip_image_size=8)
-        TreeTrainer(Schedule.parse(SCHEDULE), make_unet, dataset, encode, output).train()
+        TreeTrainer(Schedule.parse(SCHEDULE), unet_for, dataset, encode, output).train()
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -114,10 +74,14 @@ def lost_steps(output: Path) -> dict[str, int]:
     return lost
 
 
-def same(one: Path, two: Path) -> bool:
+def same(tree: Path, other: Path) -> bool:
     """Whether two trees have the same weights, bit for bit."""
-    a, b = weights(one), weights(two)
-    return bool(a) and a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    found, expected = weights(tree), weights(other)
+    return (
+        bool(found)
+        and found.keys() == expected.keys()
+        and all(torch.equal(found[name], expected[name]) for name in found)
+    )
 
 
 def kill_once(context: multiprocessing.context.ForkContext, output: Path, delay: float) -> bool:
@@ -133,37 +97,45 @@ def kill_once(context: multiprocessing.context.ForkContext, output: Path, delay:
     return killed
 
 
+def kill_and_compare(folder: Path, kills: int, chance: random.Random) -> tuple[int, int]:
+    """Trains a tree without interruption, then others that are killed, until there were so many kills and one more
+    tree is done.
+
+    Returns:
+        How many trees were compared, and the most steps of a node that a restart had to repeat.
+    """
+    context, started = multiprocessing.get_context("fork"), time.monotonic()
+    kill_once(context, folder / "reference", NO_KILL)
+    whole = time.monotonic() - started
+    print(f"The uninterrupted tree took {whole:.1f} s.", flush=True)
+    killed, trees = 0, 0
+    most = 0
+    while True:
+        output = folder / f"tree-{trees}"
+        delay = chance.uniform(0, whole / 4) if killed < kills else NO_KILL
+        if kill_once(context, output, delay):
+            killed += 1
+            lost = {name: steps for name, steps in lost_steps(output).items() if steps}
+            most = max(most, *lost.values(), 0)
+            print(f"kill {killed} after {delay:.2f} s in tree {trees}: steps to repeat {lost or 'none'}", flush=True)
+            continue
+        if not same(folder / "reference", output):
+            sys.exit(f"Tree {trees} has other weights than the uninterrupted one.")
+        print(f"tree {trees} is done: the same weights, bit for bit", flush=True)
+        trees += 1
+        if killed >= kills:
+            return trees, most
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     arguments = parser.parse_args()
-    chance, context = random.Random(arguments.seed), multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
-        reference, kills, most, trees, whole_tree = Path(folder) / "reference", 0, 0, 0, False
-        started = time.monotonic()
-        kill_once(context, reference, 3600)
-        whole = time.monotonic() - started
-        print(f"The uninterrupted tree took {whole:.1f} s.", flush=True)
-        while kills < arguments.kills or not whole_tree:
-            output = Path(folder) / f"tree-{trees}"
-            delay = chance.uniform(0, whole / 4) if kills < arguments.kills else 3600
-            whole_tree = not kill_once(context, output, delay)
-            if not whole_tree:
-                kills += 1
-                lost = lost_steps(output)
-                most = max(most, *lost.values(), 0)
-                where = {name: steps for name, steps in lost.items() if steps}
-                print(
-                    f"kill {kills} after {delay:.2f} s in tree {trees}: steps to repeat {where or 'none'}", flush=True
-                )
-            else:
-                if not same(reference, output):
-                    sys.exit(f"Tree {trees} has other weights than the uninterrupted one.")
-                print(f"tree {trees} is done: the same weights, bit for bit", flush=True)
-                trees += 1
-    print(f"{kills} kills, {trees} trees: all weights equal; a restart repeated at most {most} steps of a node, and")
-    print(f"the checkpoint interval is {CHECKPOINT_EVERY}.")
+        trees, most = kill_and_compare(Path(folder), arguments.kills, random.Random(arguments.seed))
+    print(f"{arguments.kills} kills, {trees} trees: all weights equal; a restart repeated at most {most} steps of a")
+    print(f"node, and the checkpoint interval is {CHECKPOINT_EVERY}.")
     if most > CHECKPOINT_EVERY:
         sys.exit("More than one checkpoint interval was repeated.")
 

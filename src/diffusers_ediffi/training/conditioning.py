@@ -1,0 +1,50 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The conditions of a training batch: encoded, dropped at random, and painted on the words that are kept."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..models.encoder_table import NULL_COLUMN
+from ..paint.painting import Painting
+from .dropout import DropoutRates, Kept, draw_kept, keep_only
+
+PAINT_STRENGTH = 0.4  # w' of a region with the weight 1
+EncodeBatch = Callable[[list[str], torch.Tensor, torch.Tensor | None], dict[str, Any]]
+
+
+class BatchConditioner:
+    """Turns the captions and pictures of a batch into keyword arguments of the network.
+
+    Args:
+        encode_batch (`Callable`): `(captions, clip_images, keep_image)` to keyword arguments of the network, such as
+            [`ConditioningEncoder`], whose `region_columns` is needed for batches with regions.
+        rates ([`DropoutRates`]): How often each condition is dropped.
+    """
+
+    def __init__(self, encode_batch: EncodeBatch, rates: DropoutRates) -> None:
+        self.encode_batch: Any = encode_batch
+        self.rates = rates
+
+    def draw(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[dict[str, Any], Kept]:
+        """Draws which sample keeps which condition, and encodes what is kept."""
+        kept = draw_kept(len(batch["image"]), self.rates, generator)
+        return self._encode(batch, kept), kept
+
+    def texts(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The captions alone, of all samples."""
+        everyone = torch.ones(len(batch["image"]), dtype=torch.bool)
+        return self._encode(batch, Kept(everyone, everyone, ~everyone, everyone))
+
+    def _encode(self, batch: dict[str, Any], kept: Kept) -> dict[str, Any]:
+        return keep_only(self.encode_batch(batch["caption"], batch["clip_image"], kept.clip_image), kept)
+
+    def painting(self, batch: dict[str, Any], kept: Kept) -> Painting | None:
+        """The regions of a batch, painted on the words that its samples keep; None if nothing is painted."""
+        regions = batch.get("regions", [])
+        rows = zip(batch["caption"], regions, kept.clip_text.tolist(), kept.t5.tolist(), strict=False)
+        columns = [self.encode_batch.region_columns(*row) if row[1] else [] for row in rows]
+        if not any(any(of_image) for of_image in columns):
+            return None
+        return Painting(regions, columns, NULL_COLUMN + 1, PAINT_STRENGTH)

@@ -1,0 +1,90 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""What learns in a run: the network, its optimiser, and the moving average of its weights, which is the result."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+
+from ..experts.lora import LoraExpert
+from ..files import written_whole
+from .lora import LORA_FILE, add_lora, merged, trained_expert
+from .optimizer import make_optimizer
+from .settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from ..models.unet import EDiffIUNet
+
+
+class Learner:
+    """A network in training.
+
+    Args:
+        unet ([`EDiffIUNet`]): The network, changed in place. It stays the plain module: what is saved never carries
+            the prefixes of DDP or torch.compile.
+        settings ([`TrainingSettings`]): The numbers of the run.
+        accelerator (`Accelerator`): Its device is where the network goes.
+    """
+
+    def __init__(self, unet: "EDiffIUNet", settings: TrainingSettings, accelerator: Accelerator) -> None:
+        self.settings, self.accelerator = settings, accelerator
+        if settings.lora_rank:
+            torch.manual_seed(settings.seed)
+            add_lora(unet, settings.lora_rank)
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.unet = unet.to(accelerator.device, memory_format=layout).train()
+        if settings.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
+        optimizer = make_optimizer(settings.optimizer, self.unet, settings.learning_rate, settings.weight_decay)
+        network, self.optimizer = accelerator.prepare(self.unet, optimizer)
+        self.network = torch.compile(network) if settings.compile else network
+        self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=True)
+        self.grad_norm = torch.zeros(())
+
+    def step(self, learning_rate: float) -> None:
+        """One step of the optimiser along the gradients, which are clipped and then cleared, and of the average."""
+        self.grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.parameters)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "model": self.unet.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Loads what `state_dict` returned."""
+        self.unet.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.ema.to(self.accelerator.device)
+
+    def averaged(self) -> "EDiffIUNet":
+        """A copy of the network with the averaged weights, in plain memory layout."""
+        if self.settings.lora_rank:
+            return merged(self.unet, self.lora_expert()).eval()
+        copy = type(self.unet).from_config(self.unet.config)
+        with torch.no_grad():
+            for parameter, average in zip(copy.parameters(), self.ema.shadow_params, strict=True):
+                parameter.copy_(average)
+        return copy.eval()
+
+    def lora_expert(self) -> LoraExpert:
+        """The averaged difference from the network that a run with `lora_rank` started from."""
+        return trained_expert(self.unet, self.ema.shadow_params)
+
+    def write(self, output: Path) -> None:
+        """Writes the averaged weights to `output/unet`, and with `lora_rank` their difference beside it."""
+        if self.settings.lora_rank:
+            self.lora_expert().save(output / LORA_FILE)
+        with written_whole(output / "unet") as unfinished:
+            self.averaged().save_pretrained(unfinished)

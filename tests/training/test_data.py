@@ -1,0 +1,77 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Items that depend on their number alone, and batches that take each of them once."""
+
+import pytest
+import torch
+from helpers_training import HalfScenes
+
+from diffusers_ediffi.training.data import (
+    SceneDataset,
+    StepBatchSampler,
+    collate,
+    float_to_image,
+    image_to_float,
+    make_loader,
+)
+
+
+def test_items_depend_on_their_number_alone():
+    make = lambda: SceneDataset(HalfScenes(), 16, crop=8, crops_per_scene=3, low_res_factor=4, seed=5)  # noqa: E731
+    in_order, alone = make(), make()
+    items = [in_order[i] for i in range(7)]
+    for i in (6, 2, 4):
+        assert all(torch.equal(items[i][key], alone[i][key]) for key in ("image", "low_res", "clip_image"))
+    assert items[0]["image"].shape == (3, 8, 8) and items[0]["low_res"].shape == (3, 2, 2)
+    assert items[0]["clip_image"].shape == (3, 64, 64) and items[5]["caption"] == "scene 1"
+    assert in_order.generator.renderings == 3  # seven patches of three scenes
+
+
+def test_crops_of_one_scene_differ():
+    items = [SceneDataset(HalfScenes(), 16, crop=9, crops_per_scene=8)[i]["image"] for i in range(8)]
+    assert len({tuple(item.flatten().tolist()) for item in items}) > 1
+
+
+def test_pixels_survive_the_way_to_floats_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(float_to_image(image_to_float(pixels)), pixels)
+
+
+def test_ranks_and_steps_take_every_item_once():
+    items = [
+        item
+        for rank in range(2)
+        for first, last in ((0, 2), (2, 5))
+        for batch in StepBatchSampler(3, first, last, rank, 2)
+        for item in batch
+    ]
+    assert sorted(items) == list(range(30))
+
+
+def test_items_may_start_further_on():
+    assert list(StepBatchSampler(2, 1, 3, first_item=100)) == [[102, 103], [104, 105]]
+
+
+def test_worker_processes_give_the_same_batches():
+    dataset = SceneDataset(HalfScenes(), 8, low_res_factor=4)
+    batches = [list(make_loader(dataset, StepBatchSampler(2, 1, 4), workers)) for workers in (0, 1)]
+    for here, there in zip(*batches, strict=True):
+        assert here["caption"] == there["caption"] and torch.equal(here["low_res"], there["low_res"])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"crop": 32}, "crop"),
+        ({"crops_per_scene": 0}, "crops_per_scene"),
+        ({"low_res_factor": 3}, "factor 3"),
+        ({"distortion_strength": 2.0}, "distortion lies in"),
+    ],
+)
+def test_data_set_rejects(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        SceneDataset(HalfScenes(), 16, **options)
+
+
+def test_items_of_a_batch_are_stacked():
+    batch = collate([{"image": torch.zeros(3), "caption": "a"}, {"image": torch.ones(3), "caption": "b"}])
+    assert batch["image"].shape == (2, 3) and batch["caption"] == ["a", "b"]
