@@ -24,9 +24,7 @@ def find_phrase(prompt: str, phrase: str, occurrence: int | None = None) -> list
     """
     spans = [match.span() for match in re.finditer(_pattern(phrase), prompt, re.IGNORECASE)]
     if not spans:
-        inside = re.search(rf"\w*{re.escape(phrase.strip())}\w*", prompt, re.IGNORECASE)
-        hint = f"; it has only {inside[0]!r}: write the whole word" if inside else ""
-        raise ValueError(f"the phrase {phrase!r} is not in the prompt {prompt!r}{hint}.")
+        raise ValueError(f"the phrase {phrase!r} is not in the prompt {prompt!r}{_hint(prompt, phrase)}.")
     if occurrence is None:
         return spans
     if occurrence < len(spans):
@@ -34,6 +32,12 @@ def find_phrase(prompt: str, phrase: str, occurrence: int | None = None) -> list
     raise ValueError(
         f"occurrence={occurrence} of {phrase!r}: the prompt {prompt!r} has it {len(spans)} times, counted from 0."
     )
+
+
+def _hint(prompt: str, phrase: str) -> str:
+    """What a prompt has instead of a phrase, if that is a part of a word."""
+    inside = re.search(rf"\w*{re.escape(phrase.strip())}\w*", prompt, re.IGNORECASE)
+    return f"; it has only {inside[0]!r}: write the whole word" if inside else ""
 
 
 def _pattern(phrase: str) -> str:
