@@ -5,5 +5,5 @@ from typing import Any
 
 
 def is_number(value: Any, kind: type) -> bool:
-    """Whether a value is a number of a kind of `numbers`, such as `Real` or `Integral`; `True` and `False` are not."""
+    """Whether a value is a number of this kind of `numbers`, `Real` or `Integral`; `True` and `False` are not."""
     return isinstance(value, kind) and not isinstance(value, bool)
