@@ -82,13 +82,17 @@ def save_image(image: Image.Image, path: str | os.PathLike, provenance: Provenan
         ValueError: The name ends otherwise, or the provenance cannot be written.
         OSError: The file cannot be written.
     """
-    path = Path(path)
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise ValueError(f"{path.name!r} must end in one of {', '.join(FORMATS)}.")
+    kind = _format_of(Path(path))
     options = _save_options(kind, provenance)
     with written_whole(path) as unfinished:
         image.save(unfinished, format=kind, **options)
+
+
+def _format_of(path: Path) -> str:
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"{path.name!r} must end in one of {', '.join(FORMATS)}.")
+    return kind
 
 
 def _save_options(kind: str, provenance: Provenance | None) -> dict[str, Any]:
