@@ -9,5 +9,5 @@ MAX_INFERENCE_STEPS = 1000
 
 
 def is_number(value: Any, kind: type) -> bool:
-    """Whether a value is a number of a kind of `numbers`, such as `Real` or `Integral`; `True` and `False` are not."""
+    """Whether a value is a number of this kind of `numbers`, `Real` or `Integral`; `True` and `False` are not."""
     return isinstance(value, kind) and not isinstance(value, bool)

@@ -27,9 +27,9 @@ def log_sigmas(betas: Mapping[str, Any]) -> np.ndarray:
     """ln(sigma) of every timestep, increasing: sigma = sqrt((1 - alpha_bar) / alpha_bar), float64 `(timesteps,)`.
 
     Args:
-        betas: some of `BETA_SETTINGS`; the others have the defaults of `DDPMScheduler`.
+        betas (`dict`): Some of `BETA_SETTINGS`; the others have the defaults of `DDPMScheduler`.
     """
     alphas_cumprod = DDPMScheduler(**betas).alphas_cumprod.double()
-    # Zero terminal signal-to-noise ratio would be an infinite sigma: diffusers' limit.
+    # Zero terminal signal-to-noise ratio would be an infinite sigma; the limit is that of diffusers.
     alphas_cumprod = alphas_cumprod.clamp(min=2.0**-24)
     return (((1 - alphas_cumprod) / alphas_cumprod).log() / 2).numpy()

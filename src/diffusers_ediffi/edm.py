@@ -24,7 +24,8 @@ FloatOrTensor = TypeVar("FloatOrTensor", float, torch.Tensor)
 
 
 def c_skip(sigma: FloatOrTensor, sigma_data: float = SIGMA_DATA) -> FloatOrTensor:
-    """How much of the noisy image is kept: 1 without noise, 0 in pure noise."""
+    """How much of the noisy image is kept, sigma_data^2 / (sigma^2 + sigma_data^2): 1 without noise, 0 in pure
+    noise."""
     return sigma_data**2 / (sigma**2 + sigma_data**2)
 
 
@@ -42,7 +43,7 @@ def c_noise(sigma: FloatOrTensor) -> FloatOrTensor:
     """The network's `timestep`: ln(sigma) / 4.
 
     Raises:
-        ValueError: if a float `sigma` is not positive (a tensor gives -inf or NaN, as `torch.log` does).
+        ValueError: A float `sigma` is not positive (a tensor gives -inf or NaN, as `torch.log` does).
     """
     if isinstance(sigma, torch.Tensor):
         return sigma.log() / 4
@@ -74,10 +75,13 @@ def denoised_from_model_output(
     """The denoised image D from the network's raw output F.
 
     Args:
-        model_output: F, `(batch, channels, height, width)`.
-        sample: the noisy image x (not scaled by c_in), of the same shape.
-        sigma: its noise level, a float, a scalar tensor or `(batch,)`.
-        sigma_data: standard deviation of the training images.
+        model_output (`torch.Tensor`): F, `(batch, channels, height, width)`.
+        sample (`torch.Tensor`): The noisy image x (not scaled by c_in), of the same shape.
+        sigma (`float` or `torch.Tensor`): Its noise level, a number, a scalar tensor or `(batch,)`.
+        sigma_data (`float`): Standard deviation of the training images.
+
+    Returns:
+        D, of the same shape.
     """
     sigma = expand_as(sigma, sample)
     return c_skip(sigma, sigma_data) * sample + c_out(sigma, sigma_data) * model_output
@@ -96,14 +100,15 @@ def residual_coefficients(
     written so that nothing cancels at small sigma. With much noise F_r = 0 means D = low_res.
 
     Args:
-        sigma: the noise level.
-        sigma_data: standard deviation of the images.
-        sigma_residual: standard deviation of image - low_res, a number or one for each sigma.
+        sigma (`float` or `torch.Tensor`): The noise level.
+        sigma_data (`float`): Standard deviation of the images.
+        sigma_residual (`float` or `torch.Tensor`): Standard deviation of image - low_res, for all or for each sigma.
 
     Returns:
-        skip, shift and scale; scale^2 is also how much a squared error of F_r weighs in one of F.
+        skip, shift and scale; scale^2 is also how much a squared error of F_r weighs in a squared error of F.
     """
-    image, residual = sigma**2 + sigma_data**2, sigma**2 + sigma_residual**2
+    image = sigma**2 + sigma_data**2
+    residual = sigma**2 + sigma_residual**2
     skip = sigma * (sigma_residual**2 - sigma_data**2) / (residual * sigma_data)
     shift = sigma * image**0.5 / (residual * sigma_data)
     scale = sigma_residual / sigma_data * (image / residual) ** 0.5
@@ -121,7 +126,7 @@ def sigma_quantile(q: FloatOrTensor, p_mean: float = P_MEAN, p_std: float = P_ST
     Near q = 1 float32 has few values left: pass float64, or use the symmetry as `NoiseInterval.sample` does.
 
     Raises:
-        ValueError: if a float `q` lies outside [0, 1].
+        ValueError: A float `q` lies outside [0, 1].
     """
     if isinstance(q, torch.Tensor):
         return torch.exp(p_mean + p_std * torch.special.ndtri(q))
@@ -131,7 +136,11 @@ def sigma_quantile(q: FloatOrTensor, p_mean: float = P_MEAN, p_std: float = P_ST
 
 
 def sigma_cdf(sigma: FloatOrTensor, p_mean: float = P_MEAN, p_std: float = P_STD) -> FloatOrTensor:
-    """The share of p(sigma) below `sigma`: the inverse of `sigma_quantile`."""
+    """The share of p(sigma) below `sigma`: the inverse of `sigma_quantile`.
+
+    Raises:
+        ValueError: A float `sigma` is negative.
+    """
     if isinstance(sigma, torch.Tensor):
         return torch.special.ndtr((sigma.log() - p_mean) / p_std)
     if not sigma >= 0:
@@ -147,7 +156,7 @@ def karras_sigmas(
     """The grid of Karras et al., equation 5: float64 `(num_steps,)`, from `sigma_max` down to `sigma_min`, no final 0.
 
     Raises:
-        ValueError: if `num_steps` is below 1 or not 0 < sigma_min < sigma_max.
+        ValueError: `num_steps` is below 1, or not 0 < sigma_min < sigma_max.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")

@@ -18,7 +18,8 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         ...     save_file(weights, unfinished)
 
     After an error `path` is what it was before, and nothing is left beside it. Its folder is made. A process that is
-    killed in the block may leave `.NAME.PID.tmp`; one that is killed while a folder is exchanged may leave none.
+    killed in the block may leave `.NAME.PID.tmp`; if it is killed while a folder is exchanged, neither folder may be
+    left.
 
     Args:
         path (`str` or `os.PathLike`): The file or folder that is to be written.

@@ -87,11 +87,7 @@ def as_pil_images(images: Any) -> list[Image.Image]:
         return [pil for image in images for pil in as_pil_images(image)]
     if isinstance(images, Image.Image):
         return [images.convert("RGB")]
-    array = _as_array(images)
-    is_float = np.issubdtype(array.dtype, np.floating)
-    if not array.size or not np.isfinite(array).all() or array.min() < 0 or array.max() > (1 if is_float else 255):
-        raise ValueError("the pixels of an image must lie in [0, 1] as floats or in [0, 255] as integers.")
-    return numpy_to_pil(array if is_float else array.astype(np.float32) / 255)
+    return numpy_to_pil(_in_unit_range(_as_array(images)))
 
 
 def _as_array(images: Any) -> np.ndarray:
@@ -109,6 +105,14 @@ def _as_array(images: Any) -> np.ndarray:
             "read files and addresses with diffusers.utils.load_image."
         )
     return array
+
+
+def _in_unit_range(array: np.ndarray) -> np.ndarray:
+    """Floats as they are, integers divided by 255."""
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if not array.size or not np.isfinite(array).all() or array.min() < 0 or array.max() > (1 if is_float else 255):
+        raise ValueError("the pixels of an image must lie in [0, 1] as floats or in [0, 255] as integers.")
+    return array if is_float else array.astype(np.float32) / 255
 
 
 def clip_pixels(images: list[Image.Image], size: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Provenance: what a picture's file says about how the picture was made.
 
-An XMP packet is the one place that PNG, JPEG and WebP share and that platforms read to label generated pictures. Its
+An XMP packet is the only place that PNG, JPEG and WebP share and that platforms read to label generated pictures. Its
 properties are those of the IPTC Photo Metadata Standard 2025.1, so that other programs show them as well.
 """
 
@@ -27,7 +27,7 @@ COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA = (
     "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 )
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-MAX_JPEG_BYTES = 65502  # of one marker segment, less the name of XMP
+MAX_JPEG_BYTES = 65502  # of a marker segment, less the name of XMP
 
 XMP = "http://ns.adobe.com/xap/1.0/"
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -56,10 +56,10 @@ class Provenance:
     """How a picture was made.
 
     Args:
-        settings: What it was drawn with, such as prompt, seed and model: whatever JSON can hold; `None` is left out.
-            Paths and names of people do not belong here, since the picture may go anywhere.
-        software: Name and version of the program.
-        digital_source_type: A term of IPTC's vocabulary
+        settings (`dict`): What it was drawn with, such as prompt, seed and model: whatever JSON can hold; `None` is
+            left out. Paths and names of people do not belong here, since the picture may go anywhere.
+        software (`str`): Name and version of the program.
+        digital_source_type (`str`): A term of IPTC's vocabulary
             [Digital Source Type](https://cv.iptc.org/newscodes/digitalsourcetype/).
     """
 
@@ -73,29 +73,44 @@ def save_image(image: Image.Image, path: str | os.PathLike, provenance: Provenan
 
     The file is written beside its target and renamed, so that there is never half a file.
 
+    Args:
+        image (`PIL.Image.Image`): The picture.
+        path (`str` or `os.PathLike`): The file to write.
+        provenance ([`Provenance`], *optional*): How it was made; `None` writes nothing of it.
+
     Raises:
         ValueError: The name ends otherwise, or the provenance cannot be written.
         OSError: The file cannot be written.
     """
-    path = Path(path)
+    kind = _format_of(Path(path))
+    options = _save_options(kind, provenance)
+    with written_whole(path) as unfinished:
+        image.save(unfinished, format=kind, **options)
+
+
+def _format_of(path: Path) -> str:
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path.name!r} must end in one of {', '.join(FORMATS)}.")
+    return kind
+
+
+def _save_options(kind: str, provenance: Provenance | None) -> dict[str, Any]:
+    """The arguments by which Pillow writes the provenance into a file of this kind."""
     packet = "" if provenance is None else _packet(provenance)
-    # Empty, since older Pillows else write what a picture was opened with.
-    options: dict[str, Any] = {"xmp": packet.encode()}
-    if kind == "JPEG" and len(options["xmp"]) > MAX_JPEG_BYTES:
-        raise ValueError(
-            f"a JPEG holds {MAX_JPEG_BYTES} bytes of provenance and there are {len(options['xmp'])}; save a PNG or "
-            "WebP, or pass provenance=None."
-        )
     if kind == "PNG":
-        options = {"pnginfo": PngImagePlugin.PngInfo()}
+        texts = PngImagePlugin.PngInfo()
         if provenance is not None:
-            options["pnginfo"].add_text("Software", provenance.software)
-            options["pnginfo"].add_itxt("XML:com.adobe.xmp", packet)
-    with written_whole(path) as unfinished:
-        image.save(unfinished, format=kind, **options)
+            texts.add_text("Software", provenance.software)
+            texts.add_itxt("XML:com.adobe.xmp", packet)
+        return {"pnginfo": texts}
+    xmp = packet.encode()  # empty without provenance, since older Pillows else write what a picture was opened with
+    if kind == "JPEG" and len(xmp) > MAX_JPEG_BYTES:
+        raise ValueError(
+            f"a JPEG holds {MAX_JPEG_BYTES} bytes of provenance and there are {len(xmp)}; save a PNG or WebP, or pass "
+            "provenance=None."
+        )
+    return {"xmp": xmp}
 
 
 def read_provenance(path: str | os.PathLike) -> Provenance:
@@ -104,7 +119,7 @@ def read_provenance(path: str | os.PathLike) -> Provenance:
     A file of another program is read, too: a prompt that it states is the setting `prompt`.
 
     Raises:
-        ValueError: The file is no picture, is damaged or too large, or says nothing of its provenance.
+        ValueError: The file is not a picture, is damaged or too large, or says nothing of its provenance.
     """
     name = str(path)
     packet = open_image(path).info.get("xmp", b"")
@@ -117,13 +132,18 @@ def read_provenance(path: str | os.PathLike) -> Provenance:
     prompt = found.get(f"{{{IPTC}}}AIPromptInformation", "")
     if not source_type and not prompt:
         raise ValueError(f"{name!r} says nothing of its provenance; it was saved without, or lost it on its way.")
+    return Provenance(_settings(prompt), software, source_type)
+
+
+def _settings(prompt: str) -> dict[str, Any]:
+    """The settings that a file states; what another program wrote is its prompt."""
     try:
         settings = json.loads(prompt)
     except (ValueError, RecursionError):
         settings = None
-    if not isinstance(settings, dict):
-        settings = {"prompt": prompt} if prompt else {}
-    return Provenance(settings, software, source_type)
+    if isinstance(settings, dict):
+        return settings
+    return {"prompt": prompt} if prompt else {}
 
 
 def as_json(value: Any) -> str:
@@ -171,5 +191,5 @@ def _properties(packet: str) -> dict[str, str]:
     for element in ElementTree.fromstring(packet).iter():
         text = (element.text or "").strip() or element.get(f"{{{RDF}}}resource", "")
         for name, value in {**element.attrib, element.tag: text}.items():
-            found.setdefault(name, value)  # the picture's own come before those of its ingredients
+            found.setdefault(name, value)  # those of the picture come before those of its ingredients
     return found

@@ -65,7 +65,7 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=np.float32)
 
 
-# ------------------------------------------------------------------------------------------------ determinism
+# --- determinism ---
 
 
 def test_a_scene_depends_on_seed_and_index_alone(objects, folder):
@@ -102,7 +102,7 @@ def test_about_a_twentieth_of_the_combinations_is_held_out():
     assert is_held_out([b, a], ground), "a pair is held out in either order"
 
 
-# ---------------------------------------------------------------------------------------------------- content
+# --- content ---
 
 
 def test_a_caption_names_every_object_where_its_span_says_and_the_ground(objects):
@@ -221,7 +221,7 @@ def test_articles(phrase, named):
     assert with_article(phrase) == named
 
 
-# ---------------------------------------------------------------------------------------- pictures and masks
+# --- pictures and masks ---
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -287,7 +287,7 @@ def test_masks_of_large_and_small_agree(objects):
         assert np.abs(averaged - generator.masks(scene, 64)[phrase]).max() < 0.15
 
 
-# -------------------------------------------------------------------------------------------------- bad input
+# --- bad input ---
 
 
 def test_objects_are_cropped_to_what_can_be_seen(folder):
@@ -380,7 +380,7 @@ def test_sizes_out_of_range_are_refused(objects, size):
         generator.render(generator.scene(0), size)
 
 
-# ------------------------------------------------------------------------------------------ the example scripts
+# --- the example scripts ---
 
 
 def run_example(name: str, *arguments: str | Path) -> subprocess.CompletedProcess:

@@ -90,7 +90,7 @@ def real(scenes, count, start=10_000, size=64):
     return batch, [scenes.render(scene, size) for scene in batch]
 
 
-# --------------------------------------------------------------------------------------------- closed forms
+# --- closed forms ---
 
 
 def test_frechet_distance_of_gaussians():
@@ -153,7 +153,7 @@ def test_pictures_become_tensors():
         images_to_tensor(torch.zeros(3, 8, 8))
 
 
-# ------------------------------------------------------------------------------------------------- judgement
+# --- judgement ---
 
 
 def test_outputs_have_their_shapes(objects):
@@ -255,7 +255,7 @@ def test_refuses_what_it_does_not_know(objects, scenes):
         scorer.judge([scenes.render(scene, 64)], [scene, scene])
 
 
-# --------------------------------------------------------------------------------------------------- scripts
+# --- scripts ---
 
 
 def test_object_map_is_a_distribution(example, scenes):

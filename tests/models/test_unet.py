@@ -48,7 +48,7 @@ def inputs(unet: EDiffIUNet, batch_size: int = 2, size: int = 8) -> dict:
     }
 
 
-# ---- the paper's numbers ----
+# --- the paper's numbers ---
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_table_1_totals_and_increments():
     assert [round(increment, 1) for increment in increments] == [0.3, 1.0, 1.0]
 
 
-# ---- the published layout of ADM-64 ----
+# --- the published layout of ADM-64 ---
 
 
 def published_adm64() -> dict[str, tuple[int, ...]]:
@@ -215,7 +215,7 @@ def test_adm64_has_the_published_layout():
     assert total / 1e6 == pytest.approx(295.1, abs=0.5)
 
 
-# ---- behaviour ----
+# --- behaviour ---
 
 
 def test_a_fresh_network_returns_zero():
@@ -407,7 +407,7 @@ def test_half_precision_is_finite_and_close(dtype):
     torch.testing.assert_close(half.float(), full, rtol=0.1, atol=0.1 * full.std().item())
 
 
-# ---- bad input ----
+# --- bad input ---
 
 
 @pytest.mark.parametrize(

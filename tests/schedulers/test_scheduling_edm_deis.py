@@ -96,7 +96,7 @@ def error(scheduler, steps, problem=None, **kwargs):
     return (run(scheduler, problem, x) - problem.solution(x, 80.0)).pow(2).mean().sqrt().item()
 
 
-# -- accuracy --------------------------------------------------------------------------------------------------------
+# --- accuracy ---
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_multistep_beats_dpm_solver_on_a_mixture(steps):
     assert errors[0] < 0.6 * errors[1]
 
 
-# -- what the solvers reduce to --------------------------------------------------------------------------------------
+# --- what the solvers reduce to ---
 
 
 def test_degree_zero_is_eulers_method():
@@ -291,7 +291,7 @@ def test_what_a_callback_does_to_the_sample_is_kept(preset):
     torch.testing.assert_close(x, expected.expand_as(x), rtol=1e-4, atol=1e-4)
 
 
-# -- parity with edm.py and diffusers --------------------------------------------------------------------------------
+# --- parity with edm.py and diffusers ---
 
 
 @pytest.mark.parametrize("reference", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler])
@@ -390,7 +390,7 @@ def test_save_and_load_give_the_same_samples(tmp_path):
     assert torch.equal(run(scheduler, Gaussian(), x), run(loaded, Gaussian(), x))
 
 
-# -- thresholding ----------------------------------------------------------------------------------------------------
+# --- thresholding ---
 
 THRESHOLDS = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 3.0}
 SOLVERS = [
@@ -464,7 +464,7 @@ def test_thresholds_out_of_range_are_refused(config):
         EDMDEISScheduler(**config)
 
 
-# -- noise levels ----------------------------------------------------------------------------------------------------
+# --- noise levels ---
 
 
 @pytest.mark.parametrize("preset", ["multistep", "paper_base"])
@@ -558,7 +558,7 @@ def test_explicit_sigmas_are_noise_levels():
         assert scheduler.init_noise_sigma == 10.0
 
 
-# -- life in a pipeline ----------------------------------------------------------------------------------------------
+# --- life in a pipeline ---
 
 
 @pytest.mark.parametrize("preset, begin", [("multistep", 4), ("paper_sr", 6)])
@@ -642,7 +642,7 @@ def test_step_in_tuple_form_and_the_counters():
     assert x.shape == denoised.shape and scheduler.step_index == 7 and len(scheduler) == 1000
 
 
-# -- discrete-time models --------------------------------------------------------------------------------------------
+# --- discrete-time models ---
 
 
 EULER = {"degree": 0, "corrector": False, "use_atan_sigmas": False}
@@ -802,7 +802,7 @@ def test_zero_terminal_snr_starts_at_the_limit_of_diffusers():
     assert ours.init_noise_sigma == pytest.approx(theirs.sigmas[0].item(), rel=1e-4)
 
 
-# -- boundaries of experts -------------------------------------------------------------------------------------------
+# --- boundaries of experts ---
 
 BOUNDARIES = (0.3, 2.0)
 
@@ -856,7 +856,7 @@ def test_a_level_lies_just_below_each_boundary(steps, config):
     assert found == [inner > 0, inner > 1]
 
 
-# -- bad input -------------------------------------------------------------------------------------------------------
+# --- bad input ---
 
 
 def ready(steps=4, **config):
@@ -902,7 +902,7 @@ def test_a_bad_configuration_is_refused_by_name(config):
 @pytest.mark.parametrize(
     "use, error_type, message",
     [
-        (lambda: EDMDEISScheduler.from_preset("3kutta"), ValueError, "no preset '3kutta'"),
+        (lambda: EDMDEISScheduler.from_preset("3kutta"), ValueError, "preset '3kutta' is unknown"),
         (lambda: ready(0), ValueError, "1 to 1000, got 0"),
         (lambda: ready(1001), ValueError, "1 to 1000, got 1001"),
         (lambda: ready(2.5), TypeError, "got 2.5"),

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,7 +36,7 @@ from .styles import STYLE_PAINTERS, STYLE_WORDS, STYLES
 Box = tuple[float, float, float, float]
 
 GRID = 64  # boxes lie on multiples of 1 / GRID of the side
-HELD_OUT_SHARE = 20  # one of this many (object, object) and (object, ground) combinations is never in "train"
+HELD_OUT_SHARE = 20  # 1 of this many (object, object) and (object, ground) combinations is never in "train"
 MAX_TRIES = 20_000
 SPLITS = ("train", "held_out")
 
@@ -45,16 +46,13 @@ _KIND_WEIGHTS = {"plain": 0.5, "gradient": 0.2, "landscape": 0.3}
 _OPENINGS = ("", "", "", "", "a picture of", "an image of", "a drawing of", "a scene with")
 
 
-# ---------------------------------------------------------------------------------------------------- objects
-
-
 @dataclass(eq=False)
 class SceneObject:
     """A phrase and its picture.
 
     Args:
-        phrase: how captions call the object, without an article ("red apple").
-        image: RGBA, cropped to what is not transparent.
+        phrase (`str`): How captions call the object, without an article ("red apple").
+        image (`PIL.Image.Image`): RGBA, cropped to what is not transparent.
     """
 
     phrase: str
@@ -73,14 +71,14 @@ class SceneObject:
         return self.image.width / self.image.height
 
     def sprite(self, width: int, height: int) -> Image.Image:
-        """The picture at a size in pixels, RGBA; small ones are kept, for rendering at 64 is mostly this."""
+        """The picture at a size in pixels, RGBA; small ones are kept, since rendering at 64 is mostly this."""
         cached = self._cache.get((width, height))
         if cached is not None:
             return cached
         shrinks = self.image.width >= width and self.image.height >= height
         method = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
         # Boxes take whole pixels, so the level must be a good deal finer than what is asked for.
-        fine = [k for k, im in enumerate(self._levels) if im.width >= 3 * width and im.height >= 3 * height]
+        fine = [k for k, image in enumerate(self._levels) if image.width >= 3 * width and image.height >= 3 * height]
         level = fine[-1] if fine else 0
         # Halving an odd number of pixels rounds up: the box says where the picture truly ends.
         extent = (0, 0, self.image.width / 2**level, self.image.height / 2**level)
@@ -94,12 +92,12 @@ def load_objects(folder: str | Path, phrases: Sequence[str] | None = None) -> li
     """Loads the objects of a folder with an `index.json` (see the module's description).
 
     Args:
-        folder: the folder that holds `index.json`.
-        phrases: only these objects, in this order; all of them by default.
+        folder (`str` or `Path`): The folder that holds `index.json`.
+        phrases (`list` of `str`, *optional*): Only these objects, in this order; all of them by default.
 
     Raises:
-        OSError: the index or a picture is missing or unreadable.
-        ValueError: the index is malformed, a phrase is listed twice or unknown, a picture is not RGBA or empty.
+        OSError: The index or a picture is missing or unreadable.
+        ValueError: The index is malformed, a phrase is listed twice or unknown, a picture is not RGBA or empty.
     """
     folder = Path(folder)
     files = _read_index(folder / "index.json")
@@ -123,15 +121,20 @@ def _read_index(path: Path) -> dict[str, str]:
         raise ValueError(f'{path} must be a list of {{"file": ..., "phrase": ...}}, with one entry or more.')
     files: dict[str, str] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("file", "phrase")):
-            raise ValueError(f'{path}: an entry must be {{"file": ..., "phrase": ...}}, got {entry!r}.')
-        phrase = entry["phrase"]
-        if not phrase.strip() or phrase != phrase.strip():
-            raise ValueError(f"{path}: the phrase {phrase!r} is empty or has spaces around it.")
-        if phrase in files:
-            raise ValueError(f"{path} lists the phrase {phrase!r} twice; every object needs a phrase of its own.")
-        files[phrase] = entry["file"]
+        _check_entry(path, entry, files)
+        files[entry["phrase"]] = entry["file"]
     return files
+
+
+def _check_entry(path: Path, entry: Any, files: dict[str, str]) -> None:
+    """Refuses an entry of the index; `files` are those before it."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("file", "phrase")):
+        raise ValueError(f'{path}: an entry must be {{"file": ..., "phrase": ...}}, got {entry!r}.')
+    phrase = entry["phrase"]
+    if not phrase.strip() or phrase != phrase.strip():
+        raise ValueError(f"{path}: the phrase {phrase!r} is empty or has spaces around it.")
+    if phrase in files:
+        raise ValueError(f"{path} lists the phrase {phrase!r} twice; give every object another phrase.")
 
 
 def _load_object(path: Path, phrase: str) -> SceneObject:
@@ -149,9 +152,6 @@ def _load_object(path: Path, phrase: str) -> SceneObject:
     if alpha_box is None:
         raise ValueError(f"{path} is wholly transparent; there is no object in it.")
     return SceneObject(phrase, image.crop(alpha_box))
-
-
-# ----------------------------------------------------------------------------------------------------- scenes
 
 
 @dataclass(frozen=True)
@@ -203,15 +203,18 @@ class SceneGenerator:
     of the split "held_out" has at least one of these, so its prompts are new in combination, not only in number.
 
     Args:
-        objects: what `load_objects` returns.
-        styles: names out of `STYLES`.
-        grounds: grounds out of `GROUNDS`.
-        max_objects: most objects in a scene, 1 to 3.
-        object_weights: how often there are one, two and three objects, relative to each other.
-        style_said: share of captions that say their style ("flat" is said a fifth as often).
-        flat_share: share of flat scenes, if "flat" is not the only style; the others share the rest equally.
-        seed: any non-negative number.
-        split: "train" or "held_out".
+        objects (`list` of `SceneObject`): What `load_objects` returns.
+        styles (`list` of `str`): Names out of `STYLES`.
+        grounds (`list` of `Ground`): Grounds out of `GROUNDS`.
+        max_objects (`int`): Most objects in a scene, 1 to 3.
+        object_weights (`list` of `float`): How often there are one, two and three objects, relative to each other.
+        style_said (`float`): Share of captions that say their style ("flat" is said a fifth as often).
+        flat_share (`float`): Share of flat scenes, if "flat" is not the only style; the others share the rest equally.
+        seed (`int`): Any non-negative number.
+        split (`str`): `train` or `held_out`.
+
+    Raises:
+        ValueError: An argument is out of its range, or names what does not exist.
     """
 
     def __init__(
@@ -227,19 +230,8 @@ class SceneGenerator:
         split: str = "train",
     ) -> None:
         _check_choices(objects, styles, grounds, split)
-        if max_objects not in (1, 2, 3) or max_objects > len(objects):
-            raise ValueError(
-                f"`max_objects` must be 1 to 3 and at most the {len(objects)} objects, got {max_objects}."
-            )
-        weights = np.asarray(object_weights, dtype=np.float64)[:max_objects]
-        if len(weights) < max_objects or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
-            raise ValueError(f"`object_weights` must be {max_objects} non-negative numbers, got {object_weights}.")
-        if not 0 <= style_said <= 1:
-            raise ValueError(f"`style_said` is a share between 0 and 1, got {style_said}.")
-        if not 0 <= flat_share < 1:
-            raise ValueError(f"`flat_share` must be at least 0 and below 1, got {flat_share}.")
-        if seed < 0:
-            raise ValueError(f"`seed` must not be negative, got {seed}.")
+        weights = _count_weights(max_objects, object_weights, len(objects))
+        _check_numbers(style_said, flat_share, seed)
         self.objects = {thing.phrase: thing for thing in objects}
         self.phrases = tuple(self.objects)
         self.styles = tuple(styles)
@@ -249,7 +241,7 @@ class SceneGenerator:
         self.split = split
         self._count_cdf = np.cumsum(weights / weights.sum())
         others = max(len(styles) - 1, 1)
-        self._style_cdf = _cdf([flat_share * others if s == "flat" else 1 - flat_share for s in styles])
+        self._style_cdf = _cdf([flat_share * others if style == "flat" else 1 - flat_share for style in styles])
         kinds = [ground.kind for ground in grounds]
         self._ground_cdf = _cdf([_KIND_WEIGHTS[kind] / kinds.count(kind) for kind in kinds])
 
@@ -266,14 +258,10 @@ class SceneGenerator:
         return Scene(placed, relation, ground, style, said, caption, int(rng.integers(2**32)))
 
     def _draw_combination(self, rng: np.random.Generator) -> tuple[list[str], Ground]:
+        """Phrases and a ground of this split; others are drawn again."""
         count = _pick(self._count_cdf, rng) + 1
         for _ in range(MAX_TRIES):
-            chosen: list[int] = []
-            while len(chosen) < count:
-                candidate = int(rng.random() * len(self.phrases))
-                if candidate not in chosen:
-                    chosen.append(candidate)
-            phrases = [self.phrases[i] for i in chosen]
+            phrases = [self.phrases[i] for i in _distinct(count, len(self.phrases), rng)]
             ground = self.grounds[_pick(self._ground_cdf, rng)]
             if is_held_out(phrases, ground) == (self.split == "held_out"):
                 return phrases, ground
@@ -332,17 +320,48 @@ def _check_choices(
         raise ValueError(f"`split` must be one of {SPLITS}, got {split!r}.")
 
 
+def _count_weights(max_objects: int, object_weights: Sequence[float], known: int) -> np.ndarray:
+    """How often there are one, two, ... objects, `(max_objects,)`."""
+    if max_objects not in (1, 2, 3) or max_objects > known:
+        raise ValueError(f"`max_objects` must be 1 to 3 and at most the {known} objects, got {max_objects}.")
+    weights = np.asarray(object_weights, dtype=np.float64)[:max_objects]
+    if len(weights) < max_objects or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
+        raise ValueError(f"`object_weights` must be {max_objects} non-negative numbers, got {object_weights}.")
+    return weights
+
+
+def _check_numbers(style_said: float, flat_share: float, seed: int) -> None:
+    if not 0 <= style_said <= 1:
+        raise ValueError(f"`style_said` is a share between 0 and 1, got {style_said}.")
+    if not 0 <= flat_share < 1:
+        raise ValueError(f"`flat_share` must be at least 0 and below 1, got {flat_share}.")
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative, got {seed}.")
+
+
 def _check_size(size: int) -> None:
     if not 16 <= size <= 4096:
         raise ValueError(f"`size` must be from 16 to 4096 pixels, got {size}.")
 
 
 def _cdf(weights: Sequence[float]) -> np.ndarray:
+    """The share of these weights up to each of them."""
     return np.cumsum(np.asarray(weights, dtype=np.float64) / np.sum(weights))
 
 
 def _pick(cdf: np.ndarray, rng: np.random.Generator) -> int:
+    """A number drawn as often as `_cdf` says."""
     return min(int(np.searchsorted(cdf, rng.random(), side="right")), len(cdf) - 1)
+
+
+def _distinct(count: int, among: int, rng: np.random.Generator) -> list[int]:
+    """`count` different numbers below `among`."""
+    chosen: list[int] = []
+    while len(chosen) < count:
+        candidate = int(rng.random() * among)
+        if candidate not in chosen:
+            chosen.append(candidate)
+    return chosen
 
 
 def _pixel_box(box: Box, size: int) -> tuple[int, int, int, int]:
@@ -350,11 +369,8 @@ def _pixel_box(box: Box, size: int) -> tuple[int, int, int, int]:
     return left, top, max(right - left, 1), max(bottom - top, 1)
 
 
-# -------------------------------------------------------------------------------------------------- placement
-
-
 def _place(aspects: Sequence[float], relation: str, rng: np.random.Generator) -> list[Box]:
-    """Boxes for the objects, in the caption's order: each fits into a cell of its own, so none overlap."""
+    """Boxes for the objects, in the caption's order: each fits into another cell, so that none overlap."""
     if relation == "single":
         longer_side = rng.uniform(0.47, 0.78)
         width, height = _fit(aspects[0], longer_side, longer_side)
@@ -368,6 +384,7 @@ def _place(aspects: Sequence[float], relation: str, rng: np.random.Generator) ->
 
 
 def _stack(aspects: Sequence[float], second_on_top: bool, rng: np.random.Generator) -> list[Box]:
+    """Boxes for two objects, one above the other."""
     cut = rng.uniform(0.45, 0.55)
     centre = rng.uniform(0.32, 0.68)
     boxes = []
@@ -394,18 +411,17 @@ def _row(aspects: Sequence[float], order: Sequence[int], rng: np.random.Generato
 
 
 def _fit(aspect: float, max_width: float, max_height: float) -> tuple[float, float]:
+    """The largest width and height of this aspect ratio that fit."""
     width = min(max_width, max_height * aspect)
     return width, width / aspect
 
 
 def _snap(left: float, top: float, width: float, height: float) -> Box:
+    """The nearest box on the grid, at least 4 cells wide and high, inside the picture."""
     columns, rows = max(round(width * GRID), 4), max(round(height * GRID), 4)
     x = min(max(round(left * GRID), 0), GRID - columns)
     y = min(max(round(top * GRID), 0), GRID - rows)
     return x / GRID, y / GRID, (x + columns) / GRID, (y + rows) / GRID
-
-
-# --------------------------------------------------------------------------------------------------- captions
 
 
 def _choose(options: Sequence[str], rng: np.random.Generator) -> str:
@@ -416,13 +432,7 @@ def _caption(
     phrases: Sequence[str], relation: str, ground: Ground, style: str | None, rng: np.random.Generator
 ) -> tuple[str, list[tuple[int, int]]]:
     """The caption, and for each phrase its first and last + 1 character in it."""
-    opening, ending = _choose(_OPENINGS, rng), ""
-    if style is not None:
-        before, after = STYLE_WORDS[style]
-        if rng.random() < 0.5:
-            opening = _choose(before, rng)
-        else:
-            ending = f", {_choose(after, rng)}"
+    opening, ending = _opening_and_ending(style, rng)
     text = f"{opening} " if opening else ""
     spans = []
     for phrase, joint in zip(phrases, _joints(len(phrases), relation, rng), strict=True):
@@ -432,9 +442,19 @@ def _caption(
         text += named + joint
     text += f" {_ground_words(ground, rng)}{ending}"
     if rng.random() < 0.15:
-        first = text[0].upper()
-        text = first + text[1:]
+        text = text[0].upper() + text[1:]
     return text + ("." if rng.random() < 0.15 else ""), spans
+
+
+def _opening_and_ending(style: str | None, rng: np.random.Generator) -> tuple[str, str]:
+    """What stands before the objects and after the ground; either says the style."""
+    opening = _choose(_OPENINGS, rng)
+    if style is None:
+        return opening, ""
+    before, after = STYLE_WORDS[style]
+    if rng.random() < 0.5:
+        return _choose(before, rng), ""
+    return opening, f", {_choose(after, rng)}"
 
 
 def _joints(count: int, relation: str, rng: np.random.Generator) -> tuple[str, ...]:

@@ -40,11 +40,11 @@ def images_to_tensor(images: Tensor | Sequence[Image.Image]) -> Tensor:
     """Returns pictures as (batch, 3, height, width) in [-1, 1], float32.
 
     Args:
-        images: PIL pictures of one size, or a tensor that already has this form.
+        images (`list` of `PIL.Image.Image` or `torch.Tensor`): Pictures of one size, or what already has this form.
 
     Raises:
-        TypeError: neither pictures nor a tensor.
-        ValueError: no pictures, pictures of several sizes, or a tensor of another shape.
+        TypeError: There are neither pictures nor a tensor.
+        ValueError: The pictures have several sizes, or the tensor another shape.
     """
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1] != 3:
@@ -64,7 +64,7 @@ def block_contrast(images: Tensor) -> Tensor:
     Pixel art has edges between blocks alone, which a network learns late from so small pictures.
 
     Args:
-        images: (batch, 3, 64, 64) in [-1, 1].
+        images (`torch.Tensor`): (batch, 3, 64, 64) in [-1, 1].
     """
     images = images.float()
     blocks = F.avg_pool2d(images, 2)
@@ -72,12 +72,13 @@ def block_contrast(images: Tensor) -> Tensor:
     between = (blocks[..., 1:] - blocks[..., :-1]).abs().mean(dim=1)
     # Averages over small regions: noise is everywhere alike, edges are not.
     maps = (F.avg_pool2d(inside, 8).flatten(1), F.avg_pool2d(between, 3).flatten(1))
-    return torch.log(
-        torch.stack([value for m in maps for value in (m.amax(dim=1), m.mean(dim=1), m.amin(dim=1))], dim=1) + 0.01
-    )
+    values = [value for regions in maps for value in (regions.amax(dim=1), regions.mean(dim=1), regions.amin(dim=1))]
+    return torch.log(torch.stack(values, dim=1) + 0.01)
 
 
 class _ResidualBlock(nn.Module):
+    """Two convolutions with a residual connection (ResNet, arXiv 1512.03385)."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -99,10 +100,10 @@ class SceneScorer(ModelMixin, ConfigMixin):
     """A small convolutional network for 64 x 64 pictures with four heads: objects, their places, ground, style.
 
     Args:
-        phrases: The objects it knows.
-        grounds: The grounds it knows, as `ground_name` writes them.
-        styles: The styles it knows.
-        channels: Widths at 32 x 32, 16 x 16 and 8 x 8; the features have the last two together.
+        phrases (`list` of `str`): The objects it knows.
+        grounds (`list` of `str`): The grounds it knows, as `ground_name` writes them.
+        styles (`list` of `str`): The styles it knows.
+        channels (`tuple` of `int`): Widths at 32 x 32, 16 x 16 and 8 x 8; the features have the last two together.
 
     Example:
         >>> scorer = SceneScorer.from_pretrained(folder).eval()  # doctest: +SKIP
@@ -135,7 +136,7 @@ class SceneScorer(ModelMixin, ConfigMixin):
         """Returns logits and features.
 
         Args:
-            images: (batch, 3, 64, 64) in [-1, 1].
+            images (`torch.Tensor`): (batch, 3, 64, 64) in [-1, 1].
 
         Returns:
             `map` (batch, objects + 1, 16, 16; the last is "no object"), `presence` (batch, objects), `ground` (batch,
@@ -181,33 +182,35 @@ class SceneScorer(ModelMixin, ConfigMixin):
     def patch_features(
         self, images: Tensor | Sequence[Image.Image], patches_per_image: int = 8, seed: int = 0
     ) -> Tensor:
-        """Returns features of random 64 x 64 patches at the pictures' own resolution.
+        """Returns features of random 64 x 64 patches at the resolution of the pictures.
 
-        Blurred pictures have other patches than sharp ones, which an averaged-down picture no longer shows.
+        Blurred pictures have other patches than sharp pictures, which an averaged-down picture no longer shows.
 
         Args:
-            images: Pictures of 64 pixels a side or more.
-            patches_per_image: The number of patches, at places that depend on `seed` and the picture's number alone.
-            seed: Chooses the places.
+            images (`list` of `PIL.Image.Image` or `torch.Tensor`): Pictures of 64 pixels a side or more.
+            patches_per_image (`int`): The number of patches, at places that depend on `seed` and the picture's number
+                alone.
+            seed (`int`): Chooses the places.
 
         Returns:
             (batch * patches_per_image, 256).
+
+        Raises:
+            ValueError: The pictures are smaller than a patch.
         """
         pixels = images_to_tensor(images)
         height, width = pixels.shape[-2:]
         if min(height, width) < IMAGE_SIZE:
             raise ValueError(f"Patches are 64 x 64 pixels, but the pictures have only {height} x {width}.")
-        random = np.random.default_rng(seed)
-        patches = []
-        for picture in pixels:
-            for _ in range(patches_per_image):
-                top = random.integers(height - IMAGE_SIZE + 1)
-                left = random.integers(width - IMAGE_SIZE + 1)
-                patches.append(picture[:, top : top + IMAGE_SIZE, left : left + IMAGE_SIZE])
-        return self.predict(torch.stack(patches))["features"]
+        patches = _random_patches(pixels, patches_per_image, np.random.default_rng(seed))
+        return self.predict(patches)["features"]
 
     def judge(self, images: Tensor | Sequence[Image.Image], scenes: Sequence[Scene]) -> list[dict[str, bool]]:
         """Compares every picture with the scene that was asked for.
+
+        Args:
+            images (`list` of `PIL.Image.Image` or `torch.Tensor`): Pictures, as for `predict`.
+            scenes (`list` of `Scene`): The scene of each.
 
         Returns:
             For each picture `objects` (each object of the scene is among the most present ones, as many as the scene
@@ -215,27 +218,16 @@ class SceneScorer(ModelMixin, ConfigMixin):
             is a direction or "next to" `relation` (both objects right and their centres lie as said).
 
         Raises:
-            ValueError: as many pictures as scenes are needed, and only known objects, grounds and styles.
+            ValueError: There are not as many pictures as scenes, or objects, grounds or styles that it does not know.
         """
         if len(images) != len(scenes):
             raise ValueError(f"{len(images)} pictures do not fit {len(scenes)} scenes: give one scene for each.")
         targets = [self._targets(scene) for scene in scenes]
         prediction = self.predict(images)
-        verdicts = []
-        for i, (scene, (objects, ground, style)) in enumerate(zip(scenes, targets, strict=True)):
-            presence = prediction["presence"][i]
-            likeliest = set(presence.topk(len(objects)).indices.tolist())
-            found = set(objects) <= likeliest and bool((presence[objects] >= PRESENCE_THRESHOLD).all())
-            verdict = {
-                "objects": found,
-                "ground": int(prediction["ground"][i].argmax()) == ground,
-                "style": int(prediction["style"][i].argmax()) == style,
-            }
-            if len(objects) == 2:
-                first, second = (map_centre(prediction["map"][i, k]) for k in objects)
-                verdict["relation"] = found and relation_holds(scene.relation, first, second)
-            verdicts.append(verdict)
-        return verdicts
+        return [
+            _verdict({head: values[i] for head, values in prediction.items()}, scene.relation, *target)
+            for i, (scene, target) in enumerate(zip(scenes, targets, strict=True))
+        ]
 
     def score(self, images: Tensor | Sequence[Image.Image], scenes: Sequence[Scene]) -> dict[str, float]:
         """Returns the shares of pictures that show what their scenes say.
@@ -263,24 +255,25 @@ class SceneScorer(ModelMixin, ConfigMixin):
         """Compares where objects are with where they were asked for.
 
         Args:
-            images: Pictures, as for `predict`.
-            masks: For each picture the mask (height, width) in [0, 1] of each of its phrases, of any size.
+            images (`list` of `PIL.Image.Image` or `torch.Tensor`): Pictures, as for `predict`.
+            masks (`list` of `dict`): For each picture the mask (height, width) in [0, 1] of each of its phrases, of
+                any size.
 
         Returns:
             For each picture and phrase what `overlap` says.
 
         Raises:
-            ValueError: as many masks as pictures are needed, and only known phrases.
+            ValueError: There are not as many masks as pictures, or phrases that it does not know.
         """
         if len(images) != len(masks):
             raise ValueError(f"{len(images)} pictures do not fit {len(masks)} sets of masks: give one for each.")
-        unknown = {phrase for own in masks for phrase in own} - set(self.config.phrases)
+        unknown = {phrase for by_phrase in masks for phrase in by_phrase} - set(self.config.phrases)
         if unknown:
             raise ValueError(f"The scorer does not know the object {min(unknown)!r}.")
         index = {phrase: i for i, phrase in enumerate(self.config.phrases)}
         return [
-            {phrase: overlap(heat_maps[index[phrase]], torch.as_tensor(mask)) for phrase, mask in own.items()}
-            for heat_maps, own in zip(self.heat_maps(images), masks, strict=True)
+            {phrase: overlap(heat_maps[index[phrase]], torch.as_tensor(mask)) for phrase, mask in by_phrase.items()}
+            for heat_maps, by_phrase in zip(self.heat_maps(images), masks, strict=True)
         ]
 
     def _targets(self, scene: Scene) -> tuple[list[int], int, int]:
@@ -296,12 +289,42 @@ class SceneScorer(ModelMixin, ConfigMixin):
             ) from None
 
 
+def _random_patches(pixels: Tensor, patches_per_image: int, random: np.random.Generator) -> Tensor:
+    """(batch * patches_per_image, 3, 64, 64), cut from pictures (batch, 3, height, width)."""
+    height, width = pixels.shape[-2:]
+    patches = []
+    for picture in pixels:
+        for _ in range(patches_per_image):
+            top = random.integers(height - IMAGE_SIZE + 1)
+            left = random.integers(width - IMAGE_SIZE + 1)
+            patches.append(picture[:, top : top + IMAGE_SIZE, left : left + IMAGE_SIZE])
+    return torch.stack(patches)
+
+
+def _verdict(
+    prediction: dict[str, Tensor], relation: str, objects: list[int], ground: int, style: int
+) -> dict[str, bool]:
+    """What `SceneScorer.judge` says of a picture; objects, ground and style are given by their indices."""
+    presence = prediction["presence"]
+    likeliest = set(presence.topk(len(objects)).indices.tolist())
+    found = set(objects) <= likeliest and bool((presence[objects] >= PRESENCE_THRESHOLD).all())
+    verdict = {
+        "objects": found,
+        "ground": int(prediction["ground"].argmax()) == ground,
+        "style": int(prediction["style"].argmax()) == style,
+    }
+    if len(objects) == 2:
+        first, second = (map_centre(prediction["map"][k]) for k in objects)
+        verdict["relation"] = found and relation_holds(relation, first, second)
+    return verdict
+
+
 def overlap(heat_map: Tensor, mask: Tensor) -> tuple[float, float]:
     """Compares where an object is with where it was asked for.
 
     Args:
-        heat_map: (rows, columns), the probability that a cell shows the object.
-        mask: (height, width) in [0, 1].
+        heat_map (`torch.Tensor`): (rows, columns), the probability that a cell shows the object.
+        mask (`torch.Tensor`): (height, width) in [0, 1].
 
     Returns:
         The intersection over union of the cells that show the object (a probability of at least 0.5) with those that
@@ -327,7 +350,7 @@ def relation_holds(relation: str, first: tuple[float, float], second: tuple[floa
     """Whether two centres (x, y), y downwards, lie as a scene's relation says; "next to" takes either side.
 
     Raises:
-        ValueError: for a relation that is not one of two objects.
+        ValueError: The relation does not lie between two objects.
     """
     across, down = second[0] - first[0], second[1] - first[1]
     if relation == "next to":
@@ -340,12 +363,14 @@ def relation_holds(relation: str, first: tuple[float, float], second: tuple[floa
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """Frechet distance of two sets of features (count, width) taken as Gaussians: 0 for equal ones.
+    """Frechet distance of two sets of features (count, width) taken as Gaussians: 0 for equal sets.
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)) of the means and the covariances A and B (Heusel et al. 2017).
 
     It depends on the number of samples: compare only distances of equal counts.
 
     Raises:
-        ValueError: sets of different width, or of fewer than two samples.
+        ValueError: The sets have different widths, or fewer than two samples.
     """
     if features_a.ndim != 2 or features_b.ndim != 2 or features_a.shape[1] != features_b.shape[1]:
         raise ValueError(f"Features must be (count, width), got {(*features_a.shape,)} and {(*features_b.shape,)}.")
@@ -353,9 +378,13 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
         raise ValueError("A Frechet distance needs two samples on each side at least.")
     a, b = features_a.double(), features_b.double()
     covariance_a, covariance_b = (torch.atleast_2d(torch.cov(x.T)) for x in (a, b))
-    # tr sqrt(AB) = tr sqrt(sqrt(A) B sqrt(A)): symmetric, so that no complex roots arise.
-    values, vectors = torch.linalg.eigh(covariance_a)
-    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root_a @ covariance_b @ root_a).clamp(min=0).sqrt().sum()
+    cross = _trace_of_root(covariance_a, covariance_b)
     mean = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
     return max((mean + covariance_a.trace() + covariance_b.trace() - 2 * cross).item(), 0.0)
+
+
+def _trace_of_root(a: Tensor, b: Tensor) -> Tensor:
+    """tr sqrt(A B) = tr sqrt(sqrt(A) B sqrt(A)): the latter is symmetric, so that there are no complex roots."""
+    values, vectors = torch.linalg.eigh(a)
+    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    return torch.linalg.eigvalsh(root_a @ b @ root_a).clamp(min=0).sqrt().sum()

@@ -60,7 +60,7 @@ class EDiffIAttnProcessor:
 
 
 def as_bias(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """A boolean mask as a bias, since diffusers' xformers backend takes every mask for one."""
+    """A boolean mask as a bias, since diffusers' xformers backend takes every mask for a bias."""
     if attention_mask is None or attention_mask.dtype != torch.bool:
         return attention_mask
     bias = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)

@@ -60,7 +60,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             The paper's models denoise the image itself (`None`).
         max_noise_level (`float`, *optional*): For super-resolution, the strongest noise of training on the
             low-resolution image ([`~low_res.augment_low_res`]), as its standard deviation. Such a network is told the
-            level in `class_labels`; one without (`None`) takes clean images alone.
+            level in `class_labels`; a network without (`None`) takes clean images alone.
         trained_on (`list`, *optional*): Noise levels of training as `[low, high]` pairs in sigma, `None` for infinity.
             [`ExpertRouterUNet`] refuses to use the model outside.
     """
@@ -275,7 +275,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         return level.float().reshape(-1).expand(sample.shape[0])
 
     def _sigma_residual(self, noise_level: torch.Tensor | None) -> float | torch.Tensor | None:
-        """Standard deviation of the image minus the low-resolution one with its noise, which broadcasts."""
+        """Standard deviation of the image minus the noisy low-resolution image, which broadcasts."""
         if self.config.sigma_residual is None or noise_level is None:
             return self.config.sigma_residual
         return noisy_residual(self.config.sigma_residual, noise_level)[:, None, None, None]
@@ -316,8 +316,8 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
 def align_weights(module: nn.Module) -> None:
     """Copies what does not begin at a multiple of 64 bytes, as weights that are mapped from a file do anywhere.
 
-    On some processors kernels sum in another order there, and a loaded model would not draw the very image of the
-    saved one.
+    On some processors kernels sum in another order there, and a loaded model would not draw the very image that the
+    saved model draws.
     """
     for tensor in (*module.parameters(), *module.buffers()):
         plain = type(tensor.data) is torch.Tensor and tensor.device.type == "cpu"  # neither quantised nor elsewhere
@@ -356,6 +356,7 @@ def _check_factors(structure: str, patch_size: int, levels: int, *attention_fact
 
 
 def _check_trained_on(trained_on: list | None) -> None:
+    """Refuses what are not intervals of noise levels."""
     for pair in trained_on or ():
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and 0 <= pair[0] < (pair[1] or float("inf"))):
             raise ValueError(f"trained_on={trained_on} must be [low, high] pairs of sigmas, None for infinity.")

@@ -164,12 +164,11 @@ def lagrange(
         return np.ones((1, len(sigma)))
     u = polynomial_variable(sigma, variable, variable_scale)
     known = polynomial_variable(np.array(nodes), variable, variable_scale)
-    return np.stack(
-        [
-            np.prod([(u - other) / (node - other) for k, other in enumerate(known) if k != j], axis=0)
-            for j, node in enumerate(known)
-        ]
-    )
+    rows = []
+    for j, node in enumerate(known):
+        factors = [(u - other) / (node - other) for k, other in enumerate(known) if k != j]
+        rows.append(np.prod(factors, axis=0))
+    return np.stack(rows)
 
 
 def polynomial_variable(sigma: np.ndarray, variable: str, variable_scale: float) -> np.ndarray:

@@ -1,17 +1,10 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """DEIS (Zhang and Chen 2022, arXiv 2204.13902) for EDM models: exponential multistep and the paper's Runge-Kutta.
 
-Both solve `dx/dsigma = (x - D(x; sigma)) / sigma` from `sigma_max` down. DEIS writes it as `dz/dtau = G`, `z = x / s`,
-integrates a Lagrange polynomial of G through the latest steps exactly, and so keeps the linear part exact:
-
-    extrapolate     s(sigma)                        dtau                                         G
-    denoised        sigma                           dsigma / sigma^2                             -D
-    model_output    sqrt(sigma^2 + sigma_data^2)    sigma_data dsigma / (sigma^2 + sigma_data^2) -F
-    noise           1                               dsigma                                       (x - D) / sigma
-
-Many known samplers are this one core: Adams-Bashforth on sigma (noise, variable "sigma": the DEIS paper's rho-AB, of
-which diffusers' LMSDiscrete is degree 3) and on ln(sigma) (noise, "log": DEISMultistep), DPM-Solver++ (denoised,
-"log") and UniPC (the same with the corrector).
+Both solve `dx/dsigma = (x - D(x; sigma)) / sigma` from `sigma_max` down; `deis_weights` has the mathematics,
+`sigma_grids` the noise levels. Many known samplers are the multistep method with other settings: Adams-Bashforth on
+sigma (noise, variable "sigma": the DEIS paper's rho-AB, of which diffusers' LMSDiscrete is degree 3) and on ln(sigma)
+(noise, "log": DEISMultistep), DPM-Solver++ (denoised, "log") and UniPC (the same with the corrector).
 """
 
 import math
@@ -87,8 +80,8 @@ class EDMDEISSchedulerOutput(BaseOutput):
     """Output of `EDMDEISScheduler.step`.
 
     Args:
-        prev_sample: the input of the next step, `(batch, channels, height, width)`.
-        pred_original_sample: the denoised image D that this step's model output stands for.
+        prev_sample (`torch.Tensor`): The input of the next step, `(batch, channels, height, width)`.
+        pred_original_sample (`torch.Tensor`): The denoised image D that this step's model output stands for.
     """
 
     prev_sample: torch.Tensor
@@ -103,49 +96,51 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
     evaluates the polynomial at sigma = 0. `method="rho_rk"` is the paper's sampler: Kutta's third-order method on
     sigma, three calls per step, and one more to denoise the end. See `from_preset`.
 
-    With `beta_schedule` (or `trained_betas`) the model is a discrete-time one, such as Stable Diffusion: its timesteps
+    With `beta_schedule` (or `trained_betas`) the model works in discrete time, as Stable Diffusion does: its timesteps
     mean sigma = sqrt((1 - alpha_bar) / alpha_bar), between them they are interpolated in ln(sigma), as
     `EulerDiscreteScheduler` does it with Karras's grid. `from_config` takes all of that over from its scheduler:
 
         >>> pipe.scheduler = EDMDEISScheduler.from_config(pipe.scheduler.config)  # doctest: +SKIP
 
     Args:
-        sigma_min: lowest noise level of the schedule; None: 0.002. A discrete-time model narrows it to its own range.
-        sigma_max: highest noise level, where sampling starts; None: 80. The same holds.
-        sigma_data: standard deviation of the training images; a discrete-time model has 1, whatever stands here.
-        sigma_schedule: "karras" or "exponential"; used if `use_atan_sigmas` is False.
-        num_train_timesteps: the largest number of inference steps, and the number of betas.
-        prediction_type: what the network returns: EDM's F is "epsilon" in diffusers' words, -F "v_prediction". Of a
-            discrete-time model it is the noise, v or, "sample", the image.
-        rho: exponent of the Karras grid, which is uniform in sigma^(1/rho).
-        final_sigmas_type: "zero" ends in a clean image, "sigma_min" at that noise level.
-        method: "multistep" or "rho_rk".
-        degree: degree of the polynomial, 0 to 8; None: 3, and 2 for 8 steps or fewer. 0 is Euler's method.
-        corrector: redo every step with the newest evaluation included before the next one starts.
-        extrapolate: "denoised" (D), "model_output" (F) or "noise".
-        variable: what the polynomial is one of: "log1p" of sigma / `variable_scale`, "log" of sigma (the last step to
-            zero is Euler's then, as ln(0) is infinite), or "sigma".
-        variable_scale: the sigma where log1p turns from linear to logarithmic; None: `sigma_data`, for F
-            a fifth of it.
-        use_atan_sigmas: a grid uniform in atan((ln(sigma) - atan_center) / atan_width) replaces `sigma_schedule`.
-        atan_center: see there; None: -0.25, for F -1. Worth tuning on a trained model, as its width is.
-        atan_width: see there; None: 3.25, for F 3.
-        sigma_end: last noise level on the atan grid before the jump to zero; None: 0.04 up to 8 steps, 0.02 up to 10,
-            0.01 up to 15, else `sigma_min`.
-        boundaries: noise levels where the network changes abruptly, such as `ExpertRouterUNet.boundaries`: the grid is
-            stretched so that a level lies just below each, and the polynomial begins anew there. Worth trying where
-            experts were trained apart from each other.
-        beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: of a discrete-time model, as in
+        sigma_min (`float`, *optional*): Lowest noise level; 0.002 by default. A discrete-time model narrows it to the
+            levels that it knows.
+        sigma_max (`float`, *optional*): Highest noise level, where sampling starts; 80 by default. The same holds.
+        sigma_data (`float`): Standard deviation of the training images; 1 for every discrete-time model.
+        sigma_schedule (`str`): `karras` or `exponential`; used if `use_atan_sigmas` is False.
+        num_train_timesteps (`int`): The largest number of inference steps, and the number of betas.
+        prediction_type (`str`): What the network returns: EDM's F is `epsilon` in diffusers' words, -F
+            `v_prediction`. Of a discrete-time model it is the noise, v or, with `sample`, the image.
+        rho (`float`): Exponent of the Karras grid, which is uniform in sigma^(1/rho).
+        final_sigmas_type (`str`): `zero` ends in a clean image, `sigma_min` at that noise level.
+        method (`str`): `multistep` or `rho_rk`.
+        degree (`int`, *optional*): Degree of the polynomial, 0 (Euler's method) to 8; 3 by default, 2 up to 8 steps.
+        corrector (`bool`): Redo every step with the newest evaluation included before the next step starts.
+        extrapolate (`str`): `denoised` (D), `model_output` (F) or `noise`.
+        variable (`str`): What the polynomial is a polynomial of: `log1p` of sigma / `variable_scale`, `log` of sigma
+            (the last step to zero is Euler's then, as ln(0) is infinite), or `sigma`.
+        variable_scale (`float`, *optional*): The sigma where log1p turns from linear to logarithmic; `sigma_data` by
+            default, for F a fifth of it.
+        use_atan_sigmas (`bool`): Replace `sigma_schedule` by a grid uniform in
+            atan((ln(sigma) - atan_center) / atan_width).
+        atan_center (`float`, *optional*): See there; -0.25 by default, for F -1. Worth tuning on a trained model.
+        atan_width (`float`, *optional*): See there; 3.25 by default, for F 3. Worth tuning as well.
+        sigma_end (`float`, *optional*): Last noise level on the atan grid before the jump to zero; by default 0.04 up
+            to 8 steps, 0.02 up to 10, 0.01 up to 15, else `sigma_min`.
+        boundaries (`list` of `float`, *optional*): Noise levels where the network changes abruptly, such as
+            `ExpertRouterUNet.boundaries`: a level lies just below each, and the polynomial begins anew there. Worth
+            trying where experts were trained apart from each other.
+        beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: Of a discrete-time model, as in
             `DDPMScheduler`.
-        timestep_type: "continuous" says of a model with `beta_schedule` and v-prediction that it is called with
-            c_noise and sampled over EDM's range all the same, as Stable Video Diffusion is.
-        thresholding: clamp D as Imagen does (arXiv 2205.11487), which is for models of pixels: to [-s, s], then divide
-            by s, where s is the quantile `dynamic_thresholding_ratio` of abs(D) in each image, but at least 1.
-        dynamic_thresholding_ratio: see there.
-        sample_max_value: the largest s; 1 clamps D to [-1, 1] (static thresholding), more is dynamic.
+        timestep_type (`str`): `continuous` says of a model with `beta_schedule` and v-prediction that it is called
+            with c_noise and sampled over EDM's range all the same, as Stable Video Diffusion is.
+        thresholding (`bool`): Clamp D as Imagen does (arXiv 2205.11487), which is for models of pixels: to [-s, s],
+            then divide by s, the quantile `dynamic_thresholding_ratio` of abs(D) in each image, but at least 1.
+        dynamic_thresholding_ratio (`float`): See there.
+        sample_max_value (`float`): The largest s; 1 clamps D to [-1, 1] (static thresholding), more is dynamic.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: An argument is out of its range.
 
     Example:
         >>> scheduler = EDMDEISScheduler()
@@ -211,7 +206,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
     def from_config(
         cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
     ) -> "EDMDEISScheduler | tuple[EDMDEISScheduler, dict[str, Any]]":
-        """A scheduler with the settings of another one's `config`, changed by `kwargs`; see `ConfigMixin`.
+        """A scheduler with the settings of another scheduler's `config`, changed by `kwargs`; see `ConfigMixin`.
 
         What describes a discrete-time model counts even where it is the default of the scheduler it comes from, which
         diffusers would pass over.
@@ -225,16 +220,16 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         """A scheduler with named settings.
 
         Args:
-            name: "multistep" (this project's default); "rho_ab" and "log_rho_ab", Adams-Bashforth of the DEIS paper;
-                "paper_base" (meant for 25 steps, 76 evaluations) and "paper_sr" (meant for 10 steps, 31 evaluations),
-                eDiff-I's samplers as its Table 7 is most plausibly read.
-            **changes: configuration values that replace the preset's.
+            name (`str`): `multistep` (this project's default); `rho_ab` and `log_rho_ab`, Adams-Bashforth of the DEIS
+                paper; `paper_base` (meant for 25 steps, 76 evaluations) and `paper_sr` (meant for 10 steps, 31
+                evaluations), eDiff-I's samplers as its Table 7 is most plausibly read.
+            **changes: Configuration values that replace those of the preset.
 
         Raises:
-            ValueError: if there is no such preset.
+            ValueError: The preset does not exist.
         """
         if name not in PRESETS:
-            raise ValueError(f"There is no preset {name!r}; choose one of {sorted(PRESETS)}.")
+            raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[name], **changes})
 
     @classmethod
@@ -281,18 +276,18 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         """Chooses the noise levels, computes the weights and forgets earlier steps.
 
         `timesteps` gets one entry per network call: `num_inference_steps` of them with "multistep"; with "rho_rk"
-        three times as many, and one to end at zero. `routing_sigmas` holds for each entry the noise level that should
-        choose the expert: all stages of a Runge-Kutta step use one.
+        three times as many, and one more to end at zero. `routing_sigmas` holds for each entry the noise level that
+        should choose the expert: all stages of a Runge-Kutta step use the same.
 
         Args:
-            num_inference_steps: number of steps, 1 to `num_train_timesteps`.
-            device: where `timesteps` go; everything else stays on the CPU.
-            sigmas: instead, the noise levels themselves (not a ramp), decreasing, with or without a final 0. They are
-                not stretched to the `boundaries`.
+            num_inference_steps (`int`): Number of steps, 1 to `num_train_timesteps`.
+            device (`torch.device`, *optional*): Where `timesteps` go; everything else stays on the CPU.
+            sigmas (`list` of `float`, *optional*): Instead, the noise levels themselves (not a ramp), decreasing, with
+                or without a final 0. They are not stretched to the `boundaries`.
 
         Raises:
-            TypeError: if the number of steps is no integer.
-            ValueError: if it is out of range, does not fit `sigmas`, or `sigmas` are no decreasing noise levels.
+            TypeError: The number of steps is not an integer.
+            ValueError: It is out of range, does not fit `sigmas`, or `sigmas` are not decreasing noise levels.
         """
         ends_at_zero = self.config.final_sigmas_type == "zero"
         one_more = 1 if self.order == 3 or not ends_at_zero else 0  # levels - steps
@@ -418,16 +413,17 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         """Goes on to the next entry of `timesteps`.
 
         Args:
-            model_output: what the network returned, `(batch, channels, height, width)`.
-            timestep: the current entry of `timesteps`; only looked at in the first step without `set_begin_index`.
-            sample: the noisy image x, not scaled, of the same shape.
-            return_dict: return an `EDMDEISSchedulerOutput`, not a tuple.
+            model_output (`torch.Tensor`): What the network returned, `(batch, channels, height, width)`.
+            timestep (`float`): The current entry of `timesteps`; only looked at in the first step without
+                `set_begin_index`.
+            sample (`torch.Tensor`): The noisy image x, not scaled, of the same shape.
+            return_dict (`bool`): Return an `EDMDEISSchedulerOutput`, not a tuple.
 
         Returns:
             The next sample, in the dtype of `sample`, and the denoised image.
 
         Raises:
-            ValueError: before `set_timesteps`, after the last timestep, or if the shapes differ.
+            ValueError: It is before `set_timesteps` or after the last timestep, or the shapes differ.
         """
         if model_output.shape != sample.shape:
             raise ValueError(

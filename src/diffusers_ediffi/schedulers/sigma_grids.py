@@ -70,9 +70,7 @@ def check_sigmas(
     Raises:
         ValueError: They are fewer than `at_least`, do not decrease, or leave `sigma_range`, that of a model.
     """
-    levels = torch.as_tensor(sigmas, dtype=torch.float64).cpu()
-    if levels.ndim == 1 and len(levels) > 1 and levels[-1] == 0:
-        levels = levels[:-1]
+    levels = _without_final_zero(torch.as_tensor(sigmas, dtype=torch.float64).cpu())
     if levels.ndim != 1 or len(levels) < at_least:
         raise ValueError(f"sigmas must be a list of at least {at_least} noise levels, got {sigmas}.")
     if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
@@ -81,6 +79,10 @@ def check_sigmas(
     if levels[0] > highest * (1 + 1e-6) or levels[-1] < lowest * (1 - 1e-6):
         raise ValueError(f"sigmas must lie within the model's {lowest} to {highest}, got {levels.tolist()}.")
     return levels
+
+
+def _without_final_zero(levels: torch.Tensor) -> torch.Tensor:
+    return levels[:-1] if levels.ndim == 1 and len(levels) > 1 and levels[-1] == 0 else levels
 
 
 def stretched(levels: torch.Tensor, boundaries: Sequence[float]) -> torch.Tensor:
