@@ -17,7 +17,7 @@ from helpers import tiny_pipeline, tiny_unet
 from helpers_diffusers import PIPELINES, build, ip_adapter, unet_for
 
 from diffusers_ediffi import ExpertRouterUNet, PaintRegion, paint_with_words, record_attention
-from diffusers_ediffi.attention_recorder import BINS
+from diffusers_ediffi.attention_record import BINS
 from diffusers_ediffi.models.conditioning import CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
 
 pytestmark = [
