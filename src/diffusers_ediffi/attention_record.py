@@ -72,7 +72,7 @@ class AttentionMatrix:
 
     Args:
         layer (`str`): The name of the layer.
-        sigma (`torch.Tensor`): (images,).
+        sigma (`torch.Tensor`): (images,), the noise levels.
         images (`range`): The places of these images in the batch.
         probabilities (`torch.Tensor`): (images, heads, pixels, columns).
     """
@@ -113,7 +113,7 @@ class RecordedCall:
 
 
 class _Means:
-    """Running means of equal tensors in so many places, on the device of what is added."""
+    """Running means of tensors of one shape in a number of places, on the device of what is added."""
 
     def __init__(self, places: int, like: torch.Tensor):
         self.sums = like.new_zeros(places, *like.shape[1:])
@@ -124,7 +124,7 @@ class _Means:
         self.counts.index_add_(0, places, torch.ones_like(places, dtype=self.counts.dtype))
 
     def read(self, *shape: int) -> torch.Tensor:
-        """The means on the CPU with the places in this shape; NaN where there are none."""
+        """The means on the CPU, with the places in this shape; NaN where nothing was added."""
         sums, counts = self.sums.cpu(), self.counts.cpu()
         return (sums / counts.reshape(-1, *[1] * (sums.ndim - 1))).unflatten(0, shape)
 
@@ -298,7 +298,7 @@ class AttentionRecord:
 
     def self_attention_map(self, image: int = 0, grid: tuple[int, int] | None = None) -> torch.Tensor:
         """How pixels attend to pixels: float32 (rows, columns, rows, columns) of a grid, queries first; the mean over
-        noise levels, layers of this resolution, and heads.
+        noise levels, heads, and the layers of this resolution.
 
         Args:
             image (`int`): Which image.
@@ -345,7 +345,7 @@ class AttentionRecord:
         if not self._self_attention:
             raise ValueError(
                 "no self-attention was recorded; ask for it with record_attention(pipe, self_attention=True) on a "
-                f"U-Net that has some at up to {MAX_SELF_ATTENTION_PIXELS} pixels."
+                f"U-Net that has self-attention at up to {MAX_SELF_ATTENTION_PIXELS} pixels."
             )
         grid = grid or max(self._self_attention)
         if grid not in self._self_attention:

@@ -38,7 +38,7 @@ class AttentionRecorder(AttentionRecord):
     It stays readable after the block, and waits for the device when it is read.
 
     Attributes:
-        prompts (`list` of `str`): What is drawn; empty where it is not known, or changes under way
+        prompts (`list` of `str`): What is drawn; empty if it is not known, or changes while the image is drawn
             (`prompt_schedule`). Image i belongs to prompt i * prompts // images.
         num_images (`int`): Images of a call of the pipeline.
         matrices (`list` of [`AttentionMatrix`]): With `full`, everything.
@@ -188,8 +188,8 @@ class AttentionRecorder(AttentionRecord):
         pixels = probabilities.shape[2]
         if pixels not in self._grids:
             raise ValueError(
-                f"an attention of {pixels} pixels is none of the U-Net's resolutions ({list(self._grids.values())}): "
-                "it has no map."
+                f"a layer attends at {pixels} pixels, which is not a resolution of the U-Net "
+                f"({list(self._grids.values())}), so that it has no map; record without heat_maps and self_attention."
             )
         return self._grids[pixels]
 
@@ -212,7 +212,7 @@ class _Batch:
     copies: int = 1  # of each image, itself included
 
     def rows(self, size: int, unconditional: bool) -> slice | None:
-        """The rows of the images in a batch of this size, or of their unconditional half; `None` if it has no such."""
+        """The rows of the images in a batch of this size, or of their unconditional half; `None` without guidance."""
         count = len(self.images)
         if size % count or size < self.copies * count:
             raise ValueError(f"the U-Net is called with {size} rows for {count} images; which are recorded?")
@@ -301,9 +301,9 @@ def _encoders_of(unet: Any, name: str) -> dict[str, slice]:
 
 
 def _drawn(pipe: Any, prompt: str | Sequence[str] | None) -> tuple[Any, list[str]]:
-    """What a pipeline draws, and its prompts. A schedule of prompts is drawn whole, and has none of its own."""
+    """What a pipeline draws, and the prompts; of a schedule, whose prompts take turns, there are none."""
     schedule = getattr(pipe, "_prompt_schedule", None)
-    if schedule is not None and len(schedule.prompts) > 1:  # each of its prompts is encoded
+    if schedule is not None and len(schedule.prompts) > 1:  # each of its prompts is encoded in turn
         return schedule, []
     prompts = [] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
     return prompts, prompts
@@ -335,7 +335,7 @@ def record_attention(
     For [`EDiffIPipeline`] and the pipelines of diffusers with a `unet` (Stable Diffusion, SDXL, DeepFloyd IF and their
     other forms), with an [`ExpertRouterUNet`], in batches, with and without guidance, and painted with words. What is
     drawn is the very same image. Calls with the same prompts and number of images count as further samples. Guidance
-    with weights for encoders has a row for each; that of the last weight but 0 is recorded.
+    with weights for encoders has a row for each; the row of the last weight that is not 0 is recorded.
 
     Args:
         pipe (`DiffusionPipeline`): The pipeline.
@@ -344,10 +344,10 @@ def record_attention(
         heat_maps (`bool`): Whether to keep where in the image each token is attended to.
         self_attention (`bool`): Whether to keep how pixels attend to pixels, in layers of up to 32 x 32 pixels.
         full (`bool`): Whether to keep all probabilities of all cross-attention calls, see `recorder.matrices`.
-        unconditional (`bool`): Whether to record the unconditional half of guidance instead of the images' own.
+        unconditional (`bool`): Whether to record the unconditional half of guidance instead of the conditional half.
 
     Raises:
-        ValueError: The U-Net cannot be recorded, or is already.
+        ValueError: The U-Net cannot be recorded, or is recorded already.
     """
     recorder = AttentionRecorder(pipe, unet, heat_maps, self_attention, full, unconditional)
     with ExitStack() as stack:
