@@ -72,7 +72,7 @@ def measure(shape: str, arguments: argparse.Namespace) -> None:
 def draw_one(pipe: SimpleNamespace, sample: torch.Tensor, timestep: torch.Tensor, kwargs: dict) -> None:
     """A call as of a pipeline that draws one image: the last row of the sample."""
     for observer in pipe._batch_observers:
-        observer(pipe.unet, range(1), 1)
+        observer(pipe.unet, range(1), 1, ())
     pipe.unet(sample, timestep, **kwargs)
 
 
