@@ -1,12 +1,12 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Kills the training of a tree of experts at random moments with SIGKILL, and looks whether it ends the same.
+"""Kills the training of a tree of experts at random moments with SIGKILL, and checks that its result is the same.
 
     python benchmarks/kill_tree.py --kills 20
 
 A tree of five tiny networks (a pinned parent, a complement) is trained without interruption, then again in processes
-that are killed and started anew until there were so many kills; whenever such a tree is done, its weights must be
-those of the first, bit for bit, and the next one begins. Each restart must repeat at most one checkpoint interval. The
-exit code is 1 if anything differs. Needs `os.fork`.
+that are killed and restarted until there were `--kills` kills; whenever such a tree is done, its weights must be those
+of the first, bit for bit, and the next tree begins. Each restart must repeat at most one checkpoint interval. The exit
+code is 1 if anything differs. Needs `os.fork`.
 """
 
 import argparse
@@ -48,7 +48,7 @@ WIDTH = 16
 
 
 class HalfScenes:
-    """One half black, the other white."""
+    """Pictures with a black and a white half."""
 
     def scene(self, index: int) -> SimpleNamespace:
         return SimpleNamespace(index=index, caption=str(index))
@@ -70,7 +70,7 @@ def encode(captions: list[str], images: torch.Tensor, keep_image: torch.Tensor |
 
 
 def make_unet(interval: NoiseInterval) -> EDiffIUNet:
-    """A network of some 50K parameters, with dropout of its own."""
+    """A network of some 50K parameters, with dropout."""
     return EDiffIUNet(
         sample_size=8,
         block_out_channels=(8, 16),
@@ -90,7 +90,7 @@ def make_unet(interval: NoiseInterval) -> EDiffIUNet:
 
 
 def train(output: Path) -> None:
-    """Trains the tree, or what is left of it, in silence."""
+    """Trains the tree, or what is left to train of it, without output."""
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         dataset = SceneDataset(HalfScenes(), 8, clip_image_size=8)
@@ -104,7 +104,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 
 
 def lost_steps(output: Path) -> dict[str, int]:
-    """Of each node, the steps that were logged after its newest complete checkpoint: those a restart repeats."""
+    """For each node, the steps logged after its newest complete checkpoint, which a restart repeats."""
     lost = {}
     for log in output.glob("nodes/*/log.jsonl"):
         lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
@@ -114,14 +114,16 @@ def lost_steps(output: Path) -> dict[str, int]:
     return lost
 
 
-def same(one: Path, two: Path) -> bool:
+def same(reference: Path, output: Path) -> bool:
     """Whether two trees have the same weights, bit for bit."""
-    a, b = weights(one), weights(two)
-    return bool(a) and a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    expected, found = weights(reference), weights(output)
+    return (
+        bool(expected) and expected.keys() == found.keys() and all(map(torch.equal, expected.values(), found.values()))
+    )
 
 
 def kill_once(context: multiprocessing.context.ForkContext, output: Path, delay: float) -> bool:
-    """Trains for so many seconds and kills; returns False if the tree was done before."""
+    """Kills the training after `delay` seconds; returns False if the tree was done before."""
     process = context.Process(target=train, args=(output,))
     process.start()
     process.join(delay)
@@ -135,12 +137,14 @@ def kill_once(context: multiprocessing.context.ForkContext, output: Path, delay:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=20, help="how often to kill (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
     arguments = parser.parse_args()
     chance, context = random.Random(arguments.seed), multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
-        reference, kills, most, trees, whole_tree = Path(folder) / "reference", 0, 0, 0, False
+        reference = Path(folder) / "reference"
+        kills = most = trees = 0
+        whole_tree = False
         started = time.monotonic()
         kill_once(context, reference, 3600)
         whole = time.monotonic() - started
