@@ -51,11 +51,11 @@ def measure(shape: str, arguments: argparse.Namespace) -> None:
     parameters = sum(parameter.numel() for parameter in unet.parameters())
     unet, size = unet.to(device, dtype).eval(), arguments.size or size
     scheduler = EDMEulerScheduler() if isinstance(unet, EDiffIUNet) else DDIMScheduler()
-    # All that the recorder asks of a pipeline while it draws.
+    # The recorder asks no more of a pipeline while it draws.
     pipe = SimpleNamespace(unet=unet, scheduler=scheduler, _batch_observers=())
     timestep = torch.tensor(0.2 if isinstance(unet, EDiffIUNet) else 500.0, device=device)
     for rows in (2, 1):
-        kwargs = {name: torch.randn(rows, *own, device=device, dtype=dtype) for name, own in shapes.items()}
+        kwargs = {name: torch.randn(rows, *shape, device=device, dtype=dtype) for name, shape in shapes.items()}
         sample = torch.randn(rows, unet.config.in_channels, size, size, device=device, dtype=dtype)
         call = partial(draw_one, pipe, sample, timestep, kwargs)
         for name, settings in RECORDED.items():
@@ -70,9 +70,9 @@ def measure(shape: str, arguments: argparse.Namespace) -> None:
 
 
 def draw_one(pipe: SimpleNamespace, sample: torch.Tensor, timestep: torch.Tensor, kwargs: dict) -> None:
-    """A call as of a pipeline that draws one image: the last row of the sample."""
+    """A call like that of a pipeline which draws one image: the last row of the sample."""
     for observer in pipe._batch_observers:
-        observer(pipe.unet, range(1), 1)
+        observer(pipe.unet, range(1), 1, ())
     pipe.unet(sample, timestep, **kwargs)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from diffusers_ediffi import EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi.edm import c_noise
 
 SIGMAS = [80.0 * (0.002 / 80.0) ** (i / 11) for i in range(12)]
 
@@ -45,7 +46,7 @@ def candidates(args: argparse.Namespace) -> dict[tuple[str, int], Any]:
 
 def call_seconds(network: Any, inputs: dict[str, Any], sigma: float, device: str) -> float:
     """The time of one step's call, in seconds."""
-    timestep = torch.tensor(sigma, device=device).log() / 4
+    timestep = c_noise(torch.tensor(sigma, device=device))
     start = time.perf_counter()
     if isinstance(network, ExpertRouterUNet):
         network.select_expert(sigma)
@@ -59,7 +60,8 @@ def call_seconds(network: Any, inputs: dict[str, Any], sigma: float, device: str
 def measure(networks: dict[tuple[str, int], Any], args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each network: kind, size, parameters and the median ratio of its call to the smallest network's."""
     smallest = networks["deeper", args.layers[0]]
-    config, like = smallest.config, {"device": args.device, "dtype": getattr(torch, args.dtype)}
+    config = smallest.config
+    like = {"device": args.device, "dtype": getattr(torch, args.dtype)}
     inputs = {
         "sample": torch.randn(args.batch_size, config.in_channels, config.sample_size, config.sample_size, **like),
         "encoder_hidden_states": torch.randn(args.batch_size, 77, config.encoder_hid_dim, **like),
@@ -68,9 +70,11 @@ def measure(networks: dict[tuple[str, int], Any], args: argparse.Namespace) -> l
     for turn in range(args.calls + 2):
         for key, network in networks.items():
             sigma = SIGMAS[turn % len(SIGMAS)]
-            before, own, after = (call_seconds(n, inputs, sigma, args.device) for n in (smallest, network, smallest))
+            before = call_seconds(smallest, inputs, sigma, args.device)
+            seconds = call_seconds(network, inputs, sigma, args.device)
+            after = call_seconds(smallest, inputs, sigma, args.device)
             if turn >= 2:  # the first turns warm up
-                ratios[key].append(2 * own / (before + after))
+                ratios[key].append(2 * seconds / (before + after))
     return [
         {
             "kind": kind,
@@ -83,7 +87,7 @@ def measure(networks: dict[tuple[str, int], Any], args: argparse.Namespace) -> l
 
 
 def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Call time against parameters, a line for deeper networks and one for ensembles."""
+    """Call time against parameters: a line for deeper networks, and a line for ensembles."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")

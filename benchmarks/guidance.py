@@ -4,9 +4,10 @@
     python benchmarks/guidance.py --calls 5
 
 One row is no guidance, two are a guidance scale, three and four are weights for two and three encoders; `interval` is
-a guidance scale in half of the steps, `rescale` one with guidance_rescale. The base stage of a pipeline (by default
-the demo model) is called with ready embeddings, so that nothing but its steps is measured; each kind takes turns with
-calls of one row, and the ratio is the median over turns. On a CPU time is the processor time of this process.
+a guidance scale in half of the steps, `rescale` a guidance scale with guidance_rescale. The base stage of a pipeline
+(by default the demo model) is called with ready embeddings, so that nothing but its steps is measured; each kind takes
+turns with calls of one row, and the ratio is the median over turns. On a CPU time is the processor time of this
+process.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def clock(device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="pipeline folder or Hub id; by default the one in the package")
+    parser.add_argument("--model", help="pipeline folder or Hub id; by default the packaged model")
     parser.add_argument("--calls", type=int, default=5, help="calls of each kind (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="steps of a call (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1, help="images of a call (default: %(default)s)")
@@ -66,17 +67,19 @@ def main() -> None:
 
     seconds(ONE_ROW)
     before = seconds(ONE_ROW)
-    plain, ratios = [before], {name: [] for name in kinds(pipe, arguments.steps)}
+    plain = [before]
+    options_of = kinds(pipe, arguments.steps)
+    ratios: dict[str, list[float]] = {name: [] for name in options_of}
     for _ in range(arguments.calls):
-        for name, options in kinds(pipe, arguments.steps).items():
+        for name, options in options_of.items():
             guided, after = seconds(options), seconds(ONE_ROW)
             ratios[name].append(2 * guided / (before + after))
             plain.append(after)
             before = after
     per_step = 1e3 * statistics.median(plain) / arguments.steps
     print(f"1 row: {per_step:.1f} ms a step, {arguments.images} images, {device}; times as long with")
-    for name, own in ratios.items():
-        print(f"{name:10}{statistics.median(own):.2f}")
+    for name, values in ratios.items():
+        print(f"{name:10}{statistics.median(values):.2f}")
 
 
 if __name__ == "__main__":

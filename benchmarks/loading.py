@@ -3,7 +3,7 @@
 
     python benchmarks/loading.py --dtype float16
 
-Linux only. The experts are written by one process and loaded by a fresh one, so that nothing is left in its memory.
+Linux only. The experts are written by one process and loaded by another, so that nothing is left in its memory.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from diffusers_ediffi import EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi.edm import c_noise
 
 SMALL = {
     "sample_size": 16,
@@ -38,36 +39,34 @@ def resident_bytes() -> int:
 
 
 def write(folder: Path, dtype: torch.dtype, gigabytes: float) -> None:
-    """Saves as many experts as fill `gigabytes`; they are one network in memory, but files of their own on disk."""
+    """Saves as many experts as fill `gigabytes`; they are the same network in memory, but separate files on disk."""
     expert = EDiffIUNet(**LARGE).to(dtype)
     for parameter in expert.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     size = sum(p.numel() * p.element_size() for p in expert.parameters())
     num_experts = int(-(-gigabytes * 1e9 // size))
-    ExpertRouterUNet.from_unets([expert] * num_experts, [float(i) for i in range(1, num_experts)]).save_pretrained(
-        folder
-    )
+    boundaries = [float(i) for i in range(1, num_experts)]
+    ExpertRouterUNet.from_unets([expert] * num_experts, boundaries).save_pretrained(folder)
 
 
 def call(unet: torch.nn.Module, dtype: torch.dtype, sigma: float) -> None:
     with torch.no_grad():
-        unet(
-            torch.randn(1, 3, 16, 16, dtype=dtype), torch.tensor(sigma).log() / 4, torch.randn(1, 77, 768, dtype=dtype)
-        )
+        sample, text = torch.randn(1, 3, 16, 16, dtype=dtype), torch.randn(1, 77, 768, dtype=dtype)
+        unet(sample, c_noise(torch.tensor(sigma)), text)
 
 
 def measure(folder: Path, dtype: torch.dtype) -> None:
     """Prints the memory added by loading, by the first call, and by a call of every expert."""
     files = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    call(EDiffIUNet(**SMALL).to(dtype).eval(), dtype, 1.0)  # imports and PyTorch's own buffers are not the router's
-    start = resident_bytes()
-    begin = time.perf_counter()
+    call(EDiffIUNet(**SMALL).to(dtype).eval(), dtype, 1.0)  # imports and buffers of PyTorch do not count
+    before = resident_bytes()
+    start = time.perf_counter()
     router = ExpertRouterUNet.from_pretrained(folder, dtype="auto")
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - start
     assert router.dtype == dtype, f"stored as {dtype}, loaded as {router.dtype}"
 
     def report(what: str) -> None:
-        added = resident_bytes() - start
+        added = resident_bytes() - before
         print(f"{what:28s} {added / 1e9:6.3f} GB  ratio {added / files:.3f}")
 
     print(f"{len(router.experts)} experts, {dtype}, files {files / 1e9:.3f} GB, loaded in {seconds:.2f} s")

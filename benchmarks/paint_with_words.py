@@ -6,8 +6,8 @@
 U-Nets with random weights in the shapes of Stable Diffusion 1.5, SDXL and eDiff-I's base. Plain and painted calls take
 turns, and the ratio is the median over turns of painted / plain measured right before and after it. On a CPU time is
 the processor time of this process, so that other programs on the machine count little. `--width` makes the networks
-narrower, where memory or time forbid the full ones; attention's share grows with it, so that this errs on the side of
-the cost.
+narrower, where memory or time forbid the full ones. The share of attention is larger in narrow networks, so that the
+cost is then rather overestimated.
 """
 
 import argparse
@@ -71,8 +71,10 @@ def clock(device: torch.device) -> float:
 def compare(
     call: Callable, block: Callable[[], AbstractContextManager], calls: int, device: torch.device
 ) -> tuple[float, float]:
-    """Seconds of a plain call, and the ratio to it of a call in the block, which is entered before the clock starts: a
-    pipeline enters it once for all of its steps."""
+    """Seconds of a plain call, and how many times as long a call in the block takes.
+
+    The block is entered before the clock starts: a pipeline enters it once for all of its steps.
+    """
 
     def seconds(context: AbstractContextManager) -> float:
         with context:
@@ -113,7 +115,7 @@ def main() -> None:
 
 @torch.no_grad()
 def measure(shape: str, rows: int, arguments: argparse.Namespace) -> None:
-    """Prints the figures of one U-Net, with guidance (two rows, one of them painted) or without (one, painted)."""
+    """Prints the figures of one U-Net, with guidance (two rows, the second painted) or without (a painted row)."""
     torch.manual_seed(0)
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     unet, size, shapes = build(shape, arguments.width, arguments.layers)
@@ -124,9 +126,8 @@ def measure(shape: str, rows: int, arguments: argparse.Namespace) -> None:
     if arguments.xformers and not isinstance(unet, EDiffIUNet):
         unet.enable_xformers_memory_efficient_attention()
     is_ediffi = isinstance(unet, EDiffIUNet)
-    columns = [[[3, 4], [80, 81]], [[9], [90]]] if is_ediffi else [[[3, 4]], [[9]]]
+    columns = [[[3, 4, 80, 81], [9, 90]]] if is_ediffi else [[[3, 4], [9]]]
     regions = [[PaintRegion("an apple", (0.0, 0.0, 0.5, 1.0)), PaintRegion("a rocket", (0.5, 0.0, 1.0, 1.0))]]
-    columns = [[[column for own in region for column in own] for region in columns]]
     painting = Painting(regions, columns, 192 if is_ediffi else 77, 0.4)
     kwargs = {name: torch.randn(rows, *shape, device=device, dtype=dtype) for name, shape in shapes.items()}
     sample = torch.randn(rows, unet.config.in_channels, size, size, device=device, dtype=dtype)
@@ -153,9 +154,9 @@ def measure(shape: str, rows: int, arguments: argparse.Namespace) -> None:
     )
     if arguments.compile:
         return
-    for tokens, (layer, args, own) in called.items():
-        plain, ratio = compare(partial(layer, *args, **own), block, 4 * arguments.calls, device)
-        print(f"  cross-attention of {tokens} pixels: plain {1e3 * plain:.2f} ms, painted / plain {ratio:.3f}")
+    for pixels, (layer, args, layer_kwargs) in called.items():
+        plain, ratio = compare(partial(layer, *args, **layer_kwargs), block, 4 * arguments.calls, device)
+        print(f"  cross-attention of {pixels} pixels: plain {1e3 * plain:.2f} ms, painted / plain {ratio:.3f}")
 
 
 if __name__ == "__main__":

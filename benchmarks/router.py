@@ -15,6 +15,7 @@ import time
 import torch
 
 from diffusers_ediffi import EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi.edm import c_noise
 
 SIGMAS = [80.0 * (0.002 / 80.0) ** (i / 11) for i in range(12)]
 
@@ -44,7 +45,7 @@ def main() -> None:
     encoder_hidden_states = torch.randn(1, 77, width)
 
     def seconds(router: ExpertRouterUNet | None, sigma: float) -> float:
-        timestep = torch.tensor(sigma).log() / 4
+        timestep = c_noise(torch.tensor(sigma))
         start = time.process_time()
         if router is not None:
             router.select_expert(sigma)
@@ -58,7 +59,9 @@ def main() -> None:
             sigma = SIGMAS[turn % len(SIGMAS)]
             for n, router in routers.items():
                 # Before and after, so that a drift of the machine's speed cancels.
-                before, routed, after = seconds(None, sigma), seconds(router, sigma), seconds(None, sigma)
+                before = seconds(None, sigma)
+                routed = seconds(router, sigma)
+                after = seconds(None, sigma)
                 if turn >= 2:  # the first turns warm up
                     ratios[n].append(2 * routed / (before + after))
                     single += [before, after]

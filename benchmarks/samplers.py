@@ -45,6 +45,7 @@ PROMPTS = (
     "a snowman next to a tree on a grey background",
     "a yellow star on a black background",
 )
+OUR_GRID = "own"  # the grid that belongs to a preset of EDMDEISScheduler
 DEFAULT = "multistep (default)"
 DEMO = "multistep, demo's settings"
 SETTINGS = ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
@@ -79,10 +80,10 @@ DIFFUSERS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-# -- grids: levels above zero ----------------------------------------------------------------------------------------
+# --- grids: levels above zero ---
 
 
-def own_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
+def ediffi_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
     """The levels that EDMDEISScheduler chooses with these settings."""
 
     def levels(count: int) -> torch.Tensor:
@@ -96,15 +97,15 @@ def own_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
 GRIDS: dict[str, Callable[[int], torch.Tensor]] = {
     "karras": karras_sigmas,
     "exponential": lambda n: torch.linspace(math.log(SIGMA_MAX), math.log(SIGMA_MIN), n, dtype=torch.float64).exp(),
-    "default": own_grid(),
-    "demo's": own_grid(**DEMO_SETTINGS),
-    "atan(0, 4)": own_grid(atan_center=0.0, atan_width=4.0),
+    "default": ediffi_grid(),
+    "demo's": ediffi_grid(**DEMO_SETTINGS),
+    "atan(0, 4)": ediffi_grid(atan_center=0.0, atan_width=4.0),
     "atan(-1, 3)": lambda n: atan_sigmas(n, SIGMA_MIN, SIGMA_MAX, -1.0, 3.0),
 }
 ANALYTIC_GRIDS = [grid for grid in GRIDS if grid != "demo's"]
 
 
-# -- samplers --------------------------------------------------------------------------------------------------------
+# --- samplers ---
 
 
 def sample_ours(denoise: Denoiser, x: torch.Tensor, nfe: int, preset: str = "multistep", **changes: Any) -> Any:
@@ -182,17 +183,17 @@ def sample_with_exact_switch(
 
 
 def samplers(grids: Iterable[str]) -> dict[tuple[str, str], Callable[[Denoiser, torch.Tensor, int], torch.Tensor]]:
-    """Everything that is compared, by solver and grid; ours have the grid that belongs to them."""
+    """Everything that is compared, by solver and grid; ours have the grid that belongs to each."""
     found: dict[tuple[str, str], Any] = {}
     for name, settings in OURS.items():
-        found[name, "own"] = lambda d, x, n, settings=settings: sample_ours(d, x, n, **settings)
+        found[name, OUR_GRID] = lambda d, x, n, settings=settings: sample_ours(d, x, n, **settings)
     for name in DIFFUSERS:
         for grid in grids:
             found[name, grid] = lambda d, x, n, s=name, g=GRIDS[grid]: sample_diffusers(s, d, x, g, n)
     return found
 
 
-# -- problems --------------------------------------------------------------------------------------------------------
+# --- problems ---
 
 
 class Mixture:
@@ -240,7 +241,7 @@ def mixtures() -> dict[str, Mixture]:
 
 
 class Demo:
-    """The packaged model's base stage: (prompts, 3, 64, 64), its own guidance, one expert for each noise level."""
+    """The packaged model's base stage: (prompts, 3, 64, 64), its default guidance, an expert for each noise level."""
 
     @torch.no_grad()
     def __init__(self, images: int, steps: int = 100):
@@ -264,12 +265,14 @@ class Demo:
         self.exact = self.solve(steps)
 
     def samplers(self) -> dict[tuple[str, str], Any]:
-        """With the settings of the packaged scheduler; without its boundaries; and switching experts exactly."""
+        """With the settings of the packaged scheduler, without its boundaries, and with an exact switch of experts."""
         boundaries = list(self.unet.boundaries)
         return {
-            (DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS),
-            ("without boundaries", "own"): lambda d, x, n: sample_ours(d, x, n, **WITHOUT_BOUNDARIES),
-            ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, WITHOUT_BOUNDARIES),
+            (DEMO, OUR_GRID): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS),
+            ("without boundaries", OUR_GRID): lambda d, x, n: sample_ours(d, x, n, **WITHOUT_BOUNDARIES),
+            ("exact switch", OUR_GRID): lambda d, x, n: sample_with_exact_switch(
+                d, x, n, boundaries, WITHOUT_BOUNDARIES
+            ),
         }
 
     @torch.no_grad()
@@ -297,11 +300,11 @@ class Demo:
         return self.denoise(x, SIGMA_MIN, SIGMA_MIN)
 
 
-# -- measuring -------------------------------------------------------------------------------------------------------
+# --- measuring ---
 
 
 def measure(name: str, problem: Mixture | Demo, solvers: dict[tuple[str, str], Any], counts: list[int]) -> list[dict]:
-    """One row for each sampler and number of evaluations."""
+    """A row for each sampler and number of evaluations."""
     rows = []
     for (solver, grid), sample in solvers.items():
         for nfe in counts:
@@ -320,23 +323,23 @@ def mean_errors(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]
 
 
 def compare(rows: list[dict[str, Any]], title: str, ours: str = DEFAULT) -> dict[str, Any]:
-    """One of ours against the best of diffusers at each number of evaluations and against its best in all."""
+    """A sampler of ours against the best of diffusers at each number of evaluations, and against its best in all."""
     means = mean_errors(rows)
     counts = sorted({nfe for _, _, nfe in means})
-    theirs = {(solver, grid) for solver, grid, _ in means if grid != "own"}
-    own_errors = [means[ours, "own", nfe] for nfe in counts]
-    result: dict[str, Any] = {"ours": ours, "nfe": counts, "error": own_errors}
+    theirs = {(solver, grid) for solver, grid, _ in means if grid != OUR_GRID}
+    our_errors = [means[ours, OUR_GRID, nfe] for nfe in counts]
+    result: dict[str, Any] = {"ours": ours, "nfe": counts, "error": our_errors}
     print(f"\n{title}\n{'NFE':44}" + "".join(f"{nfe:>10}" for nfe in counts))
-    print(f"{ours:44}" + "".join(f"{error:10.2g}" for error in own_errors))
+    print(f"{ours:44}" + "".join(f"{error:10.2g}" for error in our_errors))
     for label, allowed in (("karras", {"karras"}), ("any grid", {grid for _, grid in theirs})):
         choices = sorted(key for key in theirs if key[1] in allowed)
         best = [min((means[*key, nfe], key) for key in choices) for nfe in counts]
         single = min(choices, key=lambda key: math.prod(means[*key, nfe] for nfe in counts if nfe >= 10))
-        over = [means[ours, "own", nfe] / means[*single, nfe] for nfe in counts if nfe >= 10]
+        over = [means[ours, OUR_GRID, nfe] / means[*single, nfe] for nfe in counts if nfe >= 10]
         result[label] = {
             "best": [error for error, _ in best],
             "best_is": [" ".join(key) for _, key in best],
-            "ratio": [own / error for own, (error, _) in zip(own_errors, best, strict=True)],
+            "ratio": [our_error / error for our_error, (error, _) in zip(our_errors, best, strict=True)],
             "best_single": " ".join(single),
             "ratio_to_best_single": statistics.geometric_mean(over),
         }
@@ -355,8 +358,10 @@ def step_cost(demo: Demo, turns: int = 40) -> float:
     }
     pooled = demo.conditioning["added_cond_kwargs"]["text_embeds"]
     conditioning["added_cond_kwargs"] = {"text_embeds": pooled[[0, len(pooled) // 2]], "image_embeds": None}
-    scheduler, x, ratios = EDMDEISScheduler(), demo.start[:1].float(), []
+    scheduler = EDMDEISScheduler()
     scheduler.set_timesteps(turns)
+    x = demo.start[:1].float()
+    ratios: list[float] = []
     demo.unet.select_expert(SIGMA_MAX)
     for timestep in scheduler.timesteps:
         start = time.perf_counter()
@@ -390,7 +395,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             total = math.prod(means[solver, grid, nfe] for nfe in counts)
             best[solver] = min(best.get(solver, (math.inf, grid)), (total, grid))
         for i, (solver, (_, grid)) in enumerate(best.items()):
-            ours = grid == "own"
+            ours = grid == OUR_GRID
             style = {"linewidth": 2.5 if i == 0 else 1.6} if ours else {"linewidth": 1, "linestyle": "--"}
             color = f"C{i}" if ours else colormaps["Dark2"](i % 8)
             errors = [means[solver, grid, nfe] for nfe in counts]
@@ -406,10 +411,16 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", choices=("analytic", "demo"), default=["analytic", "demo"])
-    parser.add_argument("--nfe", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50])
-    parser.add_argument("--demo-nfe", type=int, nargs="+", default=[12, 20, 25], help="the demo model's")
     parser.add_argument(
-        "--grids", nargs="+", choices=list(GRIDS), default=ANALYTIC_GRIDS, help="of diffusers' solvers on the mixtures"
+        "--nfe", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50], help="evaluations on the mixtures"
+    )
+    parser.add_argument("--demo-nfe", type=int, nargs="+", default=[12, 20, 25], help="evaluations on the demo model")
+    parser.add_argument(
+        "--grids",
+        nargs="+",
+        choices=list(GRIDS),
+        default=ANALYTIC_GRIDS,
+        help="grids of diffusers' solvers on the mixtures",
     )
     parser.add_argument(
         "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "demo's"], help="the same on the demo"

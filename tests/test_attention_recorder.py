@@ -17,7 +17,7 @@ from helpers import tiny_pipeline, tiny_unet
 from helpers_diffusers import PIPELINES, build, ip_adapter, unet_for
 
 from diffusers_ediffi import ExpertRouterUNet, PaintRegion, paint_with_words, record_attention
-from diffusers_ediffi.attention_recorder import BINS
+from diffusers_ediffi.attention_record import BINS
 from diffusers_ediffi.models.attention import EDiffIAttention
 from diffusers_ediffi.models.encoder_table import CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
 
@@ -49,8 +49,9 @@ KINDS = pytest.mark.parametrize("make", [ediffi, stable_diffusion], ids=lambda m
 
 
 def draw(pipe, prompt=PROMPT, steps=3, generator=None, **arguments):
-    """Guided latents; a picture for the pipelines that start from one."""
-    name, prompts = type(pipe).__name__, len(prompt) if isinstance(prompt, list) else 1
+    """Guided latents; pipelines that start from a picture get one."""
+    name = type(pipe).__name__
+    prompts = len(prompt) if isinstance(prompt, list) else 1
     picture = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(2)).expand(prompts, -1, -1, -1)
     if any(kind in name for kind in ("Img2Img", "Inpaint", "ControlNet")):
         arguments |= {"image": picture}
@@ -89,7 +90,7 @@ def plain_softmax(layer, states, context, mask):
 
 
 class Reference:
-    """Records by hooks of its own, as plainly as it goes, the last `images` rows: for each layer its matrices."""
+    """Records by plain hooks the last `images` rows: for each layer its matrices."""
 
     def __init__(self, pipe, images, cross=True):
         self.calls, self.images = {}, images
@@ -106,7 +107,7 @@ class Reference:
 
 @pytest.fixture
 def fresh():
-    """Makes a pipeline whose U-Net is nobody else's, for hooks that stay."""
+    """Makes a pipeline whose U-Net no other test uses, for hooks that stay."""
     return lambda make: ediffi(unet=tiny_unet(4)) if make is ediffi else make()
 
 
@@ -134,11 +135,11 @@ def test_equals_the_plain_computation(make, guidance, fresh):
     for image, phrase in enumerate(("cat", "owl")):
         columns = [t.column for t in recorder.words(image) if t.text in phrase]
         if make is ediffi:
-            own = pipe.region_columns(prompts[image], [PaintRegion(phrase, (0.0, 0.0, 1.0, 1.0))])[0]
+            of_phrase = pipe.region_columns(prompts[image], [PaintRegion(phrase, (0.0, 0.0, 1.0, 1.0))])[0]
         else:  # start, "a", then letters
-            own = [2, 3, 4] if phrase == "cat" else [3, 4, 5]
-        assert set(own) <= set(columns)
-        heat = every[image][:, own].sum(-1)
+            of_phrase = [2, 3, 4] if phrase == "cat" else [3, 4, 5]
+        assert set(of_phrase) <= set(columns)
+        heat = every[image][:, of_phrase].sum(-1)
         side = round(len(heat) ** 0.5)
         found = recorder.heat_map(phrase, image)
         torch.testing.assert_close(found.double(), heat.reshape(side, side), rtol=1e-4, atol=1e-6)
@@ -158,7 +159,8 @@ def test_self_attention_equals_the_plain_computation(make, fresh):
 
 @KINDS
 def test_rows_of_a_batch_equal_single_images(make):
-    pipe, prompts = make(), [PROMPT, "an owl"]
+    pipe = make()
+    prompts = [PROMPT, "an owl"]
     settings = {"heat_maps": True}
     batch = record(pipe, prompts, settings, num_images_per_prompt=2, generator=seeds(0, 1, 2, 3))
     for image in range(4):
@@ -195,7 +197,7 @@ def test_encoders_of_ediffi():
     words = recorder.words()
     torch.testing.assert_close(shares["words"][0], sum(token.masses for token in words))
     assert "".join(token.text for token in words if token.encoder == "clip_text") == PROMPT.replace(" ", "")
-    # the tiny tokenizer of T5 has a token of its own for the beginning of a word, which stands at the first letter
+    # the tiny tokenizer of T5 has a further token for the beginning of a word, which stands at the first letter
     assert len([token for token in words if token.encoder == "t5"]) == length - 1 and words[-1].text == "g"
     assert words[0].mass == pytest.approx(words[0].masses.mean().item())
 
@@ -212,11 +214,11 @@ def test_heat_maps_of_a_phrase_add_up():
 
 
 def test_the_unconditional_half_on_demand():
-    """Its first step is that of its own prompt, drawn without guidance."""
+    """Its first step is that of the negative prompt, drawn without guidance."""
     pipe = ediffi()
     half = record(pipe, settings={"unconditional": True}, negative_prompt="an owl")
-    own = record(pipe, "an owl", guidance_scale=1.0)
-    torch.testing.assert_close(half.masses()[:, 0], own.masses()[:, 0], rtol=1e-4, atol=1e-6)
+    owl = record(pipe, "an owl", guidance_scale=1.0)
+    torch.testing.assert_close(half.masses()[:, 0], owl.masses()[:, 0], rtol=1e-4, atol=1e-6)
     assert (half.masses() - record(pipe).masses()).abs().max() > 1e-3
     assert "words" not in half.shares()
     with pytest.raises(ValueError, match="does not see the prompt"):
@@ -312,7 +314,7 @@ def test_the_same_image_of_ediffi():
 
 
 def test_every_stage_of_the_cascade():
-    """Blocks of different U-Nets are nested; each sees its own stage."""
+    """Blocks of different U-Nets are nested; each sees its stage alone."""
     pipe = tiny_pipeline()
     with record_attention(pipe) as base, record_attention(pipe, "unet_sr256", heat_maps=True) as sr256:
         pipe(PROMPT, height=32, width=32, num_inference_steps=(3, 2), generator=seeds(0))
@@ -357,7 +359,7 @@ def test_ip_adapter_and_perturbed_attention():
 
 
 @torch.no_grad()
-def test_text_beside_the_pixels_own_keys():
+def test_text_beside_the_keys_of_the_pixels():
     """DeepFloyd IF's attention, called without a pipeline: masses are those of the text alone."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
@@ -378,10 +380,10 @@ def test_text_beside_the_pixels_own_keys():
     pipe = SimpleNamespace(unet=unet, scheduler=DDPMScheduler())
     with record_attention(pipe, heat_maps=True) as recorder:
         unet(torch.randn(2, 3, 8, 8), 500, torch.randn(2, 7, 16))
-    q, own, text = (
+    query, pixels, text = (
         made[name].double().unflatten(-1, (layer.heads, -1)).transpose(1, 2) for name in ("to_q", "to_k", "add_k_proj")
     )
-    both = (q @ torch.cat([text, own], dim=2).transpose(2, 3) * layer.scale).softmax(-1)
+    both = (query @ torch.cat([text, pixels], dim=2).transpose(2, 3) * layer.scale).softmax(-1)
     found = recorder.masses("mid_block.attentions.0")[:, 0]
     torch.testing.assert_close(found.double(), both[..., :7].mean((1, 2)), rtol=1e-4, atol=1e-6)
 
@@ -503,7 +505,7 @@ def test_embeddings_have_no_words():
 
 
 def test_a_schedule_has_no_words():
-    """Its prompts take turns, so that a column has no one word; the same schedule again is a further sample."""
+    """Its prompts take turns, so that a column has no single word; the same schedule again is a further sample."""
     pipe, schedule = ediffi(), [(PROMPT, 0.0), ("a dog", 0.5)]
     with record_attention(pipe) as recorder:
         for _ in range(2):

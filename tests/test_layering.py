@@ -22,10 +22,6 @@ FLOORS = (
     {"cli", "space"},
     {"__main__"},
 )
-# Arrows that still run up, or along a floor.
-NOT_YET = {
-    "pipelines": {"attention_recorder"},
-}
 
 
 def imports_of(path):
@@ -68,7 +64,7 @@ def our_imports(path):
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
 def test_imports_point_down(path):
     here = room_of(module_name(path))
-    there = {room_of(name) for name in our_imports(path)} - {here} - NOT_YET.get(here, set())
+    there = {room_of(name) for name in our_imports(path)} - {here}
     forbidden = sorted(room for room in there if floor_of(room) >= floor_of(here))
     assert not forbidden, f"{module_name(path)} must not import {forbidden}"
 
