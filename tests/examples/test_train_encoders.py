@@ -1,13 +1,13 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The scripts that train the demo model's CLIP and T5: tokenizers for any text, towers that load, exact resume."""
 
-import importlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers_examples import import_script
 from PIL import Image
 from transformers import (
     AutoTokenizer,
@@ -19,7 +19,6 @@ from transformers import (
     T5Tokenizer,
 )
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 CAPTIONS = [
     f"a {colour} {thing} {relation} a {other} on a dark blue background, pixel art"
     for colour in ("red", "green", "light blue")
@@ -31,14 +30,12 @@ CAPTIONS = [
 
 @pytest.fixture
 def clip_script(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("train_clip")
+    return import_script("demo/train_clip", monkeypatch)
 
 
 @pytest.fixture
 def t5_script(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("train_t5")
+    return import_script("demo/train_t5", monkeypatch)
 
 
 @pytest.fixture

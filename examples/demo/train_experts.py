@@ -1,18 +1,18 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train an ensemble of experts of the demo from one schedule: every node of the tree, one after the other.
 
-    python examples/train_experts.py three-experts --objects noto_objects --encoders runs/encoders --output runs/tree \
-        --mixed-precision bf16 --channels-last --max-minutes-this-run 60
+    python examples/demo/train_experts.py three-experts --objects noto_objects --encoders runs/encoders \
+        --output runs/tree --mixed-precision bf16 --channels-last --max-minutes-this-run 60
 
 The schedule is a YAML file of your own (`src/diffusers_ediffi/training/schedule.py` lists its keys) or the name of a
 shipped one: two-experts, three-experts, four-experts, or the paper's paper-table5 (base) and paper-table6 (SR256).
 See the plan first, with its cost from a measured step time; nothing is written:
 
-    python examples/train_experts.py three-experts --objects noto_objects --encoders runs/encoders --output runs/tree \
-        --mixed-precision bf16 --channels-last --dry-run
+    python examples/demo/train_experts.py three-experts --objects noto_objects --encoders runs/encoders \
+        --output runs/tree --mixed-precision bf16 --channels-last --dry-run
 
 Cut it anywhere, also by kill -9, and start the same command again: nodes that are done are skipped, the others go on
-exactly where they were saved. `OUTPUT/nodes/NAME` is the folder of one run, as examples/train_base.py writes it;
+exactly where they were saved. `OUTPUT/nodes/NAME` is the folder of one run, as examples/demo/train_base.py writes it;
 `OUTPUT/unet` holds the experts as one `ExpertRouterUNet`, and `OUTPUT/report.json` what each run did. With
 `--init-from runs/base`, or `start:` in the schedule, the nodes without a parent start from a trained model.
 """

@@ -1,8 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Look at the demo model's scenes: a grid of them as a PNG, or a folder of pictures, captions and masks.
 
-    python examples/make_demo_scenes.py --objects OBJECTS --grid scenes.png
-    python examples/make_demo_scenes.py --objects OBJECTS --folder scenes --count 500 --size 256 --masks
+    python examples/demo/make_demo_scenes.py --objects OBJECTS --grid scenes.png
+    python examples/demo/make_demo_scenes.py --objects OBJECTS --folder scenes --count 500 --size 256 --masks
 
 `OBJECTS` is a folder that `make_object_folder.py` made. The folder gets `000000.png` and so on, `captions.jsonl` with
 one line for each scene (file, caption, objects with boxes and spans, relation, ground, style), and with `--masks` one

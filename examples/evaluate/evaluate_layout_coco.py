@@ -2,7 +2,7 @@
 r"""Paint-with-words on COCO: does a Stable Diffusion model put things where a caption's objects were painted?
 
 wget http://images.cocodataset.org/annotations/annotations_trainval2017.zip && unzip annotations_trainval2017.zip
-python examples/evaluate_layout_coco.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
+python examples/evaluate/evaluate_layout_coco.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
     --annotations annotations/instances_val2017.json --captions annotations/captions_val2017.json \
     --output coco_layout --strengths 0 0.2 0.4 --num-captions 1000
 

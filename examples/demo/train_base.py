@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train the demo's base model, 64 x 64, on rendered scenes.
 
-    python examples/train_base.py --objects noto_objects --encoders runs/encoders --output runs/base \
+    python examples/demo/train_base.py --objects noto_objects --encoders runs/encoders --output runs/base \
         --batch-size 64 --learning-rate 5e-4 --mixed-precision bf16 --channels-last --max-minutes-this-run 60
 
 Cut it anywhere and start the same command again: it goes on exactly where it was. `OUTPUT/unet` holds the averaged
@@ -9,8 +9,8 @@ weights whenever a run has ended, `OUTPUT/samples` grids of held-out captions, `
 
 An expert starts from the weights of its parent and trains on its interval alone (paper, section 4.1):
 
-    python examples/train_base.py ... --output runs/base-9-511 --init-from runs/base --node 9,511
-    python examples/train_base.py ... --output runs/base-rest --init-from runs/base --excluding 9,511 3,0
+    python examples/demo/train_base.py ... --output runs/base-9-511 --init-from runs/base --node 9,511
+    python examples/demo/train_base.py ... --output runs/base-rest --init-from runs/base --excluding 9,511 3,0
 """
 
 import argparse

@@ -1,10 +1,10 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train the whole demo model, from its text encoders to its 1024 x 1024 stage, and put it together.
 
-    python examples/train_demo.py --objects noto_objects --output runs/demo
+    python examples/demo/train_demo.py --objects noto_objects --output runs/demo
 
-`examples/make_object_folder.py` makes the folder of objects. Each stage is one of the scripts beside this one, run
-with the settings of the packaged model. At the end `OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`,
+`examples/demo/make_object_folder.py` makes the folder of objects. Each stage is a script of examples/, run with the
+settings of the packaged model. At the end `OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`,
 and `OUTPUT/evaluation` holds its figures.
 
 Cut it anywhere, with Ctrl-C or SIGTERM, and start the same command again: a stage that has ended leaves its command
@@ -13,7 +13,7 @@ saved, with all of its minutes before it again. `assemble` and `evaluate` always
 `base-high` from another `base`, remove its folder. To give a stage another length (its learning rate falls to zero
 over its steps), or to run only some:
 
-    python examples/train_demo.py --objects noto_objects --output runs/demo --stages base assemble evaluate \
+    python examples/demo/train_demo.py --objects noto_objects --output runs/demo --stages base assemble evaluate \
         --steps base=50000 --minutes base=700
 """
 
@@ -40,7 +40,7 @@ from transformers import (
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
 
-EXAMPLES = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent
 # What the base draws, in all styles. Super-resolution knows all objects, encoders and scorer all grounds as well.
 PHRASES = (
     "rocket", "red apple", "sun", "moon", "tree", "house", "cat", "red car", "red balloon", "banana", "butterfly",
@@ -132,8 +132,8 @@ def commands(objects: Path, output: Path, minutes: dict[str, float], steps: dict
         "sr1024": [*sr, "sr1024", "--p-mean", "-1.8", "--p-std", "1.7", "--degradation", "0.1", *SR_WHOLE],
     }
     found: dict[str, list] = {
-        "evaluate": ["evaluate_demo.py", "--model", pipeline, "--objects", objects, "--scorer", scorer]
-        + ["--output", output / "evaluation", *SCENES],
+        "evaluate": [HERE.parent / "evaluate" / "evaluate_demo.py", "--model", pipeline, "--objects", objects]
+        + ["--scorer", scorer, "--output", output / "evaluation", *SCENES],
     }
     for stage, command in networks.items():
         found[stage] = [*command, "--objects", objects, "--encoders", encoders, "--output", output / stage]
@@ -228,7 +228,7 @@ def run_stage(stage: str, command: list[str], output: Path, environment: Mapping
     for name in (stage, *(STEPS if stage in ("clip", "t5") else ())):
         (output / f"{name}.done").unlink(missing_ok=True)
     script, *options = command
-    code, stopped_by = run_script([sys.executable, str(EXAMPLES / script), *options], environment)
+    code, stopped_by = run_script([sys.executable, str(HERE / script), *options], environment)
     if code == 0 and stage in MINUTES:
         marker.write_text(done)
     if stopped_by or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
@@ -260,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", nargs="+", type=per_stage, default=[], help="planned length, such as base=50000")
     args = parser.parse_args(arguments)
     if not (args.objects / "index.json").is_file():
-        sys.exit(f"error: {args.objects} holds no index.json; make the folder with examples/make_object_folder.py.")
+        sys.exit(f"error: {args.objects} holds no index.json; examples/demo/make_object_folder.py makes the folder.")
     scripts = commands(args.objects, args.output, {**MINUTES, **dict(args.minutes)}, {**STEPS, **dict(args.steps)})
     # On CPUs in bf16, matrix products are faster than the backward pass of the fused attention.
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "DIFFUSERS_ATTN_BACKEND": "_native_math"}

@@ -1,14 +1,15 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train a super-resolution model of the demo on rendered scenes: 64 -> 256 on whole pictures, 256 -> 1024 on patches.
 
-    python examples/train_sr.py --stage sr256 --objects noto_objects --encoders runs/encoders --output runs/sr256 \
-        --batch-size 8 --learning-rate 5e-4 --mixed-precision bf16 --channels-last --max-minutes-this-run 30
-    python examples/train_sr.py --stage sr1024 --objects noto_objects --encoders runs/encoders --output runs/sr1024 \
-        --batch-size 8 --learning-rate 5e-4 --mixed-precision bf16 --channels-last --max-minutes-this-run 30
+    python examples/demo/train_sr.py --stage sr256 --objects noto_objects --encoders runs/encoders \
+        --output runs/sr256 --batch-size 8 --learning-rate 5e-4 --mixed-precision bf16 --channels-last \
+        --max-minutes-this-run 30
+    python examples/demo/train_sr.py --stage sr1024 --objects noto_objects --encoders runs/encoders \
+        --output runs/sr1024 --batch-size 8 --learning-rate 5e-4 --mixed-precision bf16 --channels-last \
+        --max-minutes-this-run 30
 
-It resumes, logs and writes grids (what the model draws, its input, the real picture) as examples/train_base.py does,
-and trains experts in the same way: the paper's two of SR256 are `--node 1,0` and `--node 1,1` with
-`--init-from runs/sr256`.
+It resumes, logs and writes grids (what the model draws, its input, the real picture) as train_base.py does, and trains
+experts in the same way: the paper's two of SR256 are `--node 1,0` and `--node 1,1` with `--init-from runs/sr256`.
 """
 
 import argparse

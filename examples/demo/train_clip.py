@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train the demo model's small CLIP: a text and an image tower, contrastive on scenes and their captions.
 
-    python examples/train_clip.py --objects noto_objects --output runs/encoders --minutes 7
+    python examples/demo/train_clip.py --objects noto_objects --output runs/encoders --minutes 7
 
 The first run also trains the tokenizer. Cut it anywhere and start the same command again: it goes on with the same
 weights, optimiser state and scenes. At the end `OUTPUT` holds `tokenizer`, `text_encoder`, `feature_extractor` and

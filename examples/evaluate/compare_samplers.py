@@ -1,8 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Error of every sampler against network evaluations: EDMDEISScheduler and diffusers' schedulers, on the same grids.
 
-    python benchmarks/samplers.py --output docs/samplers
-    python benchmarks/samplers.py --problems analytic    # a minute
+    python examples/evaluate/compare_samplers.py --output docs/samplers
+    python examples/evaluate/compare_samplers.py --problems analytic    # a minute
 
 The analytic problems are Gaussian mixtures, whose best denoiser is a formula and whose trajectories are solved by
 DOP853 at a tolerance of 1e-10. The problem "demo" is the base stage of the packaged model with its guidance and

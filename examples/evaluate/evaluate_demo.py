@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Measure a demo model on held-out prompts, beside real scenes: what is right, and how far the pictures are from real.
 
-    python examples/evaluate_demo.py --objects noto_objects --output runs/evaluation
+    python examples/evaluate/evaluate_demo.py --objects noto_objects --output runs/evaluation
 
 By default it judges the model that comes with the package, at its own settings, by the scorer beside it.
 `OUTPUT/results.json` holds every figure and setting, `OUTPUT/*.png` the first pictures of each stage. The parts

@@ -1,14 +1,15 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 r"""Paint-with-words with any Stable Diffusion or SDXL model: say where each phrase of the prompt is to be seen.
 
-python examples/paint_with_words_sd.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 --output squirrels.png \
-    --prompt "a red squirrel and a white rabbit in the snow" --region "red squirrel=0,0.3,0.5,1" \
+python examples/draw/paint_with_words_sd.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
+    --output squirrels.png --prompt "a red squirrel and a white rabbit in the snow" \
+    --region "red squirrel=0,0.3,0.5,1" \
     --region "white rabbit=rabbit_mask.png"
 
 A region is a box of left, top, right, bottom in [0, 1], or a picture that is white inside. Instead of regions there
 may be a painted canvas, where white is unpainted:
 
-python examples/paint_with_words_sd.py --model stabilityai/stable-diffusion-xl-base-1.0 --output out.png \
+python examples/draw/paint_with_words_sd.py --model stabilityai/stable-diffusion-xl-base-1.0 --output out.png \
     --prompt "a red squirrel and a white rabbit in the snow" --canvas canvas.png --color "red=red squirrel" \
     --color "#0000ff=white rabbit"
 """

@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Repaint a part of a picture.
 
-python examples/inpaint.py --output inpainted.png --size 64
+python examples/draw/inpaint.py --output inpainted.png --size 64
 
 On the left stands the picture with the outline of what is repainted, then one picture for each seed. Without --image
 the model draws it first, of --source-prompt. The part is a box, or what --mask shows white.

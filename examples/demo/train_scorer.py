@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train the scorer that judges the demo model's pictures: objects, their places, ground and style.
 
-    python examples/train_scorer.py --objects noto_objects --output runs/scorer --minutes 12
+    python examples/demo/train_scorer.py --objects noto_objects --output runs/scorer --minutes 12
 
 Cut it anywhere and start the same command again: it goes on with the same weights, optimiser state and scenes. At the
 end `OUTPUT` holds the scorer in half precision as `SceneScorer.from_pretrained` loads it, and

@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Draw the same prompt with its objects put left and right and the other way round, at several strengths.
 
-python examples/paint_with_words.py --output painted.png --size 64 --seeds 0 1 2 3
+python examples/draw/paint_with_words.py --output painted.png --size 64 --seeds 0 1 2 3
 
 The first row has no paint; below it each strength has a row of its own. The outlines are those of the regions.
 """

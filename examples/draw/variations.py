@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Draw variations of a picture from its CLIP image embedding (Figure 15): without text, with some, with all of it.
 
-python examples/variations.py --output variations.png --size 64 --seeds 0 1 2 3
+python examples/draw/variations.py --output variations.png --size 64 --seeds 0 1 2 3
 
 A row for each text, a column for each seed; the first column is the picture. Without --image the model draws it from
 the full text.

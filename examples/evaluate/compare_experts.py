@@ -1,13 +1,13 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Put networks side by side in the demo: a single one and ensembles, full and low-rank experts, over guidance scales.
 
-    python examples/compare_experts.py --objects noto_objects --output runs/comparison --num-prompts 200 \
+    python examples/evaluate/compare_experts.py --objects noto_objects --output runs/comparison --num-prompts 200 \
         --networks single=runs/single/unet level-2=runs/level-2/unet --guidance-scales 1 2 3 5
 
 Each network takes the place of one stage of the demo model (`--stage`, the base by default), with all else the same:
 prompts, noise, scorer. For each `OUTPUT/results.json` receives the loss on held-out scenes at fixed noise levels and,
-for each guidance scale, what examples/evaluate_demo.py measures of that stage; OUTPUT/results.png shows both. What the
-file already holds is not measured again, so that networks and scales can be added, and a cut run goes on.
+for each guidance scale, what evaluate_demo.py measures of that stage; OUTPUT/results.png shows both. What the file
+already holds is not measured again, so that networks and scales can be added, and a cut run goes on.
 """
 
 import argparse

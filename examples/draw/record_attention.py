@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 r"""Look at what the model attends to while it draws: Figure 3, and where in the image each phrase is looked for.
 
-python examples/record_attention.py --output attention \
+python examples/draw/record_attention.py --output attention \
     --prompt "a rocket above a red apple on a dark blue background" --phrases "rocket" "red apple"
 
 `attention.png` shows the share of attention that goes to the words, to each encoder and to the null token against the

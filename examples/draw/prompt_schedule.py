@@ -1,8 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Switch from one prompt to another while the base stage draws, and measure what is left to the second (Figure 4).
 
-    python examples/prompt_schedule.py --pair "a red mushroom" "a red heart" --output runs/prompt_schedule
-    python examples/prompt_schedule.py --objects noto_objects --output runs/prompt_schedule
+    python examples/draw/prompt_schedule.py --pair "a red mushroom" "a red heart" --output runs/prompt_schedule
+    python examples/draw/prompt_schedule.py --objects noto_objects --output runs/prompt_schedule
 
 Pairs of prompts, or of held-out captions of the demo's objects, are drawn from one noise each; the second prompt gets
 the last 0, 7, 30, 60 and 100% of the steps. OUTPUT/results.json holds the settings and how far each picture is from

@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Does paint-with-words put things where they were painted? And what does it cost? Figure 17's trade-off, in figures.
 
-    python examples/evaluate_layout.py --objects noto_objects --output docs/paint_with_words --num-prompts 200
+    python examples/evaluate/evaluate_layout.py --objects noto_objects --output docs/paint_with_words --num-prompts 200
 
 Draws held-out scenes of two objects with their boxes as regions, at each strength w' (`--strengths`), from the same
 noise; strength 0 is the plain prompt. `OUTPUT.json` receives, for each strength, the intersection over union

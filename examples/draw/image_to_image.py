@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Draw from a picture on, at several strengths.
 
-python examples/image_to_image.py --output strengths.png --size 64
+python examples/draw/image_to_image.py --output strengths.png --size 64
 
 Each row has a seed of its own, each column a strength; the picture itself stands on the left. Without --image the
 model draws it first, of --source-prompt. The noise level where each strength begins is printed.

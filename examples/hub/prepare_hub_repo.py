@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Make a saved pipeline ready for the Hugging Face Hub.
 
-    python examples/prepare_hub_repo.py FOLDER --model-card model_card.md
+    python examples/hub/prepare_hub_repo.py FOLDER --model-card model_card.md
     hf upload ORG/NAME FOLDER
 
 Adds to the folder that `EDiffIPipeline.save_pretrained` wrote what people need who do not import diffusers_ediffi

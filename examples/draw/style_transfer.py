@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Draw a prompt without a style reference and with several, at rising style_scale, and with all of them mixed.
 
-python examples/style_transfer.py --output style.png --size 64 --seeds 3 4
+python examples/draw/style_transfer.py --output style.png --size 64 --seeds 3 4
 
 A row for each reference and one for their mix; the first column is the reference, a scale of 0 is no style. Without
 --styles the model draws its own references, which show other objects than the prompt names.

@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train the demo model's small T5 text encoder by span corruption on the captions of scenes.
 
-    python examples/train_t5.py --objects noto_objects --output runs/encoders --minutes 4
+    python examples/demo/train_t5.py --objects noto_objects --output runs/encoders --minutes 4
 
 The first run also trains the tokenizer. Cut it anywhere and start the same command again: it goes on with the same
 weights, optimiser state and captions. At the end `OUTPUT` holds `tokenizer_2` and `text_encoder_2` as the pipeline

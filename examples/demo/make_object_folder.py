@@ -2,7 +2,7 @@
 """Make the folder of object pictures that the demo model's scenes are composed of.
 
     git clone --depth 1 https://github.com/googlefonts/noto-emoji
-    python examples/make_object_folder.py --noto-emoji noto-emoji --output objects
+    python examples/demo/make_object_folder.py --noto-emoji noto-emoji --output objects
 
 copies 106 pictures from the clone's folder `png/512` (Copyright Google, Apache License 2.0) and writes the
 `index.json` that `diffusers_ediffi.demo.load_objects` reads. `demo_objects.json`, beside this script, says which

@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What each kind of guidance does to a demo model: agreement with the prompt, and distance from real scenes.
 
-    python examples/guidance_table.py --objects noto_objects --output docs/guidance --num-prompts 200
+    python examples/evaluate/guidance_table.py --objects noto_objects --output docs/guidance --num-prompts 200
 
 Draws the same held-out prompts from the same noise with each of `--settings` (w is the base's guidance scale,
 `--guidance-scale` or the model's own) and, for Figure 8 in miniature, with T5 alone, CLIP text alone and both
