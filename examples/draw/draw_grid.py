@@ -2,13 +2,15 @@
 """Draw a grid of prompts, one row for each seed, with the prompts written below: the picture in the README.
 
 python examples/draw/draw_grid.py --output docs/grid.png --size 256 --seeds 0 1
+
+Writes OUTPUT, a PNG.
 """
 
 import argparse
 import textwrap
-from pathlib import Path
 
 import torch
+from grids_and_options import add_picture_options, make_parser
 from PIL import Image, ImageDraw, ImageFont
 
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
@@ -26,45 +28,62 @@ PROMPTS = (
 )
 
 
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
+    parser.add_argument("--columns", type=int, default=4)
+    add_picture_options(parser, seeds=[0], help_of_seeds="a row for each")
+    return parser.parse_args(arguments)
+
+
 def caption_strip(prompts: list[str], size: int, height: int = 44) -> Image.Image:
     """The prompts, wrapped, each below its column."""
     strip = Image.new("RGB", (len(prompts) * size, height), "white")
-    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(13)
+    font = ImageFont.load_default(13)
     for i, prompt in enumerate(prompts):
-        draw.text((i * size + 6, 6), textwrap.fill(prompt, size // 7), fill="black", font=font)
+        text = textwrap.fill(prompt, size // 7)
+        ImageDraw.Draw(strip).text((i * size + 6, 6), text, fill="black", font=font)
     return strip
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Draws and writes the grid."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the PNG to write")
-    parser.add_argument("--model", help="pipeline folder or Hub id (default: the one in the package)")
-    parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
-    parser.add_argument("--columns", type=int, default=4)
-    parser.add_argument("--size", type=int, help="height and width of a picture (default: the model's largest)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a row for each")
-    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
-    args = parser.parse_args(arguments)
+def picture_strip(images: list[Image.Image], columns: int, size: int) -> Image.Image:
+    """Pictures side by side, as wide as `columns` of them."""
+    strip = Image.new("RGB", (columns * size, size), "white")
+    for i, image in enumerate(images):
+        strip.paste(image, (i * size, 0))
+    return strip
 
-    pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
-    size = args.size or pipe.stages[-1].size
-    bands = []
+
+def stacked(strips: list[Image.Image], width: int) -> Image.Image:
+    """The strips below each other."""
+    grid = Image.new("RGB", (width, sum(strip.height for strip in strips)), "white")
+    top = 0
+    for strip in strips:
+        grid.paste(strip, (0, top))
+        top += strip.height
+    return grid
+
+
+def draw(pipe: EDiffIPipeline, size: int, args: argparse.Namespace) -> Image.Image:
+    """The grid: for every `--columns` prompts a strip for each seed, and the prompts below."""
+    strips = []
     for start in range(0, len(args.prompts), args.columns):
         prompts = args.prompts[start : start + args.columns]
         for seed in args.seeds:
             generators = [torch.Generator().manual_seed(seed) for _ in prompts]
             images = pipe(prompts, height=size, width=size, generator=generators).images
-            row = Image.new("RGB", (args.columns * size, size), "white")
-            for i, image in enumerate(images):
-                row.paste(image, (i * size, 0))
-            bands.append(row)
-        bands.append(caption_strip(prompts, size))
-    grid = Image.new("RGB", (args.columns * size, sum(band.height for band in bands)), "white")
-    top = 0
-    for band in bands:
-        grid.paste(band, (0, top))
-        top += band.height
+            strips.append(picture_strip(images, args.columns, size))
+        strips.append(caption_strip(prompts, size))
+    return stacked(strips, args.columns * size)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Draws and writes the grid."""
+    args = parse_arguments(arguments)
+    pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
+    size = args.size or pipe.stages[-1].size
+    grid = draw(pipe, size, args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     settings = {"prompts": args.prompts, "seeds": args.seeds, "model": model_name(args.model), "size": size}
     save_image(grid, args.output, None if args.no_provenance else Provenance(settings))

@@ -3,13 +3,13 @@
 
 python examples/draw/paint_with_words.py --output painted.png --size 64 --seeds 0 1 2 3
 
-The first row has no paint; below it each strength has a row of its own. The outlines are those of the regions.
+Writes OUTPUT, a PNG with a row for each strength; 0, the first, has no paint. The outlines are those of the regions.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
+from grids_and_options import add_picture_options, make_parser
 from PIL import Image, ImageDraw
 
 from diffusers_ediffi import EDiffIPipeline, PaintRegion, Provenance, demo_checkpoint, save_image
@@ -21,6 +21,21 @@ COLORS = ("red", "white")
 BOXES = ((0.02, 0.2, 0.48, 0.8), (0.52, 0.2, 0.98, 0.8))
 
 
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--prompt", default=PROMPT)
+    parser.add_argument("--phrases", nargs=2, default=PHRASES, help="two phrases of the prompt")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.4, 1.0], help="a row for each")
+    add_picture_options(parser, seeds=[0, 1, 2, 3], help_of_seeds="a column for each, and both ways")
+    return parser.parse_args(arguments)
+
+
+def regions_of(phrases: list[str], boxes: tuple[tuple[float, ...], ...]) -> list[PaintRegion]:
+    """Each phrase in its box."""
+    return [PaintRegion(phrase, box) for phrase, box in zip(phrases, boxes, strict=True)]
+
+
 def outlined(image: Image.Image, regions: list[PaintRegion]) -> Image.Image:
     """The picture with the outlines of its regions."""
     image = image.copy()
@@ -29,44 +44,35 @@ def outlined(image: Image.Image, regions: list[PaintRegion]) -> Image.Image:
     return image
 
 
+def draw(
+    pipe: EDiffIPipeline, regions: list[PaintRegion], strength: float, size: int, args: argparse.Namespace
+) -> list[Image.Image]:
+    """A picture for each seed, with the outlines of the regions."""
+    images = pipe(
+        args.prompt,
+        height=size,
+        width=size,
+        num_images_per_prompt=len(args.seeds),
+        generator=[torch.Generator().manual_seed(seed) for seed in args.seeds],
+        regions=regions,
+        region_strength=strength,
+    ).images
+    return [outlined(image, regions) for image in images]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Draws and writes the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the PNG to write")
-    parser.add_argument("--model", help="pipeline folder or Hub id (default: the one in the package)")
-    parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--phrases", nargs=2, default=PHRASES, help="two phrases of the prompt")
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.4, 1.0], help="a row for each")
-    parser.add_argument("--size", type=int, help="height and width of a picture (default: the model's largest)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="a column for each, and both ways")
-    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
-    args = parser.parse_args(arguments)
-
+    args = parse_arguments(arguments)
     pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
     size = args.size or pipe.stages[-1].size
+    both_ways = [regions_of(args.phrases, boxes) for boxes in (BOXES, BOXES[::-1])]
     grid = Image.new("RGB", (2 * len(args.seeds) * size, len(args.strengths) * size))
     for row, strength in enumerate(args.strengths):
-        for half, boxes in enumerate((BOXES, BOXES[::-1])):
-            regions = [PaintRegion(phrase, box) for phrase, box in zip(args.phrases, boxes, strict=True)]
-            images = pipe(
-                args.prompt,
-                height=size,
-                width=size,
-                num_images_per_prompt=len(args.seeds),
-                generator=[torch.Generator().manual_seed(seed) for seed in args.seeds],
-                regions=regions,
-                region_strength=strength,
-            ).images
-            for column, image in enumerate(images):
-                grid.paste(outlined(image, regions), ((half * len(images) + column) * size, row * size))
-    settings = {
-        "prompt": args.prompt,
-        "seeds": args.seeds,
-        "model": model_name(args.model),
-        "size": size,
-        "regions": region_settings([PaintRegion(*pair) for pair in zip(args.phrases, BOXES, strict=True)]),
-        "region_strengths": args.strengths,
-    }
+        images = [image for regions in both_ways for image in draw(pipe, regions, strength, size, args)]
+        for column, image in enumerate(images):
+            grid.paste(image, (column * size, row * size))
+    settings = {"prompt": args.prompt, "seeds": args.seeds, "model": model_name(args.model), "size": size}
+    settings |= {"regions": region_settings(both_ways[0]), "region_strengths": args.strengths}
     save_image(grid, args.output, None if args.no_provenance else Provenance(settings))
     print(args.output)
 

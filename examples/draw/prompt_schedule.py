@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from style_transfer import draw_grid
+from grids_and_options import draw_grid
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,24 +28,28 @@ GROUND_KINDS = sorted({ground.kind for ground in GROUNDS})
 SHOWN = 8  # pairs in the picture
 
 
+def schedule_of(firsts: list[str], seconds: list[str], left: float) -> list[tuple[list[str], float]]:
+    """The prompt schedule whose last `left` per cent of the steps follow the second prompts."""
+    if left == 100:  # the first prompts begin with share 0, where the second must begin
+        return [(seconds, 0.0)]
+    return [(firsts, 0.0), (seconds, 1 - left / 100)]
+
+
 def draw_switched(
     pipe: EDiffIPipeline, args: argparse.Namespace, firsts: list[str], seconds: list[str], left: float
 ) -> Tensor:
     """Pictures (pairs, 3, size, size) in [0, 1] whose last `left` per cent of the steps follow the second prompts."""
-    size, parts = pipe.stages[0].size, []
+    parts = []
     for start in tqdm(range(0, len(firsts), args.batch_size), desc=f"{left:g}%"):
         rows = slice(start, start + args.batch_size)
-        schedule = [(firsts[rows], 0.0), (seconds[rows], 1 - left / 100)]
-        # The first prompts begin with share 0, so that 100% are the second prompts alone.
-        schedule = [(seconds[rows], 0.0)] if left == 100 else schedule
-        count = len(firsts[rows])
+        seeds = [args.seed * 1_000_003 + start + i for i in range(len(firsts[rows]))]
         images = pipe(
-            prompt_schedule=schedule,
-            height=size,
-            width=size,
+            prompt_schedule=schedule_of(firsts[rows], seconds[rows], left),
+            height=pipe.stages[0].size,
+            width=pipe.stages[0].size,
             num_inference_steps=args.steps,
             guidance_scale=args.guidance_scale,
-            generator=[torch.Generator().manual_seed(args.seed * 1_000_003 + start + i) for i in range(count)],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="pt",
         ).images
         parts.append(images.float().cpu())
@@ -54,9 +58,11 @@ def draw_switched(
 
 def measure(pipe: EDiffIPipeline, args: argparse.Namespace, captions: list[str]) -> tuple[dict, dict[float, Tensor]]:
     """The differences to the first prompts' pictures for each share, and the pictures."""
-    firsts, seconds = captions[::2], captions[1::2]
+    firsts = captions[::2]
+    seconds = captions[1::2]
     plain = draw_switched(pipe, args, firsts, seconds, left=0.0)
-    pictures, differences = {}, {}
+    pictures = {}
+    differences = {}
     for left in args.left:
         pictures[left] = plain if left == 0 else draw_switched(pipe, args, firsts, seconds, left)
         per_pair = (pictures[left] - plain).abs().mean(dim=(1, 2, 3))

@@ -3,54 +3,59 @@
 
 python examples/draw/variations.py --output variations.png --size 64 --seeds 0 1 2 3
 
-A row for each text, a column for each seed; the first column is the picture. Without --image the model draws it from
-the full text.
+Writes OUTPUT, a PNG: a row for each text, a column for each seed; the first column is the picture. Without --image the
+model draws it from the full text.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
+from grids_and_options import add_picture_options, draw_grid, make_parser
 from PIL import Image
-from style_transfer import draw_grid, make_references
 
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
 from diffusers_ediffi.pipelines.style import read_image
 from diffusers_ediffi.provenance import model_name
 
 TEXTS = ("a red mushroom", "pixel art of a red mushroom on a green background")
+SOURCE_SEED = 100  # of the picture that the model draws; none of the variations has it by default
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Draws and writes the variations."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the PNG to write")
-    parser.add_argument("--model", help="pipeline folder or Hub id (default: the one in the package)")
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = make_parser(__doc__)
     parser.add_argument("--image", metavar="FILE", help="the picture (default: the last text, drawn by the model)")
-    parser.add_argument("--texts", nargs="+", default=list(TEXTS), help="of the rows below the one without text")
+    parser.add_argument("--texts", nargs="+", default=list(TEXTS), help="of the rows below the first, without text")
     parser.add_argument("--style-scale", type=float, default=1.0, help="factor on the picture's embedding")
-    parser.add_argument("--size", type=int, help="height and width of a picture (default: the model's largest)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="a column for each")
-    parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
-    args = parser.parse_args(arguments)
+    add_picture_options(parser, seeds=[0, 1, 2, 3], help_of_seeds="a column for each")
+    return parser.parse_args(arguments)
 
-    pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
-    size = args.size or pipe.stages[-1].size
-    # Drawn with a seed that none of the variations has by default.
-    picture = read_image(args.image) if args.image else make_references(pipe, size, args.texts[-1:], seed=100)[0]
-    rows: list[list[Image.Image | None]] = []
-    for text in (None, *args.texts):
-        images = pipe(
-            text,
-            style_image=picture,
-            style_scale=args.style_scale,
-            height=size,
-            width=size,
-            num_images_per_prompt=len(args.seeds),
-            generator=[torch.Generator().manual_seed(seed) for seed in args.seeds],
-        ).images
-        rows.append([None if rows else picture.resize((size, size)), *images])
-    columns = ["picture", *(f"seed {seed}" for seed in args.seeds)]
+
+def read_or_draw(pipe: EDiffIPipeline, size: int, args: argparse.Namespace) -> Image.Image:
+    """The picture to vary."""
+    if args.image:
+        return read_image(args.image)
+    generators = [torch.Generator().manual_seed(SOURCE_SEED)]
+    return pipe(args.texts[-1:], height=size, width=size, generator=generators).images[0]
+
+
+def draw(
+    pipe: EDiffIPipeline, text: str | None, picture: Image.Image, size: int, args: argparse.Namespace
+) -> list[Image.Image]:
+    """A variation for each seed."""
+    return pipe(
+        text,
+        style_image=picture,
+        style_scale=args.style_scale,
+        height=size,
+        width=size,
+        num_images_per_prompt=len(args.seeds),
+        generator=[torch.Generator().manual_seed(seed) for seed in args.seeds],
+    ).images
+
+
+def save(grid: Image.Image, size: int, args: argparse.Namespace) -> None:
+    """Writes the grid and how it was made."""
     settings = {
         "prompts": args.texts,
         "seeds": args.seeds,
@@ -59,8 +64,20 @@ def main(arguments: list[str] | None = None) -> None:
         "style_image": True,
         "style_scale": args.style_scale,
     }
-    grid = draw_grid(rows, ["without text", *args.texts], columns)
     save_image(grid, args.output, None if args.no_provenance else Provenance(settings))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Draws and writes the variations."""
+    args = parse_arguments(arguments)
+    pipe = EDiffIPipeline.from_pretrained(args.model or demo_checkpoint())
+    size = args.size or pipe.stages[-1].size
+    picture = read_or_draw(pipe, size, args)
+    texts = (None, *args.texts)
+    first_column = [picture.resize((size, size)), *[None] * len(args.texts)]
+    rows = [[first, *draw(pipe, text, picture, size, args)] for first, text in zip(first_column, texts, strict=True)]
+    columns = ["picture", *(f"seed {seed}" for seed in args.seeds)]
+    save(draw_grid(rows, ["without text", *args.texts], columns), size, args)
     print(args.output)
 
 

@@ -106,7 +106,7 @@ def test_prompt_schedule_of_given_prompts(tiny_model, tmp_path, monkeypatch):
 
 def test_captions_of_a_grid_are_wrapped_to_its_width(monkeypatch):
     """A long one is not cut: it has more lines, right above its own row, and the pictures stay where they belong."""
-    draw_grid = import_script("draw/style_transfer", monkeypatch).draw_grid
+    draw_grid = import_script("draw/grids_and_options", monkeypatch).draw_grid
     red, blue = (Image.new("RGB", (64, 64), color) for color in ("red", "blue"))
     prompt = "pixel art of a red balloon to the left of a sunflower in front of a light blue background"
     grid = np.array(draw_grid([[red, blue], [blue, red]], ["short", prompt], ["picture", "seed 1"]))
