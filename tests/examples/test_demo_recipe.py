@@ -102,7 +102,7 @@ def recipe(monkeypatch):
 
 def test_a_network_starts_from_one_with_fewer_attention_layers(tmp_path, monkeypatch):
     """What is added starts as the identity, so that it computes what its source does; anything else is refused."""
-    script = import_script("demo/train_base", monkeypatch)
+    script = import_script("demo/scenes_and_networks", monkeypatch)
     interval = NoiseInterval.everything()
     source = EDiffIUNet.from_preset("demo-base", attention_block="plain").eval()
     torch.nn.init.normal_(source.conv_out.weight, std=0.1)
