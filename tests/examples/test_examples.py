@@ -23,3 +23,12 @@ def test_help(path, monkeypatch, capsys):
 def test_launch_command_stands_at_the_top(path):
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert docstring and f"examples/{path.relative_to(EXAMPLES).as_posix()}" in docstring
+
+
+@pytest.mark.parametrize("path", scripts(), ids=lambda path: path.name)
+def test_no_script_imports_another(path):
+    names = {script.stem for script in scripts()}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        imported += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not names & set(imported), "what scripts share belongs into the helper file of their folder"
