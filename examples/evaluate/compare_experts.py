@@ -164,8 +164,8 @@ def named_network(text: str) -> tuple[str, str]:
     return name, folder
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Measures, writes, prints and returns the figures."""
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; a network that cannot be loaded shows before hours of sampling."""
     parser = make_parser(__doc__.split("\n")[0])
     parser.add_argument("--stage", choices=("base", *SR_STAGES), default="base", help="the stage that is replaced")
     parser.add_argument("--networks", type=named_network, nargs="+", required=True, metavar="NAME=FOLDER")
@@ -174,7 +174,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--noise-level", type=float, help="of super-resolution's input (default: the model's)")
     args = parser.parse_args(arguments)
     for _, folder in args.networks:
-        load_network(folder)  # a wrong name shows before hours of sampling
+        load_network(folder)
+    return args
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measures, writes, prints and returns the figures."""
+    args = parse_arguments(arguments)
     pipe, scorer, scenes = prepare(args)
     args.output.mkdir(parents=True, exist_ok=True)
     with precision(args):
