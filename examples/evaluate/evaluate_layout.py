@@ -81,9 +81,7 @@ def draw(pipe: EDiffIPipeline, batch: list[Scene], strength: float, args: Any) -
     return torch.cat(parts)
 
 
-def figures(
-    scorer: SceneScorer, images: torch.Tensor, batch: list[Scene], reference: torch.Tensor
-) -> dict[str, float]:
+def figures(scorer: SceneScorer, images: torch.Tensor, batch: list[Scene], reference: torch.Tensor) -> dict[str, Any]:
     """Layout, agreement with the prompt, and distance from real scenes."""
     size = images.shape[-1]
     found = scorer.layout(images, [box_masks(scene, size) for scene in batch])
@@ -197,19 +195,21 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         with precision(args):
             images = draw(pipe, batch, strength, args)
             row = figures(scorer, images, batch, reference)
-        masses = attention_masses(pipe, real, batch, strength, args)
-        rows[f"{strength:g}"] = {**row, "attention_mass": masses}
+        row["attention_mass"] = attention_masses(pipe, real, batch, strength, args)
+        rows[f"{strength:g}"] = row
         shown.append(images[:GRID_PROMPTS])
-        print_row(strength, row | {f"mass({sigma})": mass for sigma, mass in masses.items()})
+        print_row(strength, row)
     of_real = figures(scorer, real, batch, reference)
     report = write_report(args.output.with_suffix(".json"), args, strengths=rows, real=of_real)
     save_pictures(torch.cat([*shown, real[:GRID_PROMPTS]]), len(shown[0]), rows, args)
     return report
 
 
-def print_row(strength: float, row: dict[str, float]) -> None:
+def print_row(strength: float, row: dict[str, Any]) -> None:
     """A line for a strength."""
-    print(f"{strength:4g}  " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
+    masses = {f"mass({sigma})": mass for sigma, mass in row["attention_mass"].items()}
+    values = {key: value for key, value in row.items() if key != "attention_mass"} | masses
+    print(f"{strength:4g}  " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
 
 
 if __name__ == "__main__":
