@@ -152,7 +152,7 @@ def noise_interval(args: argparse.Namespace) -> NoiseInterval:
 
 
 def scene_generators(args: argparse.Namespace) -> tuple[SceneGenerator, SceneGenerator]:
-    """The scenes to train on and held-out ones for the sample grids."""
+    """The scenes to train on, and held-out scenes for the sample grids."""
     objects = load_objects(args.objects, args.phrases)
     if args.num_objects is not None:
         if not 0 < args.num_objects <= len(objects):
@@ -224,7 +224,7 @@ def load_weights(unet: EDiffIUNet, args: argparse.Namespace) -> None:
     folder = args.init_from / "unet" if (args.init_from / "unet").is_dir() else args.init_from
     if not (folder / "config.json").is_file():
         config = folder / "config.json"
-        raise OSError(f"--init-from {args.init_from} holds no trained network: there is no {config}.")
+        raise OSError(f"--init-from {args.init_from} does not hold a trained network: there is no {config}.")
     source = EDiffIUNet.from_pretrained(folder).state_dict()
     fresh = unet.state_dict()
     # Attention, feed-forward layers and the noise level's embedding start as if they were not there.
@@ -265,7 +265,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
 
 
 def scenes_of_run(args: argparse.Namespace, **options: Any) -> tuple[SceneGenerator, SceneGenerator]:
-    """Sets threads and seed, makes the output folder, and returns the scenes to train on and held-out ones."""
+    """Sets threads and seed, makes the output folder, and returns scenes to train on and held-out scenes."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -320,7 +320,7 @@ class SmallRun:
             self.seconds = state["seconds"]
 
     def save(self) -> None:
-        """Writes a checkpoint and removes the one before."""
+        """Writes a checkpoint and removes its predecessor."""
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         state |= {"step": self.step, "seconds": self.seconds}
         save_checkpoint(self.folder, self.step, state, self.settings, keep_last=1)

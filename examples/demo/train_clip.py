@@ -99,7 +99,7 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
         "pad_token_id": tokenizer.pad_token_id,
     }
     model = CLIPModel(CLIPConfig(text_config=text_config, vision_config=IMAGE_TOWER, projection_dim=128))
-    model.set_attn_implementation("eager")  # on a CPU twice as fast as the fused one, for sequences this short
+    model.set_attn_implementation("eager")  # on a CPU twice as fast as fused attention, for sequences this short
     return model
 
 
@@ -152,7 +152,7 @@ def contrastive_loss(logits: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def retrieval_accuracy(model: CLIPModel, batch: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Returns the share of captions whose own image comes first (and within the first five) among all of the batch."""
+    """Returns the share of captions whose image comes first (and within the first five) among all of the batch."""
     model.eval()
     logits = contrastive_logits(model, batch)
     model.train()
@@ -191,7 +191,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_or_train_tokenizer(scenes: SceneGenerator, args: argparse.Namespace) -> CLIPTokenizer:
-    """That of `--init-from` or of an earlier run; where there is none, a new one is trained and saved."""
+    """The tokenizer of `--init-from` or of an earlier run; where there is none, it is trained and saved."""
     if args.init_from is not None:
         return CLIPTokenizer.from_pretrained(args.init_from / "tokenizer")
     folder = args.output / "tokenizer"

@@ -53,7 +53,8 @@ FAST_CPU = ["--mixed-precision", "bf16", "--channels-last"]
 COSINE = ["--lr-schedule", "cosine", "--warmup-steps", "20"]
 MUON = ["--optimizer", "muon", *COSINE, *FAST_CPU]
 # The base's parent learns all noise levels, and its experts go on from it: E(4,15) where the picture is laid out and
-# most objects are won or lost, one from there to the median of the paper's p(sigma), and below it one without text.
+# most objects are won or lost, another from there to the median of the paper's p(sigma), and below it an expert
+# without text.
 PARENT = [
     *("--p-mean", "-0.4", "--p-std", "1.4", "--learning-rate", "1e-3", "--batch-size", "32"),
     *("--ema-decay", "0.998", "--lr-schedule", "cosine", "--warmup-steps", "300", *FAST_CPU),
@@ -287,7 +288,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", nargs="+", type=per_stage, default=[], help="planned length, such as base=50000")
     args = parser.parse_args(arguments)
     if not (args.objects / "index.json").is_file():
-        sys.exit(f"error: {args.objects} holds no index.json; examples/demo/make_object_folder.py makes the folder.")
+        sys.exit(
+            f"error: {args.objects} does not hold index.json; examples/demo/make_object_folder.py makes the folder."
+        )
     scripts = commands(args.objects, args.output, {**MINUTES, **dict(args.minutes)}, {**STEPS, **dict(args.steps)})
     # On CPUs in bf16, matrix products are faster than the backward pass of the fused attention.
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "DIFFUSERS_ATTN_BACKEND": "_native_math"}

@@ -54,7 +54,8 @@ def zoomed_crops(scenes: SceneGenerator, index: int, count: int, scorer: SceneSc
     scene = scenes.scene(index)
     size = int(random.choice(CROP_SIZES, p=CROP_SIZE_SHARES))
     image, masks = scenes.render(scene, size), scenes.masks(scene, size)
-    images, maps = [], []
+    images = []
+    maps = []
     for left, top in random.integers(size - IMAGE_SIZE + 1, size=(count, 2)):
         window = (slice(top, top + IMAGE_SIZE), slice(left, left + IMAGE_SIZE))
         images.append(image.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE)))

@@ -169,7 +169,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_or_train_tokenizer(scenes: SceneGenerator, args: argparse.Namespace) -> T5Tokenizer:
-    """That of an earlier run; where there is none, a new one is trained and saved."""
+    """The tokenizer of an earlier run; where there is none, it is trained and saved."""
     folder = args.output / "tokenizer_2"
     if folder.is_dir():
         return T5Tokenizer.from_pretrained(folder)

@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Draw a grid of prompts, one row for each seed, with the prompts written below: the picture in the README.
+"""Draw a grid of prompts, a row for each seed, with the prompts written below: the picture in the README.
 
 python examples/draw/draw_grid.py --output docs/grid.png --size 256 --seeds 0 1
 

@@ -15,7 +15,7 @@ def make_parser(description: str, output: str = "the PNG to write") -> argparse.
     """A parser with `--output` and `--model`, and the whole description in its help."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help=output)
-    parser.add_argument("--model", help="pipeline folder or Hub id (default: the one in the package)")
+    parser.add_argument("--model", help="pipeline folder or Hub id (default: that of the package)")
     return parser
 
 

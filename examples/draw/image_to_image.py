@@ -23,7 +23,7 @@ from diffusers_ediffi.provenance import model_name
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     parser = make_parser(__doc__)
-    parser.add_argument("--image", help="a file or address (default: the model draws one)")
+    parser.add_argument("--image", help="a file or address (default: the model draws it)")
     parser.add_argument("--source-prompt", default="a red apple on a dark blue background", help="for that picture")
     parser.add_argument("--prompt", default="a rocket on a dark blue background", help="what it is to become")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])

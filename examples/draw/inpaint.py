@@ -23,7 +23,7 @@ from diffusers_ediffi.provenance import model_name
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     parser = make_parser(__doc__)
-    parser.add_argument("--image", help="a file or address (default: the model draws one)")
+    parser.add_argument("--image", help="a file or address (default: the model draws it)")
     parser.add_argument("--source-prompt", default="a red apple next to a cat on a dark blue background")
     parser.add_argument("--source-seed", type=int, default=0, help="of the picture that the model draws first")
     parser.add_argument("--prompt", default="a red apple next to a rocket on a dark blue background")

@@ -4,7 +4,7 @@
     python examples/draw/prompt_schedule.py --pair "a red mushroom" "a red heart" --output runs/prompt_schedule
     python examples/draw/prompt_schedule.py --objects noto_objects --output runs/prompt_schedule
 
-Pairs of prompts, or of held-out captions of the demo's objects, are drawn from one noise each; the second prompt gets
+Pairs of prompts, or of held-out captions of the demo's objects, are drawn from the same noise; the second prompt gets
 the last 0, 7, 30, 60 and 100% of the steps. OUTPUT/results.json holds the settings and how far each picture is from
 that of the first prompt alone: the mean absolute difference of pixels in [0, 1], of the base stage. OUTPUT/pairs.png
 shows the first pairs, a row for each.
@@ -73,7 +73,7 @@ def measure(pipe: EDiffIPipeline, args: argparse.Namespace, captions: list[str])
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", help="pipeline folder or Hub id; by default the one in the package")
+    parser.add_argument("--model", help="pipeline folder or Hub id; by default that of the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and pairs.png")
     parser.add_argument(
         "--pair", nargs=2, action="append", metavar=("FIRST", "SECOND"), help="two prompts; once for each pair"
@@ -144,7 +144,7 @@ def load_pipeline(args: argparse.Namespace) -> EDiffIPipeline:
 
 
 def save_pairs(captions: list[str], pictures: dict[float, Tensor], args: argparse.Namespace) -> None:
-    """Writes the first pairs as one picture, a row for each, a column for each share."""
+    """Writes the first pairs as a grid, a row for each, a column for each share."""
     columns = [EDiffIPipeline.numpy_to_pil(pictures[left][:SHOWN].movedim(1, -1).numpy()) for left in args.left]
     rows = [list(row) for row in zip(*columns, strict=True)]
     labels = [f"{captions[2 * i]} -> {captions[2 * i + 1]}" for i in range(len(rows))]

@@ -35,7 +35,7 @@ LABELS = {
 
 
 def draw(pipe: Any, prompts: list[str], seeds: list[int], args: argparse.Namespace, heat_maps: bool = False) -> tuple:
-    """The recorder and the pictures of one call; the base stage alone where there are several."""
+    """The recorder and the pictures of a call; the base stage alone where there are several."""
     size = pipe.stages[0].size if isinstance(pipe, EDiffIPipeline) else args.size
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with record_attention(pipe, heat_maps=heat_maps) as recorder:
@@ -74,7 +74,7 @@ def plot(found: dict[str, list[float]], title: str, path: Path) -> None:
 
 
 def plot_words(recorder: AttentionRecorder, picture: Image.Image, phrases: list[str], path: Path) -> None:
-    """The picture, and the heat map of every phrase, each on a scale of its own."""
+    """The picture, and the heat map of every phrase, each with a colour scale for itself."""
     from matplotlib.figure import Figure
 
     columns = min(1 + len(phrases), 6)

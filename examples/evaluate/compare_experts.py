@@ -47,7 +47,7 @@ def load_network(folder: str) -> Any:
     """A network or a router of experts, in float32."""
     config = Path(folder) / "config.json"
     if not config.is_file():
-        raise OSError(f"{folder} holds no network: there is no {config}.")
+        raise OSError(f"{folder} does not hold a network: there is no {config}.")
     kind = ExpertRouterUNet if "unets" in json.loads(config.read_text()) else EDiffIUNet
     return kind.from_pretrained(folder, dtype=torch.float32).eval()
 

@@ -78,7 +78,7 @@ DIFFUSERS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-def own_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
+def scheduler_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
     """The levels that EDMDEISScheduler chooses with these settings."""
 
     def levels(count: int) -> torch.Tensor:
@@ -92,9 +92,9 @@ def own_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
 GRIDS: dict[str, Callable[[int], torch.Tensor]] = {
     "karras": karras_sigmas,
     "exponential": lambda n: torch.linspace(math.log(SIGMA_MAX), math.log(SIGMA_MIN), n, dtype=torch.float64).exp(),
-    "default": own_grid(),
-    "demo's": own_grid(**DEMO_SETTINGS),
-    "atan(0, 4)": own_grid(atan_center=0.0, atan_width=4.0),
+    "default": scheduler_grid(),
+    "demo's": scheduler_grid(**DEMO_SETTINGS),
+    "atan(0, 4)": scheduler_grid(atan_center=0.0, atan_width=4.0),
     "atan(-1, 3)": lambda n: atan_sigmas(n, SIGMA_MIN, SIGMA_MAX, -1.0, 3.0),
 }
 ANALYTIC_GRIDS = [grid for grid in GRIDS if grid != "demo's"]
@@ -260,7 +260,7 @@ def mixtures() -> dict[str, Mixture]:
 
 
 class Demo:
-    """The packaged model's base stage: (prompts, 3, 64, 64), its own guidance, one expert for each noise level."""
+    """The packaged model's base stage (prompts, 3, 64, 64) with its default guidance, experts for noise levels."""
 
     @torch.no_grad()
     def __init__(self, images: int, steps: int = 100):

@@ -3,13 +3,13 @@
 
     python examples/evaluate/evaluate_demo.py --objects noto_objects --output runs/evaluation
 
-By default it judges the model that comes with the package, at its own settings, by the scorer beside it.
+By default it judges the model that comes with the package, at the model's settings, by the scorer beside it.
 `OUTPUT/results.json` holds every figure and setting, `OUTPUT/*.png` the first pictures of each stage. The parts
 (`--stages`):
 
     base     500 prompts of combinations never trained on: objects, ground, relation and style right; Frechet distance
     style    prompts that do not say their style, which a picture of another scene brings instead; beside the same
-             prompts and noise without one
+             prompts and noise without a picture
     sr256    pictures at 64 enlarged to 256, against bicubic: Frechet distance of patches, agreement with the input
     sr1024   the same from 256 to 1024
 """

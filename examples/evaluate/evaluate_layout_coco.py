@@ -214,7 +214,7 @@ class Segmenter:
         """Refuses categories that it does not know."""
         unknown = sorted(categories - set(self.labels))
         if unknown:
-            raise ValueError(f"the segmenter has no category {', '.join(unknown)}; take one trained on COCO.")
+            raise ValueError(f"the segmenter does not know {', '.join(unknown)}; take a segmenter trained on COCO.")
 
     @torch.no_grad()
     def __call__(self, picture: Image.Image, categories: list[str]) -> dict[str, np.ndarray]:

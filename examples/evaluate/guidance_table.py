@@ -4,7 +4,7 @@
     python examples/evaluate/guidance_table.py --objects noto_objects --output docs/guidance --num-prompts 200
 
 Draws the same held-out prompts from the same noise with each of `--settings` (w is the base's guidance scale,
-`--guidance-scale` or the model's own) and, for Figure 8 in miniature, with T5 alone, CLIP text alone and both
+`--guidance-scale` or the model's default) and, for Figure 8 in miniature, with T5 alone, CLIP text alone and both
 (`--curves`) at each guidance of `--scales`. `OUTPUT.json` receives what is right in the pictures by the scorer and
 the Frechet distance to real scenes, after each setting anew; `OUTPUT.png` shows it as a plot, `OUTPUT_grid.png` as
 pictures, a row for each setting. The settings:

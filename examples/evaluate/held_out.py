@@ -29,8 +29,8 @@ SR_STAGES = ("sr256", "sr1024")
 def make_parser(description: str) -> argparse.ArgumentParser:
     """The options that the scripts share; some use a part of them alone."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", help="pipeline folder or Hub id; by default the one in the package")
-    parser.add_argument("--scorer", type=Path, help="folder of a trained scorer; by default the one in the package")
+    parser.add_argument("--model", help="pipeline folder or Hub id; by default that of the package")
+    parser.add_argument("--scorer", type=Path, help="folder of a trained scorer; by default that of the package")
     parser.add_argument("--output", type=Path, required=True, help="where results and pictures go; see above")
     parser.add_argument("--num-prompts", type=int, default=500)
     parser.add_argument("--num-style-prompts", type=int, default=120)
@@ -99,7 +99,7 @@ def precision(args: argparse.Namespace) -> contextlib.AbstractContextManager:
 
 
 def first_scenes(scenes: SceneGenerator, count: int) -> tuple[list[Scene], list[Scene]]:
-    """The scenes that are judged, and as many others, whose pictures are what real ones look like."""
+    """The scenes that are judged, and as many others, whose pictures are the reference."""
     return [scenes.scene(i) for i in range(count)], [scenes.scene(i) for i in range(count, 2 * count)]
 
 
@@ -208,7 +208,7 @@ def augmented(
 def evaluate_sr(
     pipe: EDiffIPipeline, scorer: SceneScorer, scenes: SceneGenerator, stage: str, args: argparse.Namespace
 ) -> dict:
-    """Enlarges averaged-down real pictures and compares patches at full resolution with those of the real ones."""
+    """Enlarges averaged-down real pictures and compares patches at full resolution with those of the originals."""
     number = 1 + SR_STAGES.index(stage)
     small, large = (pipe.stages[i].size for i in (number - 1, number))
     batch, others = first_scenes(scenes, (args.num_sr256, args.num_sr1024)[number - 1])
@@ -241,7 +241,7 @@ def enlarge(
 
 
 def fidelity(images: Tensor, low_res: Tensor, real: Tensor) -> dict[str, float]:
-    """How well enlarged pictures agree with what they were enlarged from, and with the real ones."""
+    """How well enlarged pictures agree with what they were enlarged from, and with the originals."""
     downsampled = F.interpolate(images, size=low_res.shape[-2:], mode="area")
     return {"psnr_of_downsampled": psnr(downsampled, low_res), "psnr": psnr(images, real)}
 
@@ -253,7 +253,7 @@ def psnr(images: Tensor, target: Tensor) -> float:
 
 
 def save_grid(path: Path, images: Tensor, columns: int, model: str | None) -> None:
-    """Writes pictures (batch, 3, height, width) in [-1, 1] as one PNG; the last row is filled up with black."""
+    """Writes pictures (batch, 3, height, width) in [-1, 1] as a PNG; the last row is filled up with black."""
     rows = -(-len(images) // columns)
     images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, rows * columns - len(images)), value=-1.0)
     pictures = EDiffIPipeline.numpy_to_pil(((images + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy())

@@ -49,7 +49,9 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The components that `model_index.json` lists."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise ValueError(f"{folder} holds no model_index.json: save a pipeline there with save_pretrained first.")
+        raise ValueError(
+            f"{folder} does not hold a model_index.json: save a pipeline there with save_pretrained first."
+        )
     components = json.loads(index.read_text(encoding="utf-8"))
     if components.get("_class_name") != "EDiffIPipeline":
         raise ValueError(f"{folder} holds a {components.get('_class_name')}, not an EDiffIPipeline.")

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from helpers import tiny_pipeline, tiny_sr_unet
+from helpers import tiny_unet as ediffi_unet
 from helpers_diffusers import build, tiny_unet
 from helpers_examples import import_script
 from PIL import Image
@@ -29,27 +31,45 @@ def test_networks_side_by_side(objects, tmp_path, monkeypatch):
     """A second call measures what is new alone; another setting does not mix with what is there."""
     script = import_script("evaluate/compare_experts", monkeypatch)
     router = Path(demo_checkpoint()) / "unet"
-    one, whole, output = f"one={router / 'expert.2'}", f"whole={router}", tmp_path / "comparison"
+    single = f"single={router / 'expert.2'}"
+    whole = f"whole={router}"
+    output = tmp_path / "comparison"
 
     def compare(*networks: str, scales: str = "1", prompts: str = "4") -> dict:
         options = ["--objects", objects, "--output", output, "--num-prompts", prompts, "--num-loss-scenes", "2"]
         options += ["--steps", "1", "--networks", *networks, "--guidance-scales", *scales.split()]
         return script.main(list(map(str, options)))
 
-    first = compare(one)
+    first = compare(single)
     evaluate, calls = script.evaluate_base, []
     monkeypatch.setattr(script, "evaluate_base", lambda *args: calls.append(args) or evaluate(*args))
-    both = compare(one, whole, scales="1 2")
-    kept = [json.dumps(found["networks"]["one"]["guidance"]["1.0"]) for found in (first, both)]
+    both = compare(single, whole, scales="1 2")
+    kept = [json.dumps(found["networks"]["single"]["guidance"]["1.0"]) for found in (first, both)]
     assert len(calls) == 3 and kept[0] == kept[1], "as text, since a share of nothing is NaN"
     assert list(both["networks"]["whole"]["guidance"]) == ["1.0", "2.0"]
-    losses = [both["networks"][name]["loss"] for name in ("one", "whole")]
+    losses = [both["networks"][name]["loss"] for name in ("single", "whole")]
     assert losses[0]["60.0"] == losses[1]["60.0"] and losses[0]["0.02"] > losses[1]["0.02"]
     assert (output / "results.json").read_text() == json.dumps(both, indent=2) + "\n"
     with pytest.raises(ValueError, match="choose another --output"):
-        compare(one, prompts="5")
-    with pytest.raises(OSError, match="holds no network"):
+        compare(single, prompts="5")
+    with pytest.raises(OSError, match="does not hold a network"):
         compare(f"gone={tmp_path / 'gone'}")
+
+
+def test_super_resolution_networks_side_by_side(objects, tmp_path, monkeypatch):
+    script = import_script("evaluate/compare_experts", monkeypatch)
+    tiny_pipeline(
+        unet=ediffi_unet(4, sample_size=16),
+        unet_sr256=tiny_sr_unet(5, sample_size=64),
+        unet_sr1024=None,
+        scheduler_sr1024=None,
+    ).save_pretrained(tmp_path / "model")
+    options = ["--stage", "sr256", "--num-sr256", "2", "--patches-per-image", "1", "--num-loss-scenes", "1"]
+    options += ["--model", tmp_path / "model", "--objects", objects, "--output", tmp_path / "out", "--steps", "1"]
+    options += ["--networks", f"same={tmp_path / 'model' / 'unet_sr256'}", "--guidance-scales", "1"]
+    found = script.main(list(map(str, options)))
+    assert set(found["networks"]["same"]["guidance"]["1.0"]) == {"patch_frechet", "psnr_of_downsampled", "psnr"}
+    assert set(found["beside"]) == {"bicubic", "real"}
 
 
 def test_layout_of_painted_scenes(objects, tmp_path, monkeypatch):
@@ -188,9 +208,9 @@ def test_layout_on_coco(coco, tmp_path):
     assert written.startswith(lines) and len(written.splitlines()) == 4
     rows = [json.loads(line) for line in written.splitlines()]
     for strength, figures in card["strengths"].items():
-        own = {row["caption"]: row for row in rows if f"{row['strength']:g}" == strength}
+        by_caption = {row["caption"]: row for row in rows if f"{row['strength']:g}" == strength}
         assert figures["captions"] == figures["regions"] == 2 and figures["found"] == 0.5
-        ious = [own["a hot dog and kittens"]["iou"]["cat"], own["dogs"]["iou"]["dog"]]
+        ious = [by_caption["a hot dog and kittens"]["iou"]["cat"], by_caption["dogs"]["iou"]["dog"]]
         assert 0 < ious[0] < 1 and ious[1] == 0 and figures["miou"] == sum(ious) / 2
     pictures = []
     for strength in ("0", "3"):

@@ -50,7 +50,7 @@ def object_folder(tmp_path) -> Path:
     return folder
 
 
-# --------------------------------------------------------------------------------------------------- tokenizers
+# --- tokenizers ---
 
 
 @pytest.mark.parametrize("tokenizer_class", [CLIPTokenizer, AutoTokenizer])
@@ -94,7 +94,7 @@ def test_clip_pools_at_the_end_mark(clip_script):
     assert torch.equal(output.pooler_output[0], output.last_hidden_state[0, 4])
 
 
-# ----------------------------------------------------------------------------------------------- span corruption
+# --- span corruption ---
 
 
 def test_corrupted_spans_can_be_put_back(t5_script):
@@ -113,7 +113,7 @@ def test_corrupted_spans_can_be_put_back(t5_script):
         assert 1 <= sum(map(len, hidden.values())) <= round(0.35 * length) + 2
 
 
-# ------------------------------------------------------------------------------------------------------- training
+# --- training ---
 
 
 def run(script, objects: Path, output: Path, *more: str) -> None:
