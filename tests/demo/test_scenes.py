@@ -23,7 +23,6 @@ from diffusers_ediffi.demo.scenes import (
 )
 from diffusers_ediffi.training import SceneDataset
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SHAPES = ("red ball", "blue box", "green arrow", "orange egg", "pink bar", "yellow tent")
 
 
