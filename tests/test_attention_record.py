@@ -16,7 +16,7 @@ from diffusers_ediffi.attention_record import (
     EncoderTokens,
 )
 from diffusers_ediffi.models.encoder_table import CLIP_IMAGE_COLUMN, NULL_COLUMN, T5_COLUMNS
-from diffusers_ediffi.paint.regions import PromptTokens
+from diffusers_ediffi.phrases import PromptTokens
 
 PROMPT = "a cat"
 

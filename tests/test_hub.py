@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,13 +15,13 @@ from urllib.parse import urlsplit
 import diffusers
 import pytest
 from helpers import tiny_pipeline, tiny_unet
+from helpers_examples import run_script
 
 import diffusers_ediffi
 from diffusers_ediffi import ExpertRouterUNet
 
 REPO = "org/tiny"
 COMMIT = "1234567890abcdef1234567890abcdef12345678"
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 class LocalHub(BaseHTTPRequestHandler):
@@ -83,7 +82,7 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     router = ExpertRouterUNet.from_unets([tiny_unet(1), tiny_unet(2)], boundaries=[0.5])
     tiny_pipeline(unet=router, unet_sr1024=None, scheduler_sr1024=None).save_pretrained(folder)
-    subprocess.run([sys.executable, EXAMPLES / "prepare_hub_repo.py", folder], check=True, capture_output=True)
+    run_script("hub/prepare_hub_repo", folder).check_returncode()
     return folder
 
 
@@ -169,28 +168,3 @@ def test_saved_index_names_the_package_and_not_its_modules(saved):
     assert index["_class_name"] == "EDiffIPipeline"
     assert index["unet"] == ["diffusers_ediffi", "ExpertRouterUNet"]
     assert index["unet_sr256"] == ["diffusers_ediffi", "EDiffIUNet"]
-
-
-def test_prepare_refuses_a_folder_without_a_pipeline(tmp_path):
-    command = [sys.executable, EXAMPLES / "prepare_hub_repo.py", tmp_path]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stderr.startswith("error: ") and "model_index.json" in result.stderr
-    assert not any(tmp_path.iterdir())
-
-
-def test_the_model_card_brings_what_it_links(saved, tmp_path):
-    folder = shutil.copytree(saved, tmp_path / "repo")
-    command = [
-        sys.executable,
-        EXAMPLES / "prepare_hub_repo.py",
-        folder,
-        "--model-card",
-        EXAMPLES.parent / "model_card.md",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    links = re.findall(r"\]\((docs/[^)]+)\)", (folder / "README.md").read_text())
-    assert links and all((folder / link).exists() for link in links)
-    card = tmp_path / "card.md"
-    card.write_text("[a](https://example.org) [b](#part) ![c](missing.png)")
-    result = subprocess.run([*command[:-1], card], capture_output=True, text=True)
-    assert result.returncode == 1 and "missing.png" in result.stderr and "Traceback" not in result.stderr

@@ -3,10 +3,6 @@
 
 import json
 import pickle
-import re
-import subprocess
-import sys
-import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +23,6 @@ from diffusers_ediffi.demo.scenes import (
 )
 from diffusers_ediffi.training import SceneDataset
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SHAPES = ("red ball", "blue box", "green arrow", "orange egg", "pink bar", "yellow tent")
 
 
@@ -65,7 +60,7 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=np.float32)
 
 
-# --- determinism ---
+# ------------------------------------------------------------------------------------------------ determinism
 
 
 def test_a_scene_depends_on_seed_and_index_alone(objects, folder):
@@ -102,7 +97,7 @@ def test_about_a_twentieth_of_the_combinations_is_held_out():
     assert is_held_out([b, a], ground), "a pair is held out in either order"
 
 
-# --- content ---
+# ---------------------------------------------------------------------------------------------------- content
 
 
 def test_a_caption_names_every_object_where_its_span_says_and_the_ground(objects):
@@ -221,7 +216,7 @@ def test_articles(phrase, named):
     assert with_article(phrase) == named
 
 
-# --- pictures and masks ---
+# ---------------------------------------------------------------------------------------- pictures and masks
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -287,7 +282,7 @@ def test_masks_of_large_and_small_agree(objects):
         assert np.abs(averaged - generator.masks(scene, 64)[phrase]).max() < 0.15
 
 
-# --- bad input ---
+# -------------------------------------------------------------------------------------------------- bad input
 
 
 def test_objects_are_cropped_to_what_can_be_seen(folder):
@@ -378,45 +373,3 @@ def test_sizes_out_of_range_are_refused(objects, size):
     generator = SceneGenerator(objects)
     with pytest.raises(ValueError, match="`size`"):
         generator.render(generator.scene(0), size)
-
-
-# --- the example scripts ---
-
-
-def run_example(name: str, *arguments: str | Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_an_object_folder_is_made_from_a_clone(tmp_path, folder):
-    clone = tmp_path / "noto-emoji" / "png" / "512"
-    clone.mkdir(parents=True)
-    draw_shape("red ball").save(clone / "emoji_u1f534.png")
-    listed = tmp_path / "objects.json"
-    listed.write_text(json.dumps({"red circle": "emoji_u1f534.png"}), encoding="utf-8")
-    arguments = ("--noto-emoji", tmp_path / "noto-emoji", "--output", tmp_path / "made", "--objects", listed)
-    made = run_example("make_object_folder.py", *arguments)
-    assert made.returncode == 0, made.stderr
-    assert [thing.phrase for thing in load_objects(tmp_path / "made")] == ["red circle"]
-    again = run_example("make_object_folder.py", *arguments)
-    assert again.returncode == 2 and "is not empty" in again.stderr
-
-
-def test_the_listed_objects_are_single_emoji_with_names_of_their_own():
-    listed = json.loads((EXAMPLES / "demo_objects.json").read_text(encoding="utf-8"))
-    assert len(listed) == len(set(listed.values())) == 106
-    assert all(re.fullmatch(r"emoji_u[0-9a-f]{4,5}\.png", name) for name in listed.values())
-    assert unicodedata.name(chr(int(listed["rocket"][7:-4], 16))) == "ROCKET"
-
-
-def test_scenes_are_written_with_captions_and_masks(tmp_path, folder):
-    out = tmp_path / "out"
-    grid = tmp_path / "grid.png"
-    options = ("--grid", grid, "--columns", 1, "--folder", out, "--count", 2, "--size", 64, "--masks")
-    done = run_example("make_demo_scenes.py", "--objects", folder, *options)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in (out / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["file"] for line in lines] == ["000000.png", "000001.png"]
-    assert len(list(out.glob("*.png"))) == 2 + sum(len(line["objects"]) for line in lines)
-    with Image.open(grid) as picture:
-        assert picture.width == 256

@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The scorer: closed forms of its figures, what it learns from scenes, and the scripts that train and use it."""
 
-import importlib
+import functools
 import json
 import math
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 import scipy.linalg
 import torch
 from helpers import tiny_pipeline, tiny_sr_unet, tiny_unet
+from helpers_examples import import_script
 from PIL import Image, ImageDraw, ImageFilter
 
 from diffusers_ediffi.demo import GROUNDS, STYLES, Ground, SceneGenerator, SceneObject
@@ -23,7 +24,6 @@ from diffusers_ediffi.demo.scorer import (
     relation_holds,
 )
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SHAPES = {"red ball": "ellipse", "blue box": "rectangle", "yellow egg": "ellipse", "pink bar": "rectangle"}
 
 
@@ -50,9 +50,8 @@ def object_folder(tmp_path_factory, objects) -> Path:
 
 @pytest.fixture
 def example(monkeypatch):
-    """Imports a script of examples/ by its name."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module
+    """Imports a script of examples/ by its folder and name."""
+    return functools.partial(import_script, monkeypatch=monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +70,7 @@ def untrained(objects, channels=(8, 16, 16)) -> SceneScorer:
 def trained(objects, scenes) -> SceneScorer:
     """A tiny scorer after some hundred steps on shapes that differ in colour."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        script = importlib.import_module("train_scorer")
+        script = import_script("demo/train_scorer", patch)
     scorer = untrained(objects, (16, 32, 32)).train()
     optimizer = torch.optim.AdamW(scorer.parameters(), lr=1e-2)
     for step in range(120):
@@ -260,14 +258,14 @@ def test_refuses_what_it_does_not_know(objects, scenes):
 
 def test_object_map_is_a_distribution(example, scenes):
     scene = next(scene for scene in map(scenes.scene, range(100)) if len(scene.objects) == 2)
-    cells = example("train_scorer").object_map(scenes.masks(scene, 64), list(SHAPES))
+    cells = example("demo/train_scorer").object_map(scenes.masks(scene, 64), list(SHAPES))
     assert cells.shape == (5, 16, 16) and cells.sum(axis=0) == pytest.approx(1.0, abs=1e-5)
     absent = [i for i, phrase in enumerate(SHAPES) if phrase not in scene.phrases]
     assert cells[absent].max() == 0
 
 
 def test_training_goes_on_exactly_where_it_was_cut(example, object_folder, tmp_path):
-    script = example("train_scorer")
+    script = example("demo/train_scorer")
 
     def train(output, *more):
         size = ["--batch-size", "4", "--crops", "2", "--num-held-out", "4", "--max-objects", "1", "--steps", "4"]
@@ -291,7 +289,7 @@ def test_evaluation_of_a_model(example, object_folder, objects, tmp_path):
     few = "--object-weights 1 1 --num-prompts 6 --num-style-prompts 6 --num-sr256 2 --patches-per-image 1 --steps 1"
     folders = {"model": tmp_path / "model", "objects": object_folder, "scorer": tmp_path / "scorer"}
     options = [text for name, path in folders.items() for text in (f"--{name}", str(path))]
-    main = example("evaluate_demo").main
+    main = example("evaluate/evaluate_demo").main
     results = main([*options, "--output", str(tmp_path / "figures"), *few.split()])
 
     assert list(results) == ["base", "style", "sr256"]

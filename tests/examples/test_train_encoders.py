@@ -1,13 +1,13 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The scripts that train the demo model's CLIP and T5: tokenizers for any text, towers that load, exact resume."""
 
-import importlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers_examples import import_script
 from PIL import Image
 from transformers import (
     AutoTokenizer,
@@ -19,7 +19,6 @@ from transformers import (
     T5Tokenizer,
 )
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 CAPTIONS = [
     f"a {colour} {thing} {relation} a {other} on a dark blue background, pixel art"
     for colour in ("red", "green", "light blue")
@@ -31,14 +30,12 @@ CAPTIONS = [
 
 @pytest.fixture
 def clip_script(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("train_clip")
+    return import_script("demo/train_clip", monkeypatch)
 
 
 @pytest.fixture
 def t5_script(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return importlib.import_module("train_t5")
+    return import_script("demo/train_t5", monkeypatch)
 
 
 @pytest.fixture
@@ -53,7 +50,7 @@ def object_folder(tmp_path) -> Path:
     return folder
 
 
-# --------------------------------------------------------------------------------------------------- tokenizers
+# --- tokenizers ---
 
 
 @pytest.mark.parametrize("tokenizer_class", [CLIPTokenizer, AutoTokenizer])
@@ -97,7 +94,7 @@ def test_clip_pools_at_the_end_mark(clip_script):
     assert torch.equal(output.pooler_output[0], output.last_hidden_state[0, 4])
 
 
-# ----------------------------------------------------------------------------------------------- span corruption
+# --- span corruption ---
 
 
 def test_corrupted_spans_can_be_put_back(t5_script):
@@ -116,7 +113,7 @@ def test_corrupted_spans_can_be_put_back(t5_script):
         assert 1 <= sum(map(len, hidden.values())) <= round(0.35 * length) + 2
 
 
-# ------------------------------------------------------------------------------------------------------- training
+# --- training ---
 
 
 def run(script, objects: Path, output: Path, *more: str) -> None:

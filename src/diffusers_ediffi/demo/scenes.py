@@ -12,7 +12,7 @@ The objects come from a folder that the caller names:
       png/rocket.png  RGBA, any size (512 x 512 suits scenes of 1024)
 
 Such a folder is made from a clone of https://github.com/googlefonts/noto-emoji (its folder `png/512`, Apache-2.0) by
-`python examples/make_object_folder.py --noto-emoji CLONE --output FOLDER`. Any other RGBA pictures do as well.
+`python examples/demo/make_object_folder.py --noto-emoji CLONE --output FOLDER`. Any other RGBA pictures do as well.
 
 Only numpy and Pillow are needed here.
 """

@@ -1,8 +1,9 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Judges pictures of the demo model's world: which objects are where, on which ground, in which style.
 
-The scorer is trained on rendered scenes and their exact masks (`examples/train_scorer.py`), apart from the generator,
-so that its figures say something about the generator. They mean little alone: give them beside those of real scenes.
+The scorer is trained on rendered scenes and their exact masks (`examples/demo/train_scorer.py`), apart from the
+generator, so that its figures say something about the generator. They mean little alone: give them beside those of
+real scenes.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def check_encoder_folder(folder: str | Path) -> None:
     if missing:
         raise OSError(
             f"The encoder folder {str(folder)!r} lacks {', '.join(missing)}: "
-            "train them with examples/train_clip.py and examples/train_t5.py, or pass a pipeline's folder."
+            "train them with examples/demo/train_clip.py and examples/demo/train_t5.py, or pass a pipeline's folder."
         )
 
 

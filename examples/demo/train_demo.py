@@ -1,10 +1,10 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train the whole demo model, from its text encoders to its 1024 x 1024 stage, and put it together.
 
-    python examples/train_demo.py --objects noto_objects --output runs/demo
+    python examples/demo/train_demo.py --objects noto_objects --output runs/demo
 
-`examples/make_object_folder.py` makes the folder of objects. Each stage is one of the scripts beside this one, run
-with the settings of the packaged model. At the end `OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`,
+`examples/demo/make_object_folder.py` makes the folder of objects. Each stage is a script of examples/, run with the
+settings of the packaged model. At the end `OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`,
 and `OUTPUT/evaluation` holds its figures.
 
 Cut it anywhere, with Ctrl-C or SIGTERM, and start the same command again: a stage that has ended leaves its command
@@ -13,7 +13,7 @@ saved, with all of its minutes before it again. `assemble` and `evaluate` always
 `base-high` from another `base`, remove its folder. To give a stage another length (its learning rate falls to zero
 over its steps), or to run only some:
 
-    python examples/train_demo.py --objects noto_objects --output runs/demo --stages base assemble evaluate \
+    python examples/demo/train_demo.py --objects noto_objects --output runs/demo --stages base assemble evaluate \
         --steps base=50000 --minutes base=700
 """
 
@@ -40,7 +40,7 @@ from transformers import (
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
 
-EXAMPLES = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent
 # What the base draws, in all styles. Super-resolution knows all objects, encoders and scorer all grounds as well.
 PHRASES = (
     "rocket", "red apple", "sun", "moon", "tree", "house", "cat", "red car", "red balloon", "banana", "butterfly",
@@ -53,13 +53,22 @@ FAST_CPU = ["--mixed-precision", "bf16", "--channels-last"]
 COSINE = ["--lr-schedule", "cosine", "--warmup-steps", "20"]
 MUON = ["--optimizer", "muon", *COSINE, *FAST_CPU]
 # The base's parent learns all noise levels, and its experts go on from it: E(4,15) where the picture is laid out and
-# most objects are won or lost, one from there to the median of the paper's p(sigma), and below it one without text.
+# most objects are won or lost, another from there to the median of the paper's p(sigma), and below it an expert
+# without text.
 PARENT = [
     *("--p-mean", "-0.4", "--p-std", "1.4", "--learning-rate", "1e-3", "--batch-size", "32"),
     *("--ema-decay", "0.998", "--lr-schedule", "cosine", "--warmup-steps", "300", *FAST_CPU),
     *("--sample-every", "1000", "--checkpoint-every", "500"),
 ]
 BASE_BOUNDARIES = (0.301, 1.898)
+# Tuned on it: docs/samplers.md.
+BASE_SCHEDULER = {
+    "atan_center": 2.25,
+    "atan_width": 3.0,
+    "degree": 1,
+    "variable_scale": 0.1,
+    "boundaries": BASE_BOUNDARIES,
+}
 EXPERT = ["--batch-size", "64", "--sample-every", "0", "--checkpoint-every", "100", *MUON]
 # More pairs of objects, more scenes that are not flat, more CLIP images than in the paper, since runs are short; half
 # of these of another scene in the same style, so that style is what they are asked for; and the pooled text embedding
@@ -117,12 +126,29 @@ STAGES = (*MINUTES, "assemble", "evaluate")
 
 
 def commands(objects: Path, output: Path, minutes: dict[str, float], steps: dict[str, float]) -> dict[str, list[str]]:
-    """The command of each stage that is a script of its own, limited to `minutes`; `steps` are its planned length."""
-    encoders, pipeline, scorer = output / "encoders", output / "pipeline", output / "scorer"
-    base, sr = ["train_base.py", *SCENES], ["train_sr.py", "--stage"]
+    """The command of each stage that is a script, limited to `minutes`; `steps` are its planned length."""
+    encoders = output / "encoders"
+    found: dict[str, list] = {
+        "evaluate": [HERE.parent / "evaluate" / "evaluate_demo.py", "--model", output / "pipeline"]
+        + ["--objects", objects, "--scorer", output / "scorer", "--output", output / "evaluation", *SCENES],
+    }
+    for stage, command in network_commands(output).items():
+        found[stage] = [*command, "--objects", objects, "--encoders", encoders, "--output", output / stage]
+        found[stage] += ["--total-steps", int(steps[stage]), "--max-minutes-this-run", minutes[stage]]
+    for stage, folder in (("clip", encoders), ("t5", encoders), ("scorer", output / "scorer")):
+        length = ["--steps", int(steps[stage])] if stage in steps else ["--minutes", minutes[stage]]
+        found[stage] = [f"train_{stage}.py", "--objects", objects, "--output", folder, *length]
+    return {stage: [str(part) for part in command] for stage, command in found.items()}
+
+
+def network_commands(output: Path) -> dict[str, list[str]]:
+    """The script of each network of the cascade, with the options of the packaged model."""
+    base = ["train_base.py", *SCENES]
+    sr = ["train_sr.py", "--stage"]
     parent = ["--init-from", str(output / "base")]
-    low, high = ["--sigma-range", "0", str(SR_BOUNDARY)], ["--sigma-range", str(SR_BOUNDARY), "inf"]
-    networks = {
+    low = ["--sigma-range", "0", str(SR_BOUNDARY)]
+    high = ["--sigma-range", str(SR_BOUNDARY), "inf"]
+    return {
         "base": [*base, *PARENT],
         "base-high": [*base, *HIGH, *parent],
         "base-middle": [*base, *MIDDLE, *parent],
@@ -131,45 +157,47 @@ def commands(objects: Path, output: Path, minutes: dict[str, float], steps: dict
         "sr256-low": [*sr, "sr256", "--preset", "demo-sr256-low", *low, *SR_PATCHES],
         "sr1024": [*sr, "sr1024", "--p-mean", "-1.8", "--p-std", "1.7", "--degradation", "0.1", *SR_WHOLE],
     }
-    found: dict[str, list] = {
-        "evaluate": ["evaluate_demo.py", "--model", pipeline, "--objects", objects, "--scorer", scorer]
-        + ["--output", output / "evaluation", *SCENES],
+
+
+def load_unet(folder: Path) -> EDiffIUNet:
+    """The network of a stage, in half precision."""
+    unet = EDiffIUNet.from_pretrained(folder / "unet", dtype=torch.float16)
+    unet.register_to_config(_name_or_path=folder.name)  # not the folder of this machine
+    return unet
+
+
+def load_networks(output: Path) -> dict[str, EDiffIUNet | ExpertRouterUNet]:
+    """The trained networks of all stages, as components of the pipeline."""
+
+    def experts(*stages: str, boundaries: Sequence[float]) -> ExpertRouterUNet:
+        return ExpertRouterUNet.from_unets([load_unet(output / stage) for stage in stages], boundaries=boundaries)
+
+    return {
+        "unet": experts("base-low", "base-middle", "base-high", boundaries=BASE_BOUNDARIES),
+        "unet_sr256": experts("sr256-low", "sr256", boundaries=[SR_BOUNDARY]),
+        "unet_sr1024": load_unet(output / "sr1024"),
     }
-    for stage, command in networks.items():
-        found[stage] = [*command, "--objects", objects, "--encoders", encoders, "--output", output / stage]
-        found[stage] += ["--total-steps", int(steps[stage]), "--max-minutes-this-run", minutes[stage]]
-    for stage, folder in (("clip", encoders), ("t5", encoders), ("scorer", scorer)):
-        length = ["--steps", int(steps[stage])] if stage in steps else ["--minutes", minutes[stage]]
-        found[stage] = [f"train_{stage}.py", "--objects", objects, "--output", folder, *length]
-    return {stage: [str(part) for part in command] for stage, command in found.items()}
+
+
+def load_encoders(folder: Path) -> dict[str, Any]:
+    """Tokenizers and encoders, as components of the pipeline."""
+    classes = {
+        "tokenizer": CLIPTokenizer,
+        "text_encoder": CLIPTextModelWithProjection,
+        "tokenizer_2": T5Tokenizer,
+        "text_encoder_2": T5EncoderModel,
+        "feature_extractor": CLIPImageProcessorPil,
+        "image_encoder": CLIPVisionModelWithProjection,
+    }
+    return {name: component.from_pretrained(folder / name) for name, component in classes.items()}
 
 
 def assemble(output: Path) -> Path:
     """Puts the trained parts into one pipeline folder, the networks in half precision."""
-
-    def unet(stage: str) -> EDiffIUNet:
-        found = EDiffIUNet.from_pretrained(output / stage / "unet", dtype=torch.float16)
-        found.register_to_config(_name_or_path=stage)  # not the folder of this machine
-        return found
-
-    def experts(*stages: str, boundaries: Sequence[float]) -> ExpertRouterUNet:
-        return ExpertRouterUNet.from_unets([unet(stage) for stage in stages], boundaries=boundaries)
-
-    encoders = output / "encoders"
     pipe = EDiffIPipeline(
-        unet=experts("base-low", "base-middle", "base-high", boundaries=BASE_BOUNDARIES),
-        # Tuned on it: docs/samplers.md.
-        scheduler=EDMDEISScheduler(
-            atan_center=2.25, atan_width=3.0, degree=1, variable_scale=0.1, boundaries=BASE_BOUNDARIES
-        ),
-        tokenizer=CLIPTokenizer.from_pretrained(encoders / "tokenizer"),
-        text_encoder=CLIPTextModelWithProjection.from_pretrained(encoders / "text_encoder"),
-        tokenizer_2=T5Tokenizer.from_pretrained(encoders / "tokenizer_2"),
-        text_encoder_2=T5EncoderModel.from_pretrained(encoders / "text_encoder_2"),
-        feature_extractor=CLIPImageProcessorPil.from_pretrained(encoders / "feature_extractor"),
-        image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoders / "image_encoder"),
-        unet_sr256=experts("sr256-low", "sr256", boundaries=[SR_BOUNDARY]),
-        unet_sr1024=unet("sr1024"),
+        **load_networks(output),
+        **load_encoders(output / "encoders"),
+        scheduler=EDMDEISScheduler(**BASE_SCHEDULER),
         scheduler_sr256=EDMDEISScheduler(),
         scheduler_sr1024=EDMDEISScheduler(),
         # See "Measured" in model_card.md for both.
@@ -228,7 +256,7 @@ def run_stage(stage: str, command: list[str], output: Path, environment: Mapping
     for name in (stage, *(STEPS if stage in ("clip", "t5") else ())):
         (output / f"{name}.done").unlink(missing_ok=True)
     script, *options = command
-    code, stopped_by = run_script([sys.executable, str(EXAMPLES / script), *options], environment)
+    code, stopped_by = run_script([sys.executable, str(HERE / script), *options], environment)
     if code == 0 and stage in MINUTES:
         marker.write_text(done)
     if stopped_by or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
@@ -260,7 +288,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", nargs="+", type=per_stage, default=[], help="planned length, such as base=50000")
     args = parser.parse_args(arguments)
     if not (args.objects / "index.json").is_file():
-        sys.exit(f"error: {args.objects} holds no index.json; make the folder with examples/make_object_folder.py.")
+        sys.exit(
+            f"error: {args.objects} does not hold index.json; examples/demo/make_object_folder.py makes the folder."
+        )
     scripts = commands(args.objects, args.output, {**MINUTES, **dict(args.minutes)}, {**STEPS, **dict(args.steps)})
     # On CPUs in bf16, matrix products are faster than the backward pass of the fused attention.
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "DIFFUSERS_ATTN_BACKEND": "_native_math"}

@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Does paint-with-words put things where they were painted? And what does it cost? Figure 17's trade-off, in figures.
 
-    python examples/evaluate_layout.py --objects noto_objects --output docs/paint_with_words --num-prompts 200
+    python examples/evaluate/evaluate_layout.py --objects noto_objects --output docs/paint_with_words --num-prompts 200
 
 Draws held-out scenes of two objects with their boxes as regions, at each strength w' (`--strengths`), from the same
 noise; strength 0 is the plain prompt. `OUTPUT.json` receives, for each strength, the intersection over union
@@ -11,7 +11,7 @@ noise level (`attention_mass`, of the base network on real scenes with noise, wi
 it as a plot, `OUTPUT_grid.png` as pictures.
 """
 
-import json
+import argparse
 import math
 import statistics
 import sys
@@ -21,7 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from evaluate_demo import make_parser, precision, prepare, render, save_grid
+from held_out import (
+    first_scenes,
+    generators,
+    make_parser,
+    precision,
+    prepare,
+    render,
+    save_grid,
+    text_conditioning,
+    write_report,
+)
 from tqdm import tqdm
 
 from diffusers_ediffi import EDiffIPipeline, PaintRegion, measure_attention_mass
@@ -33,6 +43,11 @@ from diffusers_ediffi.paint.painting import NORMALIZERS, Painting
 from diffusers_ediffi.paint.processor import painted
 
 GRID_PROMPTS = 8
+PANELS = {
+    "layout": ("iou", "inside"),
+    "prompt": ("two_objects", "relation_of_found", "ground"),
+    "frechet": ("frechet",),
+}
 
 
 def boxes(scene: Scene) -> list[PaintRegion]:
@@ -46,35 +61,31 @@ def box_masks(scene: Scene, size: int) -> dict[str, np.ndarray]:
 
 
 def draw(pipe: EDiffIPipeline, batch: list[Scene], strength: float, args: Any) -> torch.Tensor:
-    """One base picture (3, size, size) in [-1, 1] for each scene; picture i depends on the seed and i alone."""
-    size, parts = pipe.stages[0].size, []
+    """A base picture (3, size, size) in [-1, 1] for each scene; picture i depends on the seed and i alone."""
+    parts = []
     pipe.region_normalizer = args.normalizer
     for start in tqdm(range(0, len(batch), args.batch_size), desc=f"strength {strength:g}"):
         part = batch[start : start + args.batch_size]
-        painted: dict[str, Any] = {}
-        if strength:
-            painted = {"regions": [boxes(scene) for scene in part], "region_strength": strength}
+        paint = {"regions": [boxes(scene) for scene in part], "region_strength": strength} if strength else {}
         images = pipe(
             [scene.caption for scene in part],
-            height=size,
-            width=size,
+            height=pipe.stages[0].size,
+            width=pipe.stages[0].size,
             num_inference_steps=args.steps,
             guidance_scale=args.guidance_scale,
-            generator=[torch.Generator().manual_seed(args.seed * 1_000_003 + start + i) for i in range(len(part))],
+            generator=generators(args, start, len(part)),
             output_type="pt",
-            **painted,
+            **paint,
         ).images
         parts.append(images.float().cpu() * 2 - 1)
     return torch.cat(parts)
 
 
-def figures(
-    scorer: SceneScorer, images: torch.Tensor, batch: list[Scene], reference: torch.Tensor
-) -> dict[str, float]:
+def figures(scorer: SceneScorer, images: torch.Tensor, batch: list[Scene], reference: torch.Tensor) -> dict[str, Any]:
     """Layout, agreement with the prompt, and distance from real scenes."""
     size = images.shape[-1]
     found = scorer.layout(images, [box_masks(scene, size) for scene in batch])
-    pairs = [pair for own in found for pair in own.values()]
+    pairs = [pair for of_image in found for pair in of_image.values()]
     shares = [share for _, share in pairs if not math.isnan(share)]
     return {
         "iou": statistics.fmean(iou for iou, _ in pairs),
@@ -84,7 +95,6 @@ def figures(
     }
 
 
-@torch.no_grad()
 def attention_masses(
     pipe: EDiffIPipeline, real: torch.Tensor, batch: list[Scene], strength: float, args: Any
 ) -> dict[str, float]:
@@ -93,30 +103,38 @@ def attention_masses(
     `real` are pictures (batch, 3, size, size) of the scenes in [-1, 1]; their noise depends on the seed and the noise
     level alone. Always in float32.
     """
-    stage, total = pipe.stages[0], {f"{sigma:g}": 0.0 for sigma in args.mass_sigmas}
+    total = {f"{sigma:g}": 0.0 for sigma in args.mass_sigmas}
     for start in range(0, len(batch), args.batch_size):
         part = batch[start : start + args.batch_size]
-        captions, regions = [scene.caption for scene in part], [boxes(scene) for scene in part]
-        columns = [pipe.region_columns(*one) for one in zip(captions, regions, strict=True)]
-        painting = Painting(regions, columns, NULL_COLUMN + 1, strength, args.normalizer)
-        tokens, pooled, tokens_2, mask_2 = pipe.encode_prompt(captions, do_classifier_free_guidance=False)[:4]
+        painting = painting_of(pipe, part, strength, args)
+        conditioning = text_conditioning(pipe, [scene.caption for scene in part])
+        images = real[start : start + len(part)].to(pipe.device)
         for sigma in args.mass_sigmas:
-            generators = [torch.Generator().manual_seed(args.seed * 1_000_003 + start + i) for i in range(len(part))]
-            images = real[start : start + len(part)].to(pipe.device)
-            noisy = images + sigma * randn_tensor(images.shape, generators, pipe.device, torch.float32)
-            with measure_attention_mass(painting) as mass, painted(stage.unet, painting):
-                stage.unet(
-                    c_in(sigma, stage.scheduler.config.sigma_data) * noisy,
-                    torch.tensor(c_noise(sigma), device=pipe.device),
-                    encoder_hidden_states=tokens,
-                    encoder_hidden_states_2=tokens_2,
-                    encoder_attention_mask_2=mask_2,
-                    added_cond_kwargs={"text_embeds": pooled, "image_embeds": None},
-                    return_dict=False,
-                )
-            (mean,) = mass.per_sigma().values()
+            noise = randn_tensor(images.shape, generators(args, start, len(part)), pipe.device, torch.float32)
+            mean = attention_mass(pipe, images + sigma * noise, sigma, conditioning, painting)
             total[f"{sigma:g}"] += mean * len(part) / len(batch)
     return total
+
+
+def painting_of(pipe: EDiffIPipeline, batch: list[Scene], strength: float, args: Any) -> Painting:
+    """The scenes' captions, painted with their boxes."""
+    regions = [boxes(scene) for scene in batch]
+    columns = [pipe.region_columns(scene.caption, found) for scene, found in zip(batch, regions, strict=True)]
+    return Painting(regions, columns, NULL_COLUMN + 1, strength, args.normalizer)
+
+
+@torch.no_grad()
+def attention_mass(
+    pipe: EDiffIPipeline, noisy: torch.Tensor, sigma: float, conditioning: dict[str, Any], painting: Painting
+) -> float:
+    """The mean over noisy pictures (batch, 3, size, size)."""
+    unet = pipe.stages[0].unet
+    model_input = c_in(sigma, pipe.stages[0].scheduler.config.sigma_data) * noisy
+    timestep = torch.tensor(c_noise(sigma), device=pipe.device)
+    with measure_attention_mass(painting) as mass, painted(unet, painting):
+        unet(model_input, timestep, **conditioning, return_dict=False)
+    (mean,) = mass.per_sigma().values()
+    return mean
 
 
 def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
@@ -124,13 +142,8 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 3.4), layout="constrained")
-    panels = (
-        ("layout", ("iou", "inside")),
-        ("prompt", ("two_objects", "relation_of_found", "ground")),
-        ("frechet", ("frechet",)),
-    )
     *others, last = figure.subplots(1, 4)
-    for axes, (title, keys) in zip(others, panels, strict=True):
+    for axes, (title, keys) in zip(others, PANELS.items(), strict=True):
         for key in keys:
             axes.plot([float(s) for s in rows], [row[key] for row in rows.values()], "o-", ms=3, label=key)
         axes.set(title=title, xlabel="strength w'", ylim=(0, None))
@@ -144,8 +157,8 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Draws, measures, writes, prints and returns the figures."""
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options, checked."""
     parser = make_parser(__doc__.split("\n")[0])
     parser.set_defaults(object_weights=(0.0, 1.0))  # a region decides who is where only where there are two
     parser.add_argument("--strengths", type=float, nargs="+", default=[0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0])
@@ -156,33 +169,47 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     args = parser.parse_args(arguments)
     if min(args.mass_sigmas) <= 0:
         raise ValueError(f"--mass-sigmas {min(args.mass_sigmas):g}: noise levels must be above 0.")
-    pipe, scorer, scenes = prepare(args)
-    batch = [scenes.scene(index) for index in range(args.num_prompts)]
-    others = [scenes.scene(index) for index in range(args.num_prompts, 2 * args.num_prompts)]
-    size = pipe.stages[0].size
-    real, reference = render(scenes, batch, size), scorer.features(render(scenes, others, size))
-    rows: dict[str, dict[str, Any]] = {}
-    shown = []
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    for strength in args.strengths:
-        with precision(args):
-            images = draw(pipe, batch, strength, args)
-            row = figures(scorer, images, batch, reference)
-        masses = attention_masses(pipe, real, batch, strength, args)
-        rows[f"{strength:g}"] = {**row, "attention_mass": masses}
-        shown.append(images[:GRID_PROMPTS])
-        row |= {f"mass({sigma})": mass for sigma, mass in masses.items()}
-        print(f"{strength:4g}  " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    report = {"settings": settings, "strengths": rows, "real": figures(scorer, real, batch, reference)}
-    args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    pictures = torch.cat([*shown, real[:GRID_PROMPTS]])
-    save_grid(args.output.with_name(args.output.name + "_grid.png"), pictures, len(shown[0]), args.model)
+    return args
+
+
+def save_pictures(pictures: torch.Tensor, columns: int, rows: dict[str, dict], args: argparse.Namespace) -> None:
+    """Writes the grid, and the plot where matplotlib is installed."""
+    save_grid(args.output.with_name(args.output.name + "_grid.png"), pictures, columns, args.model)
     try:
         plot(rows, args.output.with_suffix(".png"))
     except ImportError:
         print("No plot: it needs matplotlib (pip install matplotlib).")
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Draws, measures, writes, prints and returns the figures."""
+    args = parse_arguments(arguments)
+    pipe, scorer, scenes = prepare(args)
+    batch, others = first_scenes(scenes, args.num_prompts)
+    real = render(scenes, batch, pipe.stages[0].size)
+    reference = scorer.features(render(scenes, others, pipe.stages[0].size))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, dict[str, Any]] = {}
+    shown = []
+    for strength in args.strengths:
+        with precision(args):
+            images = draw(pipe, batch, strength, args)
+            row = figures(scorer, images, batch, reference)
+        row["attention_mass"] = attention_masses(pipe, real, batch, strength, args)
+        rows[f"{strength:g}"] = row
+        shown.append(images[:GRID_PROMPTS])
+        print_row(strength, row)
+    of_real = figures(scorer, real, batch, reference)
+    report = write_report(args.output.with_suffix(".json"), args, strengths=rows, real=of_real)
+    save_pictures(torch.cat([*shown, real[:GRID_PROMPTS]]), len(shown[0]), rows, args)
     return report
+
+
+def print_row(strength: float, row: dict[str, Any]) -> None:
+    """A line for a strength."""
+    masses = {f"mass({sigma})": mass for sigma, mass in row["attention_mass"].items()}
+    values = {key: value for key, value in row.items() if key != "attention_mass"} | masses
+    print(f"{strength:4g}  " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What each kind of guidance does to a demo model: agreement with the prompt, and distance from real scenes.
 
-    python examples/guidance_table.py --objects noto_objects --output docs/guidance --num-prompts 200
+    python examples/evaluate/guidance_table.py --objects noto_objects --output docs/guidance --num-prompts 200
 
 Draws the same held-out prompts from the same noise with each of `--settings` (w is the base's guidance scale,
-`--guidance-scale` or the model's own) and, for Figure 8 in miniature, with T5 alone, CLIP text alone and both
+`--guidance-scale` or the model's default) and, for Figure 8 in miniature, with T5 alone, CLIP text alone and both
 (`--curves`) at each guidance of `--scales`. `OUTPUT.json` receives what is right in the pictures by the scorer and
 the Frechet distance to real scenes, after each setting anew; `OUTPUT.png` shows it as a plot, `OUTPUT_grid.png` as
 pictures, a row for each setting. The settings:
@@ -22,6 +22,7 @@ pictures, a row for each setting. The settings:
     weights-full        w each
 """
 
+import argparse
 import contextlib
 import json
 import statistics
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluate_demo import generate, make_parser, precision, prepare, render, save_grid
+from held_out import first_scenes, generate, make_parser, precision, prepare, render, save_grid
 
 from diffusers_ediffi import EDiffIPipeline
 from diffusers_ediffi.demo import Scene
@@ -103,8 +104,8 @@ def plot(table: dict[str, dict[str, float]], curves: dict[str, dict[str, dict[st
     figure.savefig(path, dpi=110)
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Draws, measures, writes, prints and returns the figures."""
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options, checked."""
     parser = make_parser(__doc__.split("\n")[0])
     parser.add_argument("--settings", nargs="*", choices=settings_at(1.0), default=list(settings_at(1.0)))
     parser.add_argument("--curves", nargs="*", choices=CURVES, default=list(CURVES))
@@ -118,42 +119,72 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     args = parser.parse_args(arguments)
     if not all(scale == 0 or scale >= 1 for scale in args.scales):
         raise ValueError(f"--scales {args.scales}: guidance is 0, or at least 1, where it is the conditional model.")
-    pipe, scorer, scenes = prepare(args)
-    batch = [scenes.scene(index) for index in range(args.num_prompts)]
-    others = [scenes.scene(index) for index in range(args.num_prompts, 2 * args.num_prompts)]
-    size = pipe.stages[0].size
-    real, reference = render(scenes, batch, size), scorer.features(render(scenes, others, size))
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    report: dict[str, Any] = {"settings": given, "table": {}, "curves": {name: {} for name in args.curves}}
-    report["real"] = figures(scorer, real, batch, reference)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    shown = []
+    return args
 
-    def measure(rows: dict[str, Any], name: str, options: dict[str, Any]) -> None:
-        with precision(args), changed_scheduler(pipe, options.pop("scheduler", {})):
-            images = generate(pipe, args, [scene.caption for scene in batch], **options)
-        rows[name] = figures(scorer, images, batch, reference)
-        shown.append(images[:GRID_PROMPTS])
-        args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+
+class Table:
+    """Draws the same held-out prompts with other guidance each time, and measures and writes the figures."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.pipe, self.scorer, scenes = prepare(args)
+        self.batch, others = first_scenes(scenes, args.num_prompts)
+        size = self.pipe.stages[0].size
+        self.real = render(scenes, self.batch, size)
+        self.reference = self.scorer.features(render(scenes, others, size))
+        self.shown: list[torch.Tensor] = []
+        given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+        self.report: dict[str, Any] = {"settings": given, "table": {}, "curves": {name: {} for name in args.curves}}
+        self.report["real"] = figures(self.scorer, self.real, self.batch, self.reference)
+
+    def measure(self, rows: dict[str, Any], name: str, options: dict[str, Any]) -> None:
+        """Adds a row, and prints and writes it."""
+        captions = [scene.caption for scene in self.batch]
+        with precision(self.args), changed_scheduler(self.pipe, options.pop("scheduler", {})):
+            images = generate(self.pipe, self.args, captions, **options)
+        rows[name] = figures(self.scorer, images, self.batch, self.reference)
+        self.shown.append(images[:GRID_PROMPTS])
+        self.args.output.with_suffix(".json").write_text(json.dumps(self.report, indent=2) + "\n")
         print(f"{name:18}" + "  ".join(f"{key} {rows[name][key]:.3f}" for key in PANELS), flush=True)
 
-    w = (args.guidance_scale or pipe.config.default_guidance_scale)[0]
-    for name in args.settings:
-        measure(report["table"], name, settings_at(w)[name])
-    for name in args.curves:
+    def measure_settings(self) -> None:
+        """The rows of `--settings`."""
+        w = (self.args.guidance_scale or self.pipe.config.default_guidance_scale)[0]
+        for name in self.args.settings:
+            self.measure(self.report["table"], name, settings_at(w)[name])
+
+    def measure_curve(self, name: str) -> None:
+        """The rows of some encoders over `--scales`."""
         print(f"{name}:")
-        for scale in args.scales:
+        for scale in self.args.scales:
             # The number 0 means no guidance, which is the conditional model; weights of 0 are the unconditional one.
             w = scale or dict.fromkeys(CURVES[name], 0.0)
-            measure(report["curves"][name], f"{scale:g}", {"guidance_scale": w, "encoders": CURVES[name]})
-    if shown:
-        pictures = torch.cat([*shown, real[:GRID_PROMPTS]])
-        save_grid(args.output.with_name(args.output.name + "_grid.png"), pictures, len(shown[0]), args.model)
-    try:
-        plot(report["table"], report["curves"], args.output.with_suffix(".png"))
-    except ImportError:
-        print("No plot: it needs matplotlib (pip install matplotlib).")
-    return report
+            rows = self.report["curves"][name]
+            self.measure(rows, f"{scale:g}", {"guidance_scale": w, "encoders": CURVES[name]})
+
+    def save_pictures(self) -> None:
+        """Writes the grid, and the plot where matplotlib is installed."""
+        output = self.args.output
+        if self.shown:
+            pictures = torch.cat([*self.shown, self.real[:GRID_PROMPTS]])
+            grid = output.with_name(output.name + "_grid.png")
+            save_grid(grid, pictures, len(self.shown[0]), self.args.model)
+        try:
+            plot(self.report["table"], self.report["curves"], output.with_suffix(".png"))
+        except ImportError:
+            print("No plot: it needs matplotlib (pip install matplotlib).")
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Draws, measures, writes, prints and returns the figures."""
+    args = parse_arguments(arguments)
+    table = Table(args)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    table.measure_settings()
+    for name in args.curves:
+        table.measure_curve(name)
+    table.save_pictures()
+    return table.report
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Look at the demo model's scenes: a grid of them as a PNG, or a folder of pictures, captions and masks.
 
-    python examples/make_demo_scenes.py --objects OBJECTS --grid scenes.png
-    python examples/make_demo_scenes.py --objects OBJECTS --folder scenes --count 500 --size 256 --masks
+    python examples/demo/make_demo_scenes.py --objects OBJECTS --grid scenes.png
+    python examples/demo/make_demo_scenes.py --objects OBJECTS --folder scenes --count 500 --size 256 --masks
 
 `OBJECTS` is a folder that `make_object_folder.py` made. The folder gets `000000.png` and so on, `captions.jsonl` with
 one line for each scene (file, caption, objects with boxes and spans, relation, ground, style), and with `--masks` one
@@ -21,10 +21,12 @@ from PIL import Image, ImageDraw
 
 from diffusers_ediffi.demo import STYLES, Scene, SceneGenerator, load_objects
 
-CELL, CAPTION_HEIGHT = 256, 42
+CELL = 256
+CAPTION_HEIGHT = 42
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The options, checked."""
     parser = argparse.ArgumentParser(description="Draw scenes of the demo model's world.")
     parser.add_argument("--objects", type=Path, required=True, help="folder of object pictures with an index.json")
     parser.add_argument("--grid", type=Path, help="write a grid of scenes with their captions, a row for each style")
@@ -40,6 +42,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("nothing to do: give --grid, --folder or both")
     if args.columns < 1 or args.count < 1:
         parser.error("--columns and --count must be at least 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes what the options ask for; returns the exit code."""
+    args = parse_arguments(argv)
     try:
         objects = load_objects(args.objects)
         if args.grid is not None:
@@ -60,13 +68,15 @@ def draw_grid(objects: list, args: argparse.Namespace) -> Image.Image:
         generator = SceneGenerator(objects, styles=[style], seed=args.seed + row, split=args.split)
         for column in range(args.columns):
             scene = generator.scene(column)
-            left, top = column * CELL, row * (CELL + CAPTION_HEIGHT)
+            left = column * CELL
+            top = row * (CELL + CAPTION_HEIGHT)
             grid.paste(generator.render(scene, CELL), (left, top))
             draw.text((left + 2, top + CELL + 2), textwrap.fill(scene.caption, 42), fill="black")
     return grid
 
 
 def write_folder(generator: SceneGenerator, args: argparse.Namespace) -> None:
+    """Scenes as `000000.png` and so on, their masks, and captions.jsonl."""
     args.folder.mkdir(parents=True, exist_ok=True)
     with open(args.folder / "captions.jsonl", "w", encoding="utf-8") as captions:
         for index in range(args.count):
@@ -79,6 +89,7 @@ def write_folder(generator: SceneGenerator, args: argparse.Namespace) -> None:
 
 
 def write_masks(generator: SceneGenerator, scene: Scene, stem: Path, size: int) -> None:
+    """A gray picture for each object, `000000_red_apple.png`."""
     for phrase, mask in generator.masks(scene, size).items():
         picture = Image.fromarray(np.rint(mask * 255).astype(np.uint8))
         picture.save(stem.with_name(f"{stem.name}_{phrase.replace(' ', '_')}.png"))

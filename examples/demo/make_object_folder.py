@@ -2,7 +2,7 @@
 """Make the folder of object pictures that the demo model's scenes are composed of.
 
     git clone --depth 1 https://github.com/googlefonts/noto-emoji
-    python examples/make_object_folder.py --noto-emoji noto-emoji --output objects
+    python examples/demo/make_object_folder.py --noto-emoji noto-emoji --output objects
 
 copies 106 pictures from the clone's folder `png/512` (Copyright Google, Apache License 2.0) and writes the
 `index.json` that `diffusers_ediffi.demo.load_objects` reads. `demo_objects.json`, beside this script, says which
@@ -19,13 +19,14 @@ from diffusers_ediffi.demo import load_objects
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Makes the folder; returns the exit code."""
     parser = argparse.ArgumentParser(description="Make the folder of object pictures for the demo model's scenes.")
     parser.add_argument("--noto-emoji", type=Path, required=True, help="a clone of github.com/googlefonts/noto-emoji")
     parser.add_argument("--output", type=Path, required=True, help="the folder to make; must not exist or be empty")
     parser.add_argument("--objects", type=Path, default=Path(__file__).with_name("demo_objects.json"))
     args = parser.parse_args(argv)
     try:
-        count = make_folder(args.noto_emoji / "png" / "512", args.output, args.objects)
+        count = make_folder(args.noto_emoji / "png" / "512", args.output, read_list(args.objects))
     except (OSError, ValueError) as error:
         print(f"make_object_folder: {error}", file=sys.stderr)
         return 2
@@ -33,16 +34,24 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make_folder(source: Path, output: Path, objects: Path) -> int:
-    """Copies the pictures that `objects` lists from `source` and writes their index; returns how many there are.
+def read_list(path: Path) -> dict[str, str]:
+    """The file name of each phrase.
 
     Raises:
-        OSError: a picture is missing, or `output` is in use or cannot be written.
-        ValueError: `objects` is no JSON object of phrases and file names.
+        ValueError: The file is not a JSON object of phrases and file names.
     """
-    names = json.loads(objects.read_text(encoding="utf-8"))
+    names = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{objects} must be a JSON object of phrases and file names.")
+        raise ValueError(f"{path} must be a JSON object of phrases and file names.")
+    return names
+
+
+def make_folder(source: Path, output: Path, names: dict[str, str]) -> int:
+    """Copies the pictures of all phrases from `source` and writes their index; returns how many there are.
+
+    Raises:
+        OSError: A picture is missing, or `output` is in use or cannot be written.
+    """
     missing = [name for name in names.values() if not (source / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{source} lacks {len(missing)} of {len(names)} pictures, the first is {missing[0]}.")

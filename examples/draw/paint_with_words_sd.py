@@ -1,16 +1,19 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 r"""Paint-with-words with any Stable Diffusion or SDXL model: say where each phrase of the prompt is to be seen.
 
-python examples/paint_with_words_sd.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 --output squirrels.png \
-    --prompt "a red squirrel and a white rabbit in the snow" --region "red squirrel=0,0.3,0.5,1" \
+python examples/draw/paint_with_words_sd.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
+    --output squirrels.png --prompt "a red squirrel and a white rabbit in the snow" \
+    --region "red squirrel=0,0.3,0.5,1" \
     --region "white rabbit=rabbit_mask.png"
 
 A region is a box of left, top, right, bottom in [0, 1], or a picture that is white inside. Instead of regions there
 may be a painted canvas, where white is unpainted:
 
-python examples/paint_with_words_sd.py --model stabilityai/stable-diffusion-xl-base-1.0 --output out.png \
+python examples/draw/paint_with_words_sd.py --model stabilityai/stable-diffusion-xl-base-1.0 --output out.png \
     --prompt "a red squirrel and a white rabbit in the snow" --canvas canvas.png --color "red=red squirrel" \
     --color "#0000ff=white rabbit"
+
+Writes OUTPUT, a PNG.
 """
 
 import argparse
@@ -26,20 +29,20 @@ from diffusers_ediffi.provenance import model_name
 
 
 def as_region(text: str) -> PaintRegion:
-    """`phrase=left,top,right,bottom` or `phrase=mask.png`."""
+    """Parses `phrase=left,top,right,bottom` or `phrase=mask.png`."""
     phrase, _, where = text.rpartition("=")
     try:
-        mask = [float(edge) for edge in where.split(",")]
-        return PaintRegion(phrase, mask)
+        return PaintRegion(phrase, [float(edge) for edge in where.split(",")])
     except ValueError as error:
         if not Path(where).is_file():
-            raise argparse.ArgumentTypeError(f"{text!r} is no phrase=left,top,right,bottom: {error}") from None
+            message = f"{text!r} is not phrase=left,top,right,bottom: {error}"
+            raise argparse.ArgumentTypeError(message) from None
     with Image.open(where) as image:
         return PaintRegion(phrase, image)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Draws and writes the picture."""
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a Stable Diffusion or SDXL pipeline")
     parser.add_argument("--prompt", required=True)
@@ -55,16 +58,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
-    regions = list(args.region)
-    if args.canvas:
-        with Image.open(args.canvas) as canvas:
-            regions += regions_from_color_map(canvas, dict(text.split("=", 1) for text in args.color))
-    dtype = torch.float32 if args.device == "cpu" else torch.float16
-    pipe = DiffusionPipeline.from_pretrained(args.model, dtype=dtype).to(args.device)
+
+def read_regions(args: argparse.Namespace) -> list[PaintRegion]:
+    """The regions that the options name, and those of the canvas."""
+    if args.canvas is None:
+        return args.region
+    with Image.open(args.canvas) as canvas:
+        return args.region + regions_from_color_map(canvas, dict(text.split("=", 1) for text in args.color))
+
+
+def draw(pipe: DiffusionPipeline, regions: list[PaintRegion], args: argparse.Namespace) -> Image.Image:
+    """The picture, painted with the regions' phrases."""
     with paint_with_words(pipe, args.prompt, regions, args.strength):
-        image = pipe(
+        return pipe(
             args.prompt,
             negative_prompt=args.negative_prompt,
             height=args.height,
@@ -72,14 +80,18 @@ def main(arguments: list[str] | None = None) -> None:
             num_inference_steps=args.steps,
             generator=torch.Generator().manual_seed(args.seed),
         ).images[0]
-    settings = {
-        name: getattr(args, name) for name in ("prompt", "negative_prompt", "seed", "steps", "height", "width")
-    }
-    settings |= {
-        "model": model_name(args.model),
-        "regions": region_settings(regions),
-        "region_strength": args.strength,
-    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Draws and writes the picture."""
+    args = parse_arguments(arguments)
+    regions = read_regions(args)
+    dtype = torch.float32 if args.device == "cpu" else torch.float16
+    pipe = DiffusionPipeline.from_pretrained(args.model, dtype=dtype).to(args.device)
+    image = draw(pipe, regions, args)
+    names = ("prompt", "negative_prompt", "seed", "steps", "height", "width")
+    settings = {name: getattr(args, name) for name in names} | {"model": model_name(args.model)}
+    settings |= {"regions": region_settings(regions), "region_strength": args.strength}
     save_image(image, args.output, None if args.no_provenance else Provenance(settings))
     print(args.output)
 

@@ -2,7 +2,7 @@
 r"""Paint-with-words on COCO: does a Stable Diffusion model put things where a caption's objects were painted?
 
 wget http://images.cocodataset.org/annotations/annotations_trainval2017.zip && unzip annotations_trainval2017.zip
-python examples/evaluate_layout_coco.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
+python examples/evaluate/evaluate_layout_coco.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \
     --annotations annotations/instances_val2017.json --captions annotations/captions_val2017.json \
     --output coco_layout --strengths 0 0.2 0.4 --num-captions 1000
 
@@ -15,6 +15,7 @@ caption. A rerun skips what stands there: it may be stopped at any time, and cap
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -80,28 +81,31 @@ class PaintedCaption:
 
 
 def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """A mask (height, width) of COCO as booleans: polygons, or the run lengths of crowds, column by column.
+    """A mask (height, width) of COCO as booleans: polygons, or the run lengths of crowds.
 
     Raises:
         ValueError: It is compressed, which COCO's own files are not.
     """
     if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        if not isinstance(counts, list):
-            raise ValueError(
-                "a mask is a compressed run-length code, which COCO's own files do not have; decode it by "
-                "pycocotools.mask.decode and store its run lengths or polygons."
-            )
-        height, width = segmentation["size"]
-        runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-        if len(runs) != height * width:
-            raise ValueError(f"a run-length code has {len(runs)} pixels for a mask of {height} x {width}.")
-        return runs.reshape(width, height).T
+        return decode_runs(segmentation["counts"], *segmentation["size"])
     mask = Image.new("1", (width, height))
     for polygon in segmentation:
         if len(polygon) >= 6:
             ImageDraw.Draw(mask).polygon(polygon, fill=1)
     return np.array(mask)
+
+
+def decode_runs(counts: Any, height: int, width: int) -> np.ndarray:
+    """The mask of run lengths, which alternate between outside and inside, column by column."""
+    if not isinstance(counts, list):
+        raise ValueError(
+            "a mask is a compressed run-length code, which COCO's own files do not have; decode it by "
+            "pycocotools.mask.decode and store its run lengths or polygons."
+        )
+    runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    if len(runs) != height * width:
+        raise ValueError(f"a run-length code has {len(runs)} pixels for a mask of {height} x {width}.")
+    return runs.reshape(width, height).T
 
 
 def square(mask: np.ndarray) -> np.ndarray:
@@ -111,21 +115,26 @@ def square(mask: np.ndarray) -> np.ndarray:
     return mask[top : top + side, left : left + side]
 
 
+def spans_of(caption: str, category: str) -> list[tuple[int, int, str]]:
+    """Where a caption names a category: start, end and the category, of each name in singular and plural."""
+    spans = []
+    for name in (category, *SYNONYMS.get(category, ())):
+        for phrase in (name, name + "s", name + "es"):
+            if phrase not in caption.lower():
+                continue  # much faster than to ask for whole words
+            try:
+                spans += [(*span, category) for span in find_phrase(caption, phrase)]
+            except ValueError:  # only as a part of a word
+                continue
+    return spans
+
+
 def named(caption: str, categories: list[str]) -> dict[str, tuple[str, int]]:
     """For each category that a caption names the first name and which occurrence of it that is.
 
-    Longer names win, so that a hot dog is no dog.
+    Longer names win, so that a hot dog is not a dog.
     """
-    spans = []
-    for category in categories:
-        for name in (category, *SYNONYMS.get(category, ())):
-            for phrase in (name, name + "s", name + "es"):
-                if phrase not in caption.lower():
-                    continue  # much faster than to ask for whole words
-                try:
-                    spans += [(*span, category) for span in find_phrase(caption, phrase)]
-                except ValueError:  # only as a part of a word
-                    continue
+    spans = [span for category in categories for span in spans_of(caption, category)]
     taken: list[tuple[int, int, str]] = []
     for start, stop, category in sorted(spans, key=lambda span: (span[0] - span[1], span[0])):
         if all(stop <= first or last <= start for first, last, _ in taken):
@@ -137,8 +146,8 @@ def named(caption: str, categories: list[str]) -> dict[str, tuple[str, int]]:
     return found
 
 
-def painted_captions(args: argparse.Namespace) -> Iterator[PaintedCaption]:
-    """The first caption of every picture with a region that is neither too small nor all of the picture."""
+def read_annotations(args: argparse.Namespace) -> tuple[dict, dict]:
+    """Both files of COCO, checked."""
     instances, captions = (json.loads(path.read_text(encoding="utf-8")) for path in (args.annotations, args.captions))
     is_complete = {"images", "categories", "annotations"} <= set(instances) and "annotations" in captions
     if not is_complete or any("caption" not in caption for caption in captions["annotations"]):
@@ -146,27 +155,47 @@ def painted_captions(args: argparse.Namespace) -> Iterator[PaintedCaption]:
             f"{args.annotations} and {args.captions} are not what they should be; give instances_val2017.json and "
             "captions_val2017.json of COCO, in this order."
         )
+    return instances, captions
+
+
+def by_image(entries: list[dict]) -> dict[int, list[dict]]:
+    """Annotations or captions by the picture that they belong to."""
+    found: dict[int, list[dict]] = {}
+    for entry in entries:
+        found.setdefault(entry["image_id"], []).append(entry)
+    return found
+
+
+def category_masks(image: dict, annotations: list[dict], names: dict[int, str], min_area: float) -> dict:
+    """The mask of each category in a picture, without those that are too small or all of the picture."""
+    masks: dict[str, np.ndarray] = {}
+    for annotation in annotations:
+        mask = square(decode(annotation["segmentation"], image["height"], image["width"]))
+        name = names[annotation["category_id"]]
+        masks[name] = masks[name] | mask if name in masks else mask
+    return {name: mask for name, mask in masks.items() if mask.any() and min_area <= mask.mean() < 1}
+
+
+def regions_of(text: str, masks: dict[str, np.ndarray], categories: list[str]) -> dict[str, PaintRegion]:
+    """A region for each category that a caption names and that has a mask."""
+    return {
+        category: PaintRegion(phrase, masks[category], occurrence=occurrence)
+        for category, (phrase, occurrence) in named(text, categories).items()
+        if category in masks
+    }
+
+
+def painted_captions(args: argparse.Namespace) -> Iterator[PaintedCaption]:
+    """The first caption of every picture with a region that is neither too small nor all of the picture."""
+    instances, captions = read_annotations(args)
     names = {category["id"]: category["name"] for category in instances["categories"]}
-    per_image: dict[int, list[dict]] = {}
-    for annotation in instances["annotations"]:
-        per_image.setdefault(annotation["image_id"], []).append(annotation)
-    texts: dict[int, list[dict]] = {}
-    for caption in sorted(captions["annotations"], key=lambda caption: caption["id"]):
-        texts.setdefault(caption["image_id"], []).append(caption)
+    per_image = by_image(instances["annotations"])
+    texts = by_image(sorted(captions["annotations"], key=lambda caption: caption["id"]))
     for image in sorted(instances["images"], key=lambda image: image["id"]):
-        masks: dict[str, np.ndarray] = {}
-        for annotation in per_image.get(image["id"], ()):
-            mask = square(decode(annotation["segmentation"], image["height"], image["width"]))
-            name = names[annotation["category_id"]]
-            masks[name] = masks[name] | mask if name in masks else mask
-        masks = {name: mask for name, mask in masks.items() if mask.any() and args.min_area <= mask.mean() < 1}
+        masks = category_masks(image, per_image.get(image["id"], []), names, args.min_area)
         for caption in texts.get(image["id"], ()):
             text = " ".join(caption["caption"].split())
-            regions = {
-                category: PaintRegion(phrase, masks[category], occurrence=occurrence)
-                for category, (phrase, occurrence) in named(text, list(names.values())).items()
-                if category in masks
-            }
+            regions = regions_of(text, masks, list(names.values()))
             if regions:
                 yield PaintedCaption(caption["id"], text, regions)
                 break
@@ -185,7 +214,7 @@ class Segmenter:
         """Refuses categories that it does not know."""
         unknown = sorted(categories - set(self.labels))
         if unknown:
-            raise ValueError(f"the segmenter has no category {', '.join(unknown)}; take one trained on COCO.")
+            raise ValueError(f"the segmenter does not know {', '.join(unknown)}; take a segmenter trained on COCO.")
 
     @torch.no_grad()
     def __call__(self, picture: Image.Image, categories: list[str]) -> dict[str, np.ndarray]:
@@ -231,6 +260,17 @@ def overlaps(found: dict[str, np.ndarray], caption: PaintedCaption) -> dict[str,
     return result
 
 
+def check_settings(card: Path, settings: dict[str, Any]) -> None:
+    """Refuses a folder whose figures were made with other settings."""
+    old = json.loads(card.read_text())["settings"]
+    for name in sorted((set(old) | set(settings)) - MAY_CHANGE):
+        if old.get(name) != settings.get(name):
+            raise ValueError(
+                f"{card.parent} was made with {name} = {old.get(name)!r}, but now it is {settings.get(name)!r}; "
+                "choose another --output."
+            )
+
+
 def read_figures(args: argparse.Namespace, settings: dict[str, Any]) -> dict[tuple[str, int], dict]:
     """The figures of earlier runs, by strength and caption; a line that was cut off does not count.
 
@@ -240,20 +280,12 @@ def read_figures(args: argparse.Namespace, settings: dict[str, Any]) -> dict[tup
     card, figures = args.output / "card.json", args.output / "figures.jsonl"
     if not card.is_file():
         return {}
-    old = json.loads(card.read_text())["settings"]
-    for name in sorted((set(old) | set(settings)) - MAY_CHANGE):
-        if old.get(name) != settings.get(name):
-            raise ValueError(
-                f"{args.output} was made with {name} = {old.get(name)!r}, but now it is {settings.get(name)!r}; "
-                "choose another --output."
-            )
+    check_settings(card, settings)
     known = {}
     for line in figures.read_text().splitlines() if figures.is_file() else ():
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        known[f"{row['strength']:g}", row["caption_id"]] = row
+            known[f"{row['strength']:g}", row["caption_id"]] = row
     # Written again, so that what is appended does not continue a line that was cut off.
     figures.write_text("".join(json.dumps(row) + "\n" for row in known.values()))
     return known
@@ -263,11 +295,11 @@ def write_card(args: argparse.Namespace, settings: dict[str, Any], known: dict[t
     """The means of all captions that a strength has so far."""
     rows = {}
     for strength in sorted({strength for strength, _ in known}, key=float):
-        own = [row for (other, _), row in known.items() if other == strength]
-        values = [iou for row in own for iou in row["iou"].values()]
-        found = [share for row in own for share in row["found"].values()]
+        figures = [row for (other, _), row in known.items() if other == strength]
+        values = [iou for row in figures for iou in row["iou"].values()]
+        found = [share for row in figures for share in row["found"].values()]
         rows[strength] = {"miou": statistics.fmean(values), "found": statistics.fmean(found)}
-        rows[strength] |= {"captions": len(own), "regions": len(values)}
+        rows[strength] |= {"captions": len(figures), "regions": len(values)}
     card = {"settings": settings, "strengths": rows}
     (args.output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     return card
@@ -295,46 +327,85 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def load_pipeline(args: argparse.Namespace, dtype: torch.dtype) -> Any:
+    """The model, without a safety checker: a picture that it blackens would count as a failure of the layout."""
+    pipe = DiffusionPipeline.from_pretrained(args.model, dtype=dtype).to(args.device)
+    pipe.set_progress_bar_config(disable=True)
+    if hasattr(pipe, "safety_checker"):
+        pipe.register_modules(safety_checker=None)
+    return pipe
+
+
+def all_settings(args: argparse.Namespace, pipe: Any, size: int, dtype: torch.dtype) -> dict[str, Any]:
+    """The options, and what else the figures depend on."""
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    settings |= {"size": size, "dtype": str(dtype), "scheduler": type(pipe.scheduler).__name__}
+    return settings | {module.__name__: module.__version__ for module in (torch, diffusers, transformers)}
+
+
+def save_picture(picture: Image.Image, caption: PaintedCaption, strength: float, args: argparse.Namespace) -> None:
+    """Writes OUTPUT/STRENGTH/ID.png."""
+    path = args.output / f"{strength:g}" / f"{caption.id}.png"
+    path.parent.mkdir(exist_ok=True)
+    settings = {"prompt": caption.text, "model": model_name(args.model), "region_strength": strength}
+    save_image(picture, path, Provenance(settings))
+
+
+def judge(picture: Image.Image, segmenter: Segmenter, caption: PaintedCaption, strength: float) -> dict[str, Any]:
+    """The figures of a picture."""
+    found = segmenter(picture, list(caption.regions))
+    return {
+        "strength": strength,
+        "caption_id": caption.id,
+        "caption": caption.text,
+        "phrases": {category: region.phrase for category, region in caption.regions.items()},
+        "iou": overlaps(found, caption),
+        "found": {name: bool(mask.any()) for name, mask in found.items()},
+    }
+
+
+def read_captions(args: argparse.Namespace) -> list[PaintedCaption]:
+    """The captions that are drawn; there must be some."""
+    captions = list(islice(painted_captions(args), args.num_captions))
+    if not captions:
+        raise ValueError("no caption names an object with a mask; give both files of the same pictures.")
+    return captions
+
+
+def measure(
+    captions: list[PaintedCaption], pipe: Any, segmenter: Segmenter, size: int, known: dict, args: argparse.Namespace
+) -> None:
+    """Draws and judges what `known` lacks; adds it there and to figures.jsonl."""
+    with (args.output / "figures.jsonl").open("a") as figures:
+        pairs = [(caption, strength) for caption in captions for strength in args.strengths]
+        for caption, strength in tqdm(pairs, desc="pictures"):
+            if (f"{strength:g}", caption.id) in known:
+                continue
+            picture = draw(pipe, caption, strength, size, args)
+            row = judge(picture, segmenter, caption, strength)
+            known[f"{strength:g}", caption.id] = row
+            figures.write(json.dumps(row) + "\n")
+            figures.flush()
+            if args.save_pictures:
+                save_picture(picture, caption, strength, args)
+
+
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Draws, segments, writes, prints and returns the figures."""
     args = make_parser().parse_args(arguments)
     for strength in args.strengths:
         check_strength("--strengths", strength)
-    captions = list(islice(painted_captions(args), args.num_captions))
-    if not captions:
-        raise ValueError("no caption names an object with a mask; give both files of the same pictures.")
+    captions = read_captions(args)
     segmenter = Segmenter(args)
     segmenter.check({category for caption in captions for category in caption.regions})
     dtype = torch.float32 if args.device == "cpu" else torch.float16
-    pipe = DiffusionPipeline.from_pretrained(args.model, dtype=dtype).to(args.device)
-    pipe.set_progress_bar_config(disable=True)
-    if hasattr(pipe, "safety_checker"):
-        pipe.register_modules(safety_checker=None)  # a picture that it blackens would count as a failure of the layout
+    pipe = load_pipeline(args, dtype)
     size = args.size or pipe.unet.config.sample_size * pipe.vae_scale_factor
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    settings |= {"size": size, "dtype": str(dtype), "scheduler": type(pipe.scheduler).__name__}
-    settings |= {module.__name__: module.__version__ for module in (torch, diffusers, transformers)}
+    settings = all_settings(args, pipe, size, dtype)
     args.output.mkdir(parents=True, exist_ok=True)
     known = read_figures(args, settings)
     write_card(args, settings, known)
-    with (args.output / "figures.jsonl").open("a") as figures:
-        for caption in tqdm(captions, desc="captions"):
-            for strength in args.strengths:
-                if (f"{strength:g}", caption.id) in known:
-                    continue
-                picture = draw(pipe, caption, strength, size, args)
-                found = segmenter(picture, list(caption.regions))
-                row = {"strength": strength, "caption_id": caption.id, "caption": caption.text}
-                row["phrases"] = {category: region.phrase for category, region in caption.regions.items()}
-                row |= {"iou": overlaps(found, caption), "found": {name: bool(m.any()) for name, m in found.items()}}
-                known[f"{strength:g}", caption.id] = row
-                figures.write(json.dumps(row) + "\n")
-                figures.flush()
-                if args.save_pictures:
-                    path = args.output / f"{strength:g}" / f"{caption.id}.png"
-                    path.parent.mkdir(exist_ok=True)
-                    drawn = {"prompt": caption.text, "model": model_name(args.model), "region_strength": strength}
-                    save_image(picture, path, Provenance(drawn))
+    measure(captions, pipe, segmenter, size, known, args)
     card = write_card(args, settings, known)
     for strength, row in card["strengths"].items():
         print(f"{strength:>4}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))

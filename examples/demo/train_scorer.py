@@ -1,29 +1,25 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train the scorer that judges the demo model's pictures: objects, their places, ground and style.
 
-    python examples/train_scorer.py --objects noto_objects --output runs/scorer --minutes 12
+    python examples/demo/train_scorer.py --objects noto_objects --output runs/scorer --minutes 12
 
 Cut it anywhere and start the same command again: it goes on with the same weights, optimiser state and scenes. At the
 end `OUTPUT` holds the scorer in half precision as `SceneScorer.from_pretrained` loads it, and
-`OUTPUT/training/log.jsonl` the losses and its rates on 512 held-out scenes, with their own prompts and with shuffled
-ones.
+`OUTPUT/training/log.jsonl` the losses and its rates on 512 held-out scenes, with their prompts and with shuffled
+prompts.
 """
 
 import argparse
-import json
-import math
-import time
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scenes_and_networks import SmallRun, add_run_arguments, scenes_of_run
 from torch import Tensor
-from tqdm import tqdm
 
-from diffusers_ediffi.demo import GROUNDS, STYLES, Scene, SceneGenerator, load_objects
+from diffusers_ediffi.demo import GROUNDS, STYLES, Scene, SceneGenerator
 from diffusers_ediffi.demo.scorer import IMAGE_SIZE, MAP_SIZE, SceneScorer, ground_name, images_to_tensor
-from diffusers_ediffi.training.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
 
 CROP_SIZES = (128, 256, 512, 1024)  # a crop of 64 pixels shows a half to a sixteenth of the side
 CROP_SIZE_SHARES = (0.3, 0.4, 0.2, 0.1)
@@ -58,7 +54,8 @@ def zoomed_crops(scenes: SceneGenerator, index: int, count: int, scorer: SceneSc
     scene = scenes.scene(index)
     size = int(random.choice(CROP_SIZES, p=CROP_SIZE_SHARES))
     image, masks = scenes.render(scene, size), scenes.masks(scene, size)
-    images, maps = [], []
+    images = []
+    maps = []
     for left, top in random.integers(size - IMAGE_SIZE + 1, size=(count, 2)):
         window = (slice(top, top + IMAGE_SIZE), slice(left, left + IMAGE_SIZE))
         images.append(image.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE)))
@@ -111,105 +108,56 @@ def scorer_loss(scorer: SceneScorer, batch: dict[str, Tensor], crops: dict[str, 
 
 
 def held_out_rates(scorer: SceneScorer, scenes: SceneGenerator, count: int) -> dict[str, dict[str, float]]:
-    """Returns the rates of real scenes with their own prompts, and with the prompts of other scenes."""
+    """Returns the rates of real scenes with their prompts, and with the prompts of other scenes."""
     scorer.eval()
     batch: list[Scene] = [scenes.scene(index) for index in range(count)]
     images = [scenes.render(scene, IMAGE_SIZE) for scene in batch]
-    own, shuffled = scorer.score(images, batch), scorer.score(images, batch[1:] + batch[:1])
+    rates = {
+        "held_out": scorer.score(images, batch),
+        "held_out_shuffled": scorer.score(images, batch[1:] + batch[:1]),
+    }
     scorer.train()
-    return {"held_out": own, "held_out_shuffled": shuffled}
-
-
-def learning_rate(progress: float, peak: float) -> float:
-    """Warm-up over the first 3% of the run, then a cosine down to 2% of the peak."""
-    return peak * min(1.0, progress / 0.03 + 0.01) * (0.51 + 0.49 * math.cos(math.pi * min(1.0, progress)))
+    return rates
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the scorer")
-    parser.add_argument("--minutes", type=float, default=12.0, help="training time of the whole run")
-    parser.add_argument("--max-minutes-this-run", type=float, default=math.inf, help="stop earlier")
-    parser.add_argument("--steps", type=int, help="length of the whole run in steps, instead of --minutes")
-    parser.add_argument("--max-steps-this-run", type=float, default=math.inf, help="stop earlier")
-    parser.add_argument("--batch-size", type=int, default=64)
+    add_run_arguments(parser, minutes=12.0, batch_size=64, learning_rate=3e-3, checkpoint_every=200)
     parser.add_argument("--crops", type=int, default=8, help="zoomed crops beside the scenes of a batch")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--max-objects", type=int, default=3, help="most objects in one scene")
     parser.add_argument("--num-held-out", type=int, default=512, help="scenes for the final rates")
-    parser.add_argument("--checkpoint-every", type=int, default=200, metavar="STEPS")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
+
+
+def run_settings(scenes: SceneGenerator, args: argparse.Namespace) -> dict[str, Any]:
+    """What must stay the same when a run goes on."""
+    names = ("batch_size", "crops", "learning_rate", "max_objects", "seed")
+    return {**{name: getattr(args, name) for name in names}, "phrases": list(scenes.phrases)}
+
+
+def loss_of_step(scorer: SceneScorer, scenes: SceneGenerator, step: int, args: argparse.Namespace) -> Tensor:
+    """The loss on the scenes and crops of this step."""
+    batch = whole_scenes(scenes, range(step * args.batch_size, (step + 1) * args.batch_size), scorer)
+    crops = zoomed_crops(scenes, step, args.crops, scorer)
+    generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+    images = torch.cat([roughen(batch["images"], generator), crops["images"]])
+    return scorer_loss(scorer, batch, crops, images)
 
 
 def main(arguments: list[str] | None = None) -> dict:
     """Trains, saves, and returns the last log entry."""
     args = parse_arguments(arguments)
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    args.output.mkdir(parents=True, exist_ok=True)
-    objects = load_objects(args.objects)
-    scenes = SceneGenerator(objects, max_objects=args.max_objects, seed=args.seed, split="train")
-    held_out = SceneGenerator(objects, max_objects=args.max_objects, seed=args.seed, split="held_out")
+    scenes, held_out = scenes_of_run(args)
     scorer = SceneScorer(list(scenes.phrases), [ground_name(ground) for ground in GROUNDS], list(STYLES))
     scorer = scorer.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(scorer.parameters(), weight_decay=0.02)
-    step, seconds = 0, 0.0
-    folder = args.output / "training"
-    settings = {name: getattr(args, name) for name in ("batch_size", "crops", "learning_rate", "max_objects", "seed")}
-    settings["phrases"] = list(scenes.phrases)
-    for latest in complete_checkpoints(folder)[-1:]:
-        state = load_checkpoint(latest, settings)
-        scorer.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
-
-    def progress() -> float:
-        return step / args.steps if args.steps else seconds / (60 * args.minutes)
-
-    def save() -> None:
-        state = {"model": scorer.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
-        save_checkpoint(folder, step, state, settings, keep_last=1)
-
-    started, first_step, seconds_before, average = time.monotonic(), step, seconds, math.nan
-    bar = tqdm(initial=step, desc="scorer", unit="step")
-    folder.mkdir(exist_ok=True)
-    with open(folder / "log.jsonl", "a") as log:
-        while progress() < 1 and step - first_step < args.max_steps_this_run:
-            if time.monotonic() - started > 60 * args.max_minutes_this_run:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(progress(), args.learning_rate)
-            batch = whole_scenes(scenes, range(step * args.batch_size, (step + 1) * args.batch_size), scorer)
-            crops = zoomed_crops(scenes, step, args.crops, scorer)
-            generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-            images = torch.cat([roughen(batch["images"], generator), crops["images"]])
-            loss = scorer_loss(scorer, batch, crops, images)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(scorer.parameters(), 5.0)
-            optimizer.step()
-            step += 1
-            seconds = seconds_before + time.monotonic() - started
-            average = loss.item() if math.isnan(average) else 0.95 * average + 0.05 * loss.item()
-            bar.update()
-            bar.set_postfix(loss=f"{average:.3f}", done=f"{min(1.0, progress()):.0%}", refresh=False)
-            if step % 20 == 0:
-                log.write(json.dumps({"step": step, "seconds": round(seconds, 1), "loss": round(average, 4)}) + "\n")
-                log.flush()
-            if step % args.checkpoint_every == 0:
-                save()
-        save()
-        scorer.half().save_pretrained(args.output)
-        entry = {"step": step, "seconds": round(seconds, 1), "loss": round(average, 4)}
-        entry |= held_out_rates(SceneScorer.from_pretrained(args.output), held_out, args.num_held_out)
-        log.write(json.dumps(entry) + "\n")
-    bar.close()
-    for name in ("held_out", "held_out_shuffled"):
-        print(f"{name}: " + ", ".join(f"{key} {rate:.1%}" for key, rate in entry[name].items()))
-    return entry
+    run = SmallRun(args.output / "training", scorer, optimizer, run_settings(scenes, args), args)
+    run.train(lambda step: loss_of_step(scorer, scenes, step, args), max_norm=5.0, name="scorer")
+    scorer.half().save_pretrained(args.output)
+    rates = held_out_rates(SceneScorer.from_pretrained(args.output), held_out, args.num_held_out)
+    for name, values in rates.items():
+        print(f"{name}: " + ", ".join(f"{key} {rate:.1%}" for key, rate in values.items()))
+    return run.log(**rates)
 
 
 if __name__ == "__main__":

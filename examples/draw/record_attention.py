@@ -1,13 +1,13 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 r"""Look at what the model attends to while it draws: Figure 3, and where in the image each phrase is looked for.
 
-python examples/record_attention.py --output attention \
+python examples/draw/record_attention.py --output attention \
     --prompt "a rocket above a red apple on a dark blue background" --phrases "rocket" "red apple"
 
-`attention.png` shows the share of attention that goes to the words, to each encoder and to the null token against the
-noise level, `attention_words.png` the picture and a heat map of every phrase, `attention.json` the figures. `--model`
-may be any pipeline of eDiff-I, Stable Diffusion or SDXL. With `--objects` (and a demo model) the shares are means over
-`--num-prompts` held-out prompts, beside the one of the picture.
+Writes `attention.png`, the share of attention that goes to the words, to each encoder and to the null token against
+the noise level, `attention_words.png`, the picture and a heat map of every phrase, and `attention.json`, the figures.
+`--model` may be any pipeline of eDiff-I, Stable Diffusion or SDXL. With `--objects` (and a demo model) there are also
+the mean shares of `--num-prompts` held-out prompts.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from grids_and_options import make_parser
 from PIL import Image
 
 from diffusers_ediffi import AttentionRecorder, EDiffIPipeline, demo_checkpoint, record_attention
@@ -34,7 +35,7 @@ LABELS = {
 
 
 def draw(pipe: Any, prompts: list[str], seeds: list[int], args: argparse.Namespace, heat_maps: bool = False) -> tuple:
-    """The recorder and the pictures of one call; the base stage alone where there are several."""
+    """The recorder and the pictures of a call; the base stage alone where there are several."""
     size = pipe.stages[0].size if isinstance(pipe, EDiffIPipeline) else args.size
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with record_attention(pipe, heat_maps=heat_maps) as recorder:
@@ -45,7 +46,7 @@ def draw(pipe: Any, prompts: list[str], seeds: list[int], args: argparse.Namespa
 def curves(recorders: list[AttentionRecorder]) -> dict[str, list[float]]:
     """sigma, and for each share its mean over all images."""
     shares = [recorder.shares() for recorder in recorders]
-    found = {name: torch.cat([own[name] for own in shares]).mean(0).tolist() for name in shares[0]}
+    found = {name: torch.cat([of_call[name] for of_call in shares]).mean(0).tolist() for name in shares[0]}
     return {"sigma": recorders[0].sigmas, **found}
 
 
@@ -73,7 +74,7 @@ def plot(found: dict[str, list[float]], title: str, path: Path) -> None:
 
 
 def plot_words(recorder: AttentionRecorder, picture: Image.Image, phrases: list[str], path: Path) -> None:
-    """The picture, and the heat map of every phrase, each in its own scale."""
+    """The picture, and the heat map of every phrase, each with a colour scale for itself."""
     from matplotlib.figure import Figure
 
     columns = min(1 + len(phrases), 6)
@@ -90,11 +91,9 @@ def plot_words(recorder: AttentionRecorder, picture: Image.Image, phrases: list[
     figure.savefig(path, dpi=110)
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Draws, writes and returns the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the path of what is written, without its suffix")
-    parser.add_argument("--model", help="pipeline folder or Hub id (default: the one in the package)")
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = make_parser(__doc__, output="the path of what is written, without its suffix")
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--phrases", nargs="+", help="phrases of the prompt for heat maps (default: its words)")
     parser.add_argument("--seed", type=int, default=0)
@@ -105,33 +104,52 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--num-prompts", type=int, default=64, help="held-out prompts")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
-    dtype = torch.float32 if args.device == "cpu" else torch.float16
+
+def load_pipeline(args: argparse.Namespace) -> Any:
+    """The model that the options name."""
     if args.model is None:
-        pipe = EDiffIPipeline.from_pretrained(demo_checkpoint(), dtype=torch.float32).to(args.device)
-    else:
-        pipe = DiffusionPipeline.from_pretrained(args.model, dtype=dtype).to(args.device)
+        return EDiffIPipeline.from_pretrained(demo_checkpoint(), dtype=torch.float32).to(args.device)
+    dtype = torch.float32 if args.device == "cpu" else torch.float16
+    return DiffusionPipeline.from_pretrained(args.model, dtype=dtype).to(args.device)
+
+
+def held_out_curves(pipe: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """The shares of held-out prompts, and how many there are."""
+    captions = held_out(args)
+    recorders = []
+    for start in range(0, len(captions), args.batch_size):
+        part = captions[start : start + args.batch_size]
+        seeds = [args.seed * 1_000_003 + start + i for i in range(len(part))]
+        recorders.append(draw(pipe, part, seeds, args)[0])
+    return {"prompts": len(captions), "shares": curves(recorders)}
+
+
+def save_plots(recorder: AttentionRecorder, picture: Image.Image, report: dict, args: argparse.Namespace) -> None:
+    """Writes both pictures, where matplotlib is installed."""
+    phrases = args.phrases or list(dict.fromkeys(args.prompt.split()))
+    title = f"mean over {args.num_prompts} held-out prompts" if args.objects else args.prompt
+    try:
+        plot(report.get("held_out", report)["shares"], title, args.output.with_suffix(".png"))
+        plot_words(recorder, picture, phrases, args.output.with_name(args.output.name + "_words.png"))
+    except ImportError:
+        print("No plot: it needs matplotlib (pip install matplotlib).")
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Draws, writes and returns the figures."""
+    args = parse_arguments(arguments)
+    pipe = load_pipeline(args)
     recorder, images = draw(pipe, [args.prompt], [args.seed], args, heat_maps=True)
     words = {f"{token.encoder} {token.column}: {token.text}": token.mass for token in recorder.words()}
     report: dict[str, Any] = {"prompt": args.prompt, "shares": curves([recorder]), "words": words}
     if args.objects:
-        captions, recorders = held_out(args), []
-        for start in range(0, len(captions), args.batch_size):
-            part = captions[start : start + args.batch_size]
-            seeds = [args.seed * 1_000_003 + start + i for i in range(len(part))]
-            recorders.append(draw(pipe, part, seeds, args)[0])
-        report["held_out"] = {"prompts": len(captions), "shares": curves(recorders)}
+        report["held_out"] = held_out_curves(pipe, args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    phrases = args.phrases or list(dict.fromkeys(args.prompt.split()))
+    save_plots(recorder, images[0], report, args)
     found = report.get("held_out", report)["shares"]
-    title = f"mean over {args.num_prompts} held-out prompts" if args.objects else args.prompt
-    try:
-        plot(found, title, args.output.with_suffix(".png"))
-        plot_words(recorder, images[0], phrases, args.output.with_name(args.output.name + "_words.png"))
-    except ImportError:
-        print("No plot: it needs matplotlib (pip install matplotlib).")
     for i in (0, -1):
         print("  ".join(f"{name} {values[i]:.3f}" for name, values in found.items()))
     return report

@@ -1,8 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Error of every sampler against network evaluations: EDMDEISScheduler and diffusers' schedulers, on the same grids.
 
-    python benchmarks/samplers.py --output docs/samplers
-    python benchmarks/samplers.py --problems analytic    # a minute
+    python examples/evaluate/compare_samplers.py --output docs/samplers
+    python examples/evaluate/compare_samplers.py --problems analytic    # a minute
 
 The analytic problems are Gaussian mixtures, whose best denoiser is a formula and whose trajectories are solved by
 DOP853 at a tolerance of 1e-10. The problem "demo" is the base stage of the packaged model with its guidance and
@@ -45,7 +45,6 @@ PROMPTS = (
     "a snowman next to a tree on a grey background",
     "a yellow star on a black background",
 )
-OUR_GRID = "own"  # the grid that belongs to a preset of EDMDEISScheduler
 DEFAULT = "multistep (default)"
 DEMO = "multistep, demo's settings"
 SETTINGS = ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
@@ -80,10 +79,7 @@ DIFFUSERS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-# --- grids: levels above zero ---
-
-
-def ediffi_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
+def scheduler_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
     """The levels that EDMDEISScheduler chooses with these settings."""
 
     def levels(count: int) -> torch.Tensor:
@@ -97,15 +93,12 @@ def ediffi_grid(**settings: Any) -> Callable[[int], torch.Tensor]:
 GRIDS: dict[str, Callable[[int], torch.Tensor]] = {
     "karras": karras_sigmas,
     "exponential": lambda n: torch.linspace(math.log(SIGMA_MAX), math.log(SIGMA_MIN), n, dtype=torch.float64).exp(),
-    "default": ediffi_grid(),
-    "demo's": ediffi_grid(**DEMO_SETTINGS),
-    "atan(0, 4)": ediffi_grid(atan_center=0.0, atan_width=4.0),
+    "default": scheduler_grid(),
+    "demo's": scheduler_grid(**DEMO_SETTINGS),
+    "atan(0, 4)": scheduler_grid(atan_center=0.0, atan_width=4.0),
     "atan(-1, 3)": lambda n: atan_sigmas(n, SIGMA_MIN, SIGMA_MAX, -1.0, 3.0),
 }
 ANALYTIC_GRIDS = [grid for grid in GRIDS if grid != "demo's"]
-
-
-# --- samplers ---
 
 
 def sample_ours(denoise: Denoiser, x: torch.Tensor, nfe: int, preset: str = "multistep", **changes: Any) -> Any:
@@ -120,35 +113,71 @@ def sample_ours(denoise: Denoiser, x: torch.Tensor, nfe: int, preset: str = "mul
     return x
 
 
-def sample_diffusers(
-    name: str, denoise: Denoiser, x: torch.Tensor, grid: Callable[[int], torch.Tensor], nfe: int
-) -> Any:
-    """A scheduler of diffusers, its noise levels replaced by those of `grid`, with at most `nfe` evaluations."""
+def diffusers_scheduler(name: str) -> Any:
+    """The scheduler of diffusers with its settings."""
     class_name, settings, takes = DIFFUSERS[name]
-    if takes == "D":
-        settings = {**settings, "prediction_type": "sample"}
-    scheduler = getattr(diffusers, class_name)(**settings)
+    prediction = {"prediction_type": "sample"} if takes == "D" else {}
+    return getattr(diffusers, class_name)(**settings, **prediction)
+
+
+def levels_of(name: str, grid: Callable[[int], torch.Tensor], nfe: int) -> torch.Tensor:
+    """The noise levels of a scheduler of diffusers with at most `nfe` evaluations; 0 is the last where it can be."""
+    class_name, _, takes = DIFFUSERS[name]
     if class_name == "HeunDiscreteScheduler":
         levels = grid((nfe + 1) // 2)
         evaluated = torch.cat([levels[:1], levels[1:].repeat_interleave(2)])
     else:
         evaluated = grid(nfe)
     ends_at_zero = class_name != "DEISMultistepScheduler" and takes != "noise"
-    sigmas = torch.cat([evaluated, torch.zeros(1, dtype=torch.float64)]) if ends_at_zero else evaluated
+    return torch.cat([evaluated, torch.zeros(1, dtype=torch.float64)]) if ends_at_zero else evaluated
+
+
+def model_output(takes: str, x: torch.Tensor, denoised: torch.Tensor, sigma: float) -> torch.Tensor:
+    """The network's answer in the form that a scheduler takes."""
+    if takes == "D":
+        return denoised
+    if takes == "F":
+        return (denoised - c_skip(sigma) * x) / c_out(sigma)
+    return (x - denoised) / sigma
+
+
+def sample_diffusers(
+    name: str, denoise: Denoiser, x: torch.Tensor, grid: Callable[[int], torch.Tensor], nfe: int
+) -> Any:
+    """A scheduler of diffusers, its noise levels replaced by those of `grid`, with at most `nfe` evaluations."""
+    takes = DIFFUSERS[name][2]
+    scheduler = diffusers_scheduler(name)
+    sigmas = levels_of(name, grid, nfe)
     scheduler.set_timesteps(len(sigmas) - 1)
-    scheduler.sigmas, scheduler.timesteps = sigmas, torch.arange(len(sigmas) - 1.0)
+    scheduler.sigmas = sigmas
+    scheduler.timesteps = torch.arange(len(sigmas) - 1.0)
     scheduler.set_begin_index(0)
     for timestep, sigma in zip(scheduler.timesteps, sigmas.tolist(), strict=False):
         alpha = 1 / math.hypot(1, sigma) if takes in ("D", "noise") else 1.0
-        denoised = denoise(x, sigma, sigma)
-        output = denoised if takes == "D" else (x - denoised) / sigma
-        if takes == "F":
-            output = (denoised - c_skip(sigma) * x) / c_out(sigma)
+        output = model_output(takes, x, denoise(x, sigma, sigma), sigma)
         following = float(sigmas[scheduler.step_index + 1 if scheduler.step_index is not None else 1])
         scheduler.is_scale_input_called = True
         x = scheduler.step(output, timestep, alpha * x, return_dict=False)[0].to(x.dtype)
         x = x * math.hypot(1, following) if takes in ("D", "noise") else x
-    return x if ends_at_zero else denoise(x, float(sigmas[-1]), float(sigmas[-1]))
+    last = float(sigmas[-1])
+    return x if last == 0 else denoise(x, last, last)
+
+
+def levels_with_boundaries(nfe: int, boundaries: list[float], scheduler: EDMDEISScheduler) -> list[float]:
+    """The scheduler's noise levels, those that are nearest to boundaries moved there."""
+    scheduler.set_timesteps(nfe - len(boundaries))
+    sigmas = scheduler.sigmas.tolist()
+    for boundary in boundaries:
+        nearest = min(range(1, len(sigmas) - 1), key=lambda i: abs(math.log(sigmas[i] / boundary)))
+        sigmas[nearest] = boundary
+    return sigmas
+
+
+def weighted_sum(x: torch.Tensor, weights: Iterable[float], history: list[torch.Tensor]) -> torch.Tensor:
+    """x plus the earlier evaluations, latest first, times their weights."""
+    for weight, past in zip(weights, history, strict=False):
+        x = x + weight * past
+    return x
 
 
 def sample_with_exact_switch(
@@ -157,12 +186,9 @@ def sample_with_exact_switch(
     """The multistep method with a node at each boundary, where both experts are asked: all earlier evaluations are
     shifted by the difference of their answers, and no correction mixes experts."""
     scheduler = EDMDEISScheduler(**settings)
-    scheduler.set_timesteps(nfe - len(boundaries))
-    sigmas = scheduler.sigmas.tolist()
-    for boundary in boundaries:
-        nearest = min(range(1, len(sigmas) - 1), key=lambda i: abs(math.log(sigmas[i] / boundary)))
-        sigmas[nearest] = boundary
-    degree, last = settings.get("degree") or (3 if nfe > 8 else 2), np.zeros(0)
+    sigmas = levels_with_boundaries(nfe, boundaries, scheduler)
+    degree = settings.get("degree") or (3 if nfe > 8 else 2)
+    last = np.zeros(0)
     history: list[torch.Tensor] = []
     for i, (start, end) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
         nodes = sigmas[max(0, i - degree - 1) : i + 1][::-1]
@@ -170,30 +196,24 @@ def sample_with_exact_switch(
         if i > 0:
             _, correction = step_weights(sigmas[i - 1], start, nodes, **scheduler._core)
             correction[1 : 1 + len(last)] -= last
-            for weight, past in zip(correction, history, strict=True):
-                x = x + weight * past
+            x = weighted_sum(x, correction, history)
         if start in boundaries:
             jump = denoise(x, start, math.nextafter(start, 0)) - history[0]
             history = [past + jump for past in history]
         scale, last = step_weights(start, end, nodes[: degree + 1], **scheduler._core)
-        x = scale * x
-        for weight, past in zip(last, history, strict=False):
-            x = x + weight * past
+        x = weighted_sum(scale * x, last, history)
     return x
 
 
 def samplers(grids: Iterable[str]) -> dict[tuple[str, str], Callable[[Denoiser, torch.Tensor, int], torch.Tensor]]:
-    """Everything that is compared, by solver and grid; ours have the grid that belongs to each."""
+    """Everything that is compared, by solver and grid; ours have the grid that belongs to them."""
     found: dict[tuple[str, str], Any] = {}
     for name, settings in OURS.items():
-        found[name, OUR_GRID] = lambda d, x, n, settings=settings: sample_ours(d, x, n, **settings)
+        found[name, "own"] = lambda d, x, n, settings=settings: sample_ours(d, x, n, **settings)
     for name in DIFFUSERS:
         for grid in grids:
             found[name, grid] = lambda d, x, n, s=name, g=GRIDS[grid]: sample_diffusers(s, d, x, g, n)
     return found
-
-
-# --- problems ---
 
 
 class Mixture:
@@ -241,7 +261,7 @@ def mixtures() -> dict[str, Mixture]:
 
 
 class Demo:
-    """The packaged model's base stage: (prompts, 3, 64, 64), its default guidance, an expert for each noise level."""
+    """The packaged model's base stage (prompts, 3, 64, 64) with its default guidance, experts for noise levels."""
 
     @torch.no_grad()
     def __init__(self, images: int, steps: int = 100):
@@ -265,14 +285,12 @@ class Demo:
         self.exact = self.solve(steps)
 
     def samplers(self) -> dict[tuple[str, str], Any]:
-        """With the settings of the packaged scheduler, without its boundaries, and with an exact switch of experts."""
+        """With the settings of the packaged scheduler; without its boundaries; and switching experts exactly."""
         boundaries = list(self.unet.boundaries)
         return {
-            (DEMO, OUR_GRID): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS),
-            ("without boundaries", OUR_GRID): lambda d, x, n: sample_ours(d, x, n, **WITHOUT_BOUNDARIES),
-            ("exact switch", OUR_GRID): lambda d, x, n: sample_with_exact_switch(
-                d, x, n, boundaries, WITHOUT_BOUNDARIES
-            ),
+            (DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS),
+            ("without boundaries", "own"): lambda d, x, n: sample_ours(d, x, n, **WITHOUT_BOUNDARIES),
+            ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, WITHOUT_BOUNDARIES),
         }
 
     @torch.no_grad()
@@ -300,11 +318,8 @@ class Demo:
         return self.denoise(x, SIGMA_MIN, SIGMA_MIN)
 
 
-# --- measuring ---
-
-
 def measure(name: str, problem: Mixture | Demo, solvers: dict[tuple[str, str], Any], counts: list[int]) -> list[dict]:
-    """A row for each sampler and number of evaluations."""
+    """One row for each sampler and number of evaluations."""
     rows = []
     for (solver, grid), sample in solvers.items():
         for nfe in counts:
@@ -322,46 +337,65 @@ def mean_errors(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]
     return {key: statistics.geometric_mean(errors) for key, errors in found.items()}
 
 
+def best_of(means: dict[tuple[str, str, int], float], choices: list[tuple[str, str]], errors: list[float]) -> dict:
+    """The best of some solvers at each number of evaluations, and in all from 10 on; and our `errors` over theirs."""
+    counts = sorted({nfe for _, _, nfe in means})
+    best = [min((means[*key, nfe], key) for key in choices) for nfe in counts]
+    many = [nfe for nfe in counts if nfe >= 10]
+    single = min(choices, key=lambda key: math.prod(means[*key, nfe] for nfe in many))
+    over = [error / means[*single, nfe] for error, nfe in zip(errors, counts, strict=True) if nfe >= 10]
+    return {
+        "best": [error for error, _ in best],
+        "best_is": [" ".join(key) for _, key in best],
+        "ratio": [ours / error for ours, (error, _) in zip(errors, best, strict=True)],
+        "best_single": " ".join(single),
+        "ratio_to_best_single": statistics.geometric_mean(over),
+    }
+
+
+def print_row(label: str, values: Iterable[float], form: str) -> None:
+    """A line of numbers, each 10 characters wide."""
+    print(f"{label:44}" + "".join(f"{value:10{form}}" for value in values))
+
+
 def compare(rows: list[dict[str, Any]], title: str, ours: str = DEFAULT) -> dict[str, Any]:
-    """A sampler of ours against the best of diffusers at each number of evaluations, and against its best in all."""
+    """One of ours against the best of diffusers at each number of evaluations and against its best in all."""
     means = mean_errors(rows)
     counts = sorted({nfe for _, _, nfe in means})
-    theirs = {(solver, grid) for solver, grid, _ in means if grid != OUR_GRID}
-    our_errors = [means[ours, OUR_GRID, nfe] for nfe in counts]
-    result: dict[str, Any] = {"ours": ours, "nfe": counts, "error": our_errors}
-    print(f"\n{title}\n{'NFE':44}" + "".join(f"{nfe:>10}" for nfe in counts))
-    print(f"{ours:44}" + "".join(f"{error:10.2g}" for error in our_errors))
-    for label, allowed in (("karras", {"karras"}), ("any grid", {grid for _, grid in theirs})):
-        choices = sorted(key for key in theirs if key[1] in allowed)
-        best = [min((means[*key, nfe], key) for key in choices) for nfe in counts]
-        single = min(choices, key=lambda key: math.prod(means[*key, nfe] for nfe in counts if nfe >= 10))
-        over = [means[ours, OUR_GRID, nfe] / means[*single, nfe] for nfe in counts if nfe >= 10]
-        result[label] = {
-            "best": [error for error, _ in best],
-            "best_is": [" ".join(key) for _, key in best],
-            "ratio": [our_error / error for our_error, (error, _) in zip(our_errors, best, strict=True)],
-            "best_single": " ".join(single),
-            "ratio_to_best_single": statistics.geometric_mean(over),
-        }
-        print(f"{'best of diffusers, ' + label:44}" + "".join(f"{error:10.2g}" for error, _ in best))
-        print(f"{'  ratio':44}" + "".join(f"{ratio:10.2f}" for ratio in result[label]["ratio"]))
-        print(f"  from 10 evaluations on {result[label]['ratio_to_best_single']:.2f} x {result[label]['best_single']}")
+    theirs = sorted({(solver, grid) for solver, grid, _ in means if grid != "own"})
+    errors = [means[ours, "own", nfe] for nfe in counts]
+    result: dict[str, Any] = {"ours": ours, "nfe": counts, "error": errors}
+    print(f"\n{title}")
+    print_row("NFE", counts, "d")
+    print_row(ours, errors, ".2g")
+    for label, choices in (("karras", [key for key in theirs if key[1] == "karras"]), ("any grid", theirs)):
+        found = best_of(means, choices, errors)
+        result[label] = found
+        print_row("best of diffusers, " + label, found["best"], ".2g")
+        print_row("  ratio", found["ratio"], ".2f")
+        print(f"  from 10 evaluations on {found['ratio_to_best_single']:.2f} x {found['best_single']}")
     return result
 
 
-@torch.no_grad()
-def step_cost(demo: Demo, turns: int = 40) -> float:
-    """Time of scale_model_input and step over that of a guided network call for one image: the median of the turns."""
+def one_image(demo: Demo) -> dict[str, Any]:
+    """The conditions of the first image alone, guided."""
     conditioning = {
         name: value[[0, len(value) // 2]] if isinstance(value, torch.Tensor) else value
         for name, value in demo.conditioning.items()
     }
     pooled = demo.conditioning["added_cond_kwargs"]["text_embeds"]
     conditioning["added_cond_kwargs"] = {"text_embeds": pooled[[0, len(pooled) // 2]], "image_embeds": None}
+    return conditioning
+
+
+@torch.no_grad()
+def step_cost(demo: Demo, turns: int = 40) -> float:
+    """Time of scale_model_input and step over that of a guided network call for one image: the median of the turns."""
+    conditioning = one_image(demo)
     scheduler = EDMDEISScheduler()
-    scheduler.set_timesteps(turns)
     x = demo.start[:1].float()
-    ratios: list[float] = []
+    ratios = []
+    scheduler.set_timesteps(turns)
     demo.unet.select_expert(SIGMA_MAX)
     for timestep in scheduler.timesteps:
         start = time.perf_counter()
@@ -375,9 +409,42 @@ def step_cost(demo: Demo, turns: int = 40) -> float:
     return statistics.median(ratios[5:])
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Error against evaluations: ours, and of diffusers each solver on its best grid."""
+def best_grids(means: dict[tuple[str, str, int], float]) -> list[tuple[str, str]]:
+    """Every solver with the grid on which its errors are least."""
+    counts = sorted({nfe for _, _, nfe in means})
+    best: dict[str, tuple[float, str]] = {}
+    for solver, grid in dict.fromkeys((solver, grid) for solver, grid, _ in means):
+        total = math.prod(means[solver, grid, nfe] for nfe in counts)
+        best[solver] = min(best.get(solver, (math.inf, grid)), (total, grid))
+    return [(solver, grid) for solver, (_, grid) in best.items()]
+
+
+def line_style(i: int, solver: str, grid: str) -> dict[str, Any]:
+    """How line number `i` looks: ours are solid, the first of them broad; those of diffusers are dashed."""
     from matplotlib import colormaps
+
+    if grid == "own":
+        width = 2.5 if i == 0 else 1.6
+        return {"linewidth": width, "marker": "o", "color": f"C{i}", "label": f"EDMDEIS {solver}"}
+    color = colormaps["Dark2"](i % 8)
+    return {"linewidth": 1, "linestyle": "--", "marker": "x", "color": color, "label": f"{solver}, {grid}"}
+
+
+def plot_errors(axes: Any, rows: list[dict[str, Any]], title: str) -> None:
+    """Error against evaluations: ours, and of diffusers each solver on its best grid."""
+    means = mean_errors(rows)
+    counts = sorted({nfe for _, _, nfe in means})
+    for i, (solver, grid) in enumerate(best_grids(means)):
+        errors = [means[solver, grid, nfe] for nfe in counts]
+        axes.plot(counts, errors, markersize=4, **line_style(i, solver, grid))
+    axes.set(xscale="log", yscale="log", title=title, xlabel="network evaluations", ylabel="error at sigma = 0")
+    axes.set_xticks(counts, counts)
+    axes.minorticks_off()
+    axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel for the mixtures and a panel for the demo model, where they were measured."""
     from matplotlib.figure import Figure
 
     parts = {
@@ -387,40 +454,18 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     parts = {title: part for title, part in parts.items() if part}
     figure = Figure(figsize=(6 * len(parts), 8), layout="constrained")
     for axes, (title, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
-        means = mean_errors(part)
-        counts = sorted({nfe for _, _, nfe in means})
-        lines = dict.fromkeys((solver, grid) for solver, grid, _ in means)
-        best: dict[str, tuple[float, str]] = {}
-        for solver, grid in lines:
-            total = math.prod(means[solver, grid, nfe] for nfe in counts)
-            best[solver] = min(best.get(solver, (math.inf, grid)), (total, grid))
-        for i, (solver, (_, grid)) in enumerate(best.items()):
-            ours = grid == OUR_GRID
-            style = {"linewidth": 2.5 if i == 0 else 1.6} if ours else {"linewidth": 1, "linestyle": "--"}
-            color = f"C{i}" if ours else colormaps["Dark2"](i % 8)
-            errors = [means[solver, grid, nfe] for nfe in counts]
-            label = f"EDMDEIS {solver}" if ours else f"{solver}, {grid}"
-            axes.plot(counts, errors, marker="o" if ours else "x", color=color, label=label, markersize=4, **style)
-        axes.set(xscale="log", yscale="log", title=title, xlabel="network evaluations", ylabel="error at sigma = 0")
-        axes.set_xticks(counts, counts)
-        axes.minorticks_off()
-        axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+        plot_errors(axes, part, title)
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", choices=("analytic", "demo"), default=["analytic", "demo"])
+    parser.add_argument("--nfe", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50])
+    parser.add_argument("--demo-nfe", type=int, nargs="+", default=[12, 20, 25], help="the demo model's")
     parser.add_argument(
-        "--nfe", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50], help="evaluations on the mixtures"
-    )
-    parser.add_argument("--demo-nfe", type=int, nargs="+", default=[12, 20, 25], help="evaluations on the demo model")
-    parser.add_argument(
-        "--grids",
-        nargs="+",
-        choices=list(GRIDS),
-        default=ANALYTIC_GRIDS,
-        help="grids of diffusers' solvers on the mixtures",
+        "--grids", nargs="+", choices=list(GRIDS), default=ANALYTIC_GRIDS, help="of diffusers' solvers on the mixtures"
     )
     parser.add_argument(
         "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "demo's"], help="the same on the demo"
@@ -428,26 +473,32 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="pictures of the demo model, at most 8")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="name of the files, without an ending")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    return parser.parse_args()
 
+
+def measure_mixtures(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of all mixtures, and what comes out of each and of their mean."""
     rows: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
-    if "analytic" in args.problems:
-        for name, problem in mixtures().items():
-            part = measure(name, problem, samplers(args.grids), args.nfe)
-            rows += part
-            summary[name] = compare(part, name)
-        summary["analytic"] = compare(rows, "analytic, geometric mean over the problems")
-    if "demo" in args.problems:
-        demo = Demo(args.images)
-        summary["step_cost"] = step_cost(demo)
-        print(f"\nscheduler's time over the network's in a guided step of the demo model: {summary['step_cost']:.2%}")
-        part = measure("demo", demo, demo.samplers() | samplers(args.demo_grids), args.demo_nfe)
+    summary = {}
+    for name, problem in mixtures().items():
+        part = measure(name, problem, samplers(args.grids), args.nfe)
         rows += part
-        summary["demo"] = compare(part, "demo", DEMO)
-    if args.output is None:
-        return
+        summary[name] = compare(part, name)
+    summary["analytic"] = compare(rows, "analytic, geometric mean over the problems")
+    return rows, summary
+
+
+def measure_demo(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The same of the demo model, and what a step costs."""
+    demo = Demo(args.images)
+    cost = step_cost(demo)
+    print(f"\nscheduler's time over the network's in a guided step of the demo model: {cost:.2%}")
+    rows = measure("demo", demo, demo.samplers() | samplers(args.demo_grids), args.demo_nfe)
+    return rows, {"step_cost": cost, "demo": compare(rows, "demo", DEMO)}
+
+
+def save(rows: list[dict[str, Any]], summary: dict[str, Any], args: argparse.Namespace) -> None:
+    """Writes the figures, and the plot where matplotlib is installed."""
     settings = {key: value for key, value in vars(args).items() if key != "output"}
     report = {"settings": settings, "summary": summary, "rows": rows}
     args.output.with_suffix(".json").write_text(json.dumps(report) + "\n")
@@ -455,6 +506,21 @@ def main() -> None:
         plot(rows, args.output.with_suffix(".png"))
     except ImportError:
         print("No plot: it needs matplotlib (pip install matplotlib).")
+
+
+def main() -> None:
+    """Measures, prints and writes the errors."""
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    rows: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    for name, measure_problems in (("analytic", measure_mixtures), ("demo", measure_demo)):
+        if name in args.problems:
+            part, found = measure_problems(args)
+            rows += part
+            summary |= found
+    if args.output is not None:
+        save(rows, summary, args)
 
 
 if __name__ == "__main__":

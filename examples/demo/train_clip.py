@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train the demo model's small CLIP: a text and an image tower, contrastive on scenes and their captions.
 
-    python examples/train_clip.py --objects noto_objects --output runs/encoders --minutes 7
+    python examples/demo/train_clip.py --objects noto_objects --output runs/encoders --minutes 7
 
 The first run also trains the tokenizer. Cut it anywhere and start the same command again: it goes on with the same
 weights, optimiser state and scenes. At the end `OUTPUT` holds `tokenizer`, `text_encoder`, `feature_extractor` and
@@ -11,16 +11,15 @@ accuracy among 256 held-out scenes.
 
 import argparse
 import json
-import math
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scenes_and_networks import SmallRun, add_run_arguments, scenes_of_run
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from tqdm import tqdm
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -30,21 +29,55 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from diffusers_ediffi.demo import SceneGenerator, load_objects
-from diffusers_ediffi.training.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
+from diffusers_ediffi.demo import SceneGenerator
 
 IMAGE_SIZE = 64  # pixels, the base model's resolution
 MAX_TOKENS = 77
+MARKS = ("<|startoftext|>", "<|endoftext|>")
+TEXT_TOWER = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "projection_dim": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": MAX_TOKENS,
+    "hidden_act": "gelu",
+}
+IMAGE_TOWER = {
+    "hidden_size": 160,
+    "intermediate_size": 640,
+    "projection_dim": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 8,
+    "hidden_act": "gelu",
+}
 
 
 def train_tokenizer(captions: list[str], vocab_size: int = 2048) -> CLIPTokenizer:
     """Byte-level BPE on lower-cased captions: every word of the demo domain becomes one token, other text bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = alphabet + [character + "</w>" for character in alphabet]
-    untrained = CLIPTokenizer(vocab={token: i for i, token in enumerate([*vocab, "<|startoftext|>", "<|endoftext|>"])})
+    merges = train_merges(captions, vocab_size, alphabet, as_vocabulary([*vocab, *MARKS]))
+    # As in OpenAI's tokenizer the two marks come last; id 2, which transformers treats as a legacy mark, is a byte.
+    vocabulary = as_vocabulary([*vocab, *map("".join, merges), *MARKS])
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def as_vocabulary(tokens: list[str]) -> dict[str, int]:
+    """Numbers the tokens in their order; what occurs twice counts once."""
+    return {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+
+
+def train_merges(
+    captions: list[str], vocab_size: int, alphabet: list[str], vocabulary: dict[str, int]
+) -> list[tuple[str, ...]]:
+    """The merges of byte-pair encoding, most frequent first, after the normalisation of `CLIPTokenizer`."""
+    untrained = CLIPTokenizer(vocab=vocabulary).backend_tokenizer
     backend = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    backend.normalizer = untrained.backend_tokenizer.normalizer
-    backend.pre_tokenizer = untrained.backend_tokenizer.pre_tokenizer
+    backend.normalizer = untrained.normalizer
+    backend.pre_tokenizer = untrained.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         initial_alphabet=alphabet,
@@ -53,40 +86,20 @@ def train_tokenizer(captions: list[str], vocab_size: int = 2048) -> CLIPTokenize
         show_progress=False,
     )
     backend.train_from_iterator(captions, trainer)
-    merges = [tuple(merge) for merge in json.loads(backend.to_str())["model"]["merges"]]
-    vocab += ["".join(merge) for merge in merges]
-    # As in OpenAI's tokenizer the two marks come last; id 2, which transformers treats as a legacy mark, is a byte.
-    vocab = list(dict.fromkeys([*vocab, "<|startoftext|>", "<|endoftext|>"]))
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(vocab)}, merges=merges, model_max_length=MAX_TOKENS)
+    return [tuple(merge) for merge in json.loads(backend.to_str())["model"]["merges"]]
 
 
 def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     """Returns the untrained two towers, 0.7M and 1.4M parameters."""
     text_config = {
+        **TEXT_TOWER,
         "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "intermediate_size": 512,
-        "projection_dim": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "max_position_embeddings": MAX_TOKENS,
-        "hidden_act": "gelu",
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision_config = {
-        "hidden_size": 160,
-        "intermediate_size": 640,
-        "projection_dim": 128,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "image_size": IMAGE_SIZE,
-        "patch_size": 8,
-        "hidden_act": "gelu",
-    }
-    model = CLIPModel(CLIPConfig(text_config=text_config, vision_config=vision_config, projection_dim=128))
-    model.set_attn_implementation("eager")  # on a CPU twice as fast as the fused one, for sequences this short
+    model = CLIPModel(CLIPConfig(text_config=text_config, vision_config=IMAGE_TOWER, projection_dim=128))
+    model.set_attn_implementation("eager")  # on a CPU twice as fast as fused attention, for sequences this short
     return model
 
 
@@ -139,7 +152,7 @@ def contrastive_loss(logits: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def retrieval_accuracy(model: CLIPModel, batch: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Returns the share of captions whose own image comes first (and within the first five) among all of the batch."""
+    """Returns the share of captions whose image comes first (and within the first five) among all of the batch."""
     model.eval()
     logits = contrastive_logits(model, batch)
     model.train()
@@ -160,117 +173,77 @@ def save_towers(model: CLIPModel, tokenizer: CLIPTokenizer, processor: CLIPImage
     processor.save_pretrained(output / "feature_extractor")
 
 
-def learning_rate(progress: float, peak: float) -> float:
-    """Warm-up over the first 3% of the run, then a cosine down to 2% of the peak."""
-    return peak * min(1.0, progress / 0.03 + 0.01) * (0.51 + 0.49 * math.cos(math.pi * min(1.0, progress)))
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options, checked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the encoders")
+    add_run_arguments(parser, minutes=7.0, batch_size=128, learning_rate=1e-3, checkpoint_every=100)
     parser.add_argument("--init-from", type=Path, help="go on from the tokenizer and towers of this folder")
-    parser.add_argument("--minutes", type=float, default=7.0, help="training time of the whole run")
-    parser.add_argument("--max-minutes-this-run", type=float, default=math.inf, help="stop earlier")
-    parser.add_argument("--steps", type=int, help="length of the whole run in steps, instead of --minutes")
-    parser.add_argument("--max-steps-this-run", type=float, default=math.inf, help="stop earlier")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--max-objects", type=int, default=3, help="most objects in one scene")
     # An image tower learns only what captions say, and the style image must bring the style.
     parser.add_argument("--style-said", type=float, default=0.75, help="share of captions that name their style")
     parser.add_argument("--num-captions", type=int, default=20000, help="captions that the tokenizer is trained on")
     parser.add_argument("--num-held-out", type=int, default=256, help="scenes for the retrieval accuracy")
-    parser.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.init_from is not None and not (args.init_from / "text_encoder").is_dir():
+        raise OSError(
+            f"--init-from {args.init_from} holds no text_encoder; give the folder of a pipeline or encoders."
+        )
+    return args
+
+
+def load_or_train_tokenizer(scenes: SceneGenerator, args: argparse.Namespace) -> CLIPTokenizer:
+    """The tokenizer of `--init-from` or of an earlier run; where there is none, it is trained and saved."""
+    if args.init_from is not None:
+        return CLIPTokenizer.from_pretrained(args.init_from / "tokenizer")
+    folder = args.output / "tokenizer"
+    if not folder.is_dir():
+        tokenizer = train_tokenizer([scenes.scene(index).caption for index in range(args.num_captions)])
+        tokenizer.save_pretrained(folder)
+        return tokenizer
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def make_optimizer(model: CLIPModel) -> torch.optim.AdamW:
+    """AdamW with weight decay for matrices alone."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def run_settings(scenes: SceneGenerator, args: argparse.Namespace) -> dict[str, Any]:
+    """What must stay the same when a run goes on."""
+    names = ("max_objects", "seed", "style_said", "batch_size", "learning_rate")
+    return {**{name: getattr(args, name) for name in names}, "phrases": list(scenes.phrases)}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Trains, saves, and returns the last log entry."""
     args = parse_arguments(arguments)
-    if args.init_from is not None and not (args.init_from / "text_encoder").is_dir():
-        raise OSError(
-            f"--init-from {args.init_from} holds no text_encoder; give the folder of a pipeline or encoders."
-        )
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    args.output.mkdir(parents=True, exist_ok=True)
-    objects = load_objects(args.objects)
-    options = {"max_objects": args.max_objects, "seed": args.seed, "style_said": args.style_said}
-    scenes = SceneGenerator(objects, split="train", **options)
-    held_out = SceneGenerator(objects, split="held_out", **options)
-
-    if args.init_from is not None:
-        tokenizer = CLIPTokenizer.from_pretrained(args.init_from / "tokenizer")
-    elif (args.output / "tokenizer").is_dir():
-        tokenizer = CLIPTokenizer.from_pretrained(args.output / "tokenizer")
-    else:
-        tokenizer = train_tokenizer([scenes.scene(index).caption for index in range(args.num_captions)])
-        tokenizer.save_pretrained(args.output / "tokenizer")
+    scenes, held_out = scenes_of_run(args, style_said=args.style_said)
+    tokenizer = load_or_train_tokenizer(scenes, args)
     processor = build_image_processor()
     model = build_model(tokenizer)
     if args.init_from is not None:
         load_towers(model, args.init_from)
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
-    )
-    step, seconds = 0, 0.0
-    folder = args.output / "clip_training"
-    settings = {**options, "batch_size": args.batch_size, "learning_rate": args.learning_rate}
-    settings["phrases"] = list(scenes.phrases)
-    for latest in complete_checkpoints(folder)[-1:]:
-        state = load_checkpoint(latest, settings)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
+    run = SmallRun(args.output / "clip_training", model, make_optimizer(model), run_settings(scenes, args), args)
 
-    def progress() -> float:
-        return step / args.steps if args.steps else seconds / (60 * args.minutes)
+    def loss_of_step(step: int) -> torch.Tensor:
+        indices = range(step * args.batch_size, (step + 1) * args.batch_size)
+        return contrastive_loss(contrastive_logits(model, scene_batch(scenes, indices, tokenizer, processor)))
 
-    def save() -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
-        save_checkpoint(folder, step, state, settings, keep_last=1)
+    run.train(loss_of_step, max_norm=1.0, name="CLIP")
+    save_towers(model, tokenizer, processor, args.output)
+    accuracy = retrieval_accuracy(model, scene_batch(held_out, range(args.num_held_out), tokenizer, processor))
+    print_accuracy(run, accuracy, args.num_held_out)
+    return run.log(**accuracy)
 
-    started, first_step, seconds_before, average = time.monotonic(), step, seconds, math.nan
-    bar = tqdm(initial=step, desc="CLIP", unit="step")
-    folder.mkdir(exist_ok=True)
-    with open(folder / "log.jsonl", "a") as log:
-        while progress() < 1 and step - first_step < args.max_steps_this_run:
-            if time.monotonic() - started > 60 * args.max_minutes_this_run:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(progress(), args.learning_rate)
-            indices = range(step * args.batch_size, (step + 1) * args.batch_size)
-            loss = contrastive_loss(contrastive_logits(model, scene_batch(scenes, indices, tokenizer, processor)))
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            seconds = seconds_before + time.monotonic() - started
-            average = loss.item() if math.isnan(average) else 0.95 * average + 0.05 * loss.item()
-            bar.update()
-            bar.set_postfix(loss=f"{average:.3f}", done=f"{min(1.0, progress()):.0%}", refresh=False)
-            if step % 20 == 0:
-                log.write(json.dumps({"step": step, "seconds": round(seconds, 1), "loss": round(average, 4)}) + "\n")
-                log.flush()
-            if step % args.checkpoint_every == 0:
-                save()
-        save()
-        save_towers(model, tokenizer, processor, args.output)
-        accuracy = retrieval_accuracy(model, scene_batch(held_out, range(args.num_held_out), tokenizer, processor))
-        entry = {"step": step, "seconds": round(seconds, 1), "loss": round(average, 4), **accuracy}
-        log.write(json.dumps(entry) + "\n")
-    bar.close()
+
+def print_accuracy(run: SmallRun, accuracy: dict[str, float], count: int) -> None:
+    """Says how often an image among `count` is found by its caption."""
     print(
-        f"step {step}: loss {average:.3f}; among {args.num_held_out} held-out scenes the right image comes first for "
+        f"step {run.step}: loss {run.loss:.3f}; among {count} held-out scenes the right image comes first for "
         f"{accuracy['retrieval_top1']:.1%} of the captions, within the first five for {accuracy['retrieval_top5']:.1%}"
     )
-    return entry
 
 
 if __name__ == "__main__":

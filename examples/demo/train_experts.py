@@ -1,18 +1,18 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Train an ensemble of experts of the demo from one schedule: every node of the tree, one after the other.
 
-    python examples/train_experts.py three-experts --objects noto_objects --encoders runs/encoders --output runs/tree \
-        --mixed-precision bf16 --channels-last --max-minutes-this-run 60
+    python examples/demo/train_experts.py three-experts --objects noto_objects --encoders runs/encoders \
+        --output runs/tree --mixed-precision bf16 --channels-last --max-minutes-this-run 60
 
-The schedule is a YAML file of your own (`src/diffusers_ediffi/training/schedule.py` lists its keys) or the name of a
+The schedule is a YAML file (`src/diffusers_ediffi/training/schedule.py` lists its keys) or the name of a
 shipped one: two-experts, three-experts, four-experts, or the paper's paper-table5 (base) and paper-table6 (SR256).
 See the plan first, with its cost from a measured step time; nothing is written:
 
-    python examples/train_experts.py three-experts --objects noto_objects --encoders runs/encoders --output runs/tree \
-        --mixed-precision bf16 --channels-last --dry-run
+    python examples/demo/train_experts.py three-experts --objects noto_objects --encoders runs/encoders \
+        --output runs/tree --mixed-precision bf16 --channels-last --dry-run
 
 Cut it anywhere, also by kill -9, and start the same command again: nodes that are done are skipped, the others go on
-exactly where they were saved. `OUTPUT/nodes/NAME` is the folder of one run, as examples/train_base.py writes it;
+exactly where they were saved. `OUTPUT/nodes/NAME` is the folder of one run, as train_base.py writes it;
 `OUTPUT/unet` holds the experts as one `ExpertRouterUNet`, and `OUTPUT/report.json` what each run did. With
 `--init-from runs/base`, or `start:` in the schedule, the nodes without a parent start from a trained model.
 """
@@ -22,8 +22,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train_base import add_data_arguments, build_unet, load_data
-from train_sr import STAGES, add_patch_arguments, dataset_options
+from scenes_and_networks import (
+    SR_SIZES,
+    add_data_arguments,
+    add_patch_arguments,
+    build_unet,
+    load_data,
+    patch_options,
+)
 
 from diffusers_ediffi import EDiffIUNet, NoiseInterval
 from diffusers_ediffi.training import Schedule, TrainingSettings, TreeTrainer
@@ -33,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     """All options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("schedule", help="a YAML file, or the name of a shipped schedule")
-    parser.add_argument("--stage", choices=("base", *STAGES), default="base", help="which stage of the cascade")
+    parser.add_argument("--stage", choices=("base", *SR_SIZES), default="base", help="which stage of the cascade")
     parser.add_argument("--size", type=int, default=64, help="of the base: height and width (default: 64)")
     parser.add_argument("--dry-run", action="store_true", help="print plan and cost, train nothing")
     add_data_arguments(parser, None)
@@ -55,9 +61,10 @@ def make_trainer(args: argparse.Namespace) -> TreeTrainer:
     schedule = Schedule.load(args.schedule, start=args.init_from)
     options = given_settings(args)
     settings = schedule.settings_of(schedule.nodes[0], options["overrides"])
-    args.seed, args.preset = settings.seed, args.preset or f"demo-{args.stage}"
+    args.seed = settings.seed
+    args.preset = args.preset or f"demo-{args.stage}"
     args.init_from = None if schedule.start is None else Path(schedule.start)
-    pictures = {"size": args.size} if args.stage == "base" else dataset_options(args)
+    pictures = {"size": args.size} if args.stage == "base" else patch_options(args)
     data = load_data(args, pictures)
     data["data_settings"]["preset"] = args.preset
     sample_size = pictures.get("crop") or pictures["size"]

@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Make a saved pipeline ready for the Hugging Face Hub.
 
-    python examples/prepare_hub_repo.py FOLDER --model-card model_card.md
+    python examples/hub/prepare_hub_repo.py FOLDER --model-card model_card.md
     hf upload ORG/NAME FOLDER
 
 Adds to the folder that `EDiffIPipeline.save_pretrained` wrote what people need who do not import diffusers_ediffi
@@ -19,35 +19,47 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 LIBRARY = "diffusers_ediffi"
 PIPELINE = f"from {LIBRARY} import EDiffIPipeline  # noqa: F401\n"
 
 
 def prepare(folder: Path, model_card: Path | None = None) -> list[Path]:
-    """Adds the files, replacing those of an earlier run.
+    """Adds the files to what `EDiffIPipeline.save_pretrained` wrote, replacing those of an earlier run.
 
-    Args:
-        folder: What `EDiffIPipeline.save_pretrained` wrote.
-        model_card: Becomes the repository's README.md; the files it links by a relative path are copied, too.
-
-    Returns:
-        The files that were written.
+    The model card becomes README.md; the files that it links by a relative path are copied, too. Returns the files
+    that were written.
 
     Raises:
-        ValueError: If the folder does not hold an EDiffIPipeline.
-        FileNotFoundError: If there is no such model card, or a file that it links is missing.
+        ValueError: The folder does not hold an EDiffIPipeline.
+        FileNotFoundError: There is no such model card, or a file that it links is missing.
     """
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"{folder} holds no model_index.json: save a pipeline there with save_pretrained first.")
-    components = json.loads(index.read_text(encoding="utf-8"))
-    if components.get("_class_name") != "EDiffIPipeline":
-        raise ValueError(f"{folder} holds a {components.get('_class_name')}, not an EDiffIPipeline.")
+    components = read_index(folder)
     if model_card is not None and not model_card.is_file():
         raise FileNotFoundError(f"there is no model card {model_card}.")
     linked = linked_files(model_card) if model_card else []
+    written = write_modules(folder, components)
+    if model_card is not None:
+        written += copy_card(model_card, linked, folder)
+    return written
 
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The components that `model_index.json` lists."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(
+            f"{folder} does not hold a model_index.json: save a pipeline there with save_pretrained first."
+        )
+    components = json.loads(index.read_text(encoding="utf-8"))
+    if components.get("_class_name") != "EDiffIPipeline":
+        raise ValueError(f"{folder} holds a {components.get('_class_name')}, not an EDiffIPipeline.")
+    return components
+
+
+def write_modules(folder: Path, components: dict[str, Any]) -> list[Path]:
+    """`pipeline.py`, and a module in the folder of each component of ours."""
     texts = {folder / "pipeline.py": PIPELINE}
     for name, value in components.items():
         if isinstance(value, list) and value[0] == LIBRARY:
@@ -55,13 +67,16 @@ def prepare(folder: Path, model_card: Path | None = None) -> list[Path]:
             texts[folder / name / f"{LIBRARY}.py"] = f"from {LIBRARY} import {value[1]}  # noqa: F401\n"
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
-    if model_card is None:
-        return list(texts)
+    return list(texts)
+
+
+def copy_card(model_card: Path, linked: list[Path], folder: Path) -> list[Path]:
+    """Copies the card as README.md, and what it links."""
     shutil.copyfile(model_card, folder / "README.md")
     for path in linked:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model_card.parent / path, folder / path)
-    return [*texts, folder / "README.md", *(folder / path for path in linked)]
+    return [folder / "README.md", *(folder / path for path in linked)]
 
 
 def linked_files(model_card: Path) -> list[Path]:
@@ -77,6 +92,7 @@ def linked_files(model_card: Path) -> list[Path]:
 
 
 def main() -> None:
+    """Prepares the folder and prints what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what EDiffIPipeline.save_pretrained wrote")
     parser.add_argument("--model-card", type=Path, help="becomes README.md")

@@ -1,13 +1,13 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Put networks side by side in the demo: a single one and ensembles, full and low-rank experts, over guidance scales.
 
-    python examples/compare_experts.py --objects noto_objects --output runs/comparison --num-prompts 200 \
+    python examples/evaluate/compare_experts.py --objects noto_objects --output runs/comparison --num-prompts 200 \
         --networks single=runs/single/unet level-2=runs/level-2/unet --guidance-scales 1 2 3 5
 
 Each network takes the place of one stage of the demo model (`--stage`, the base by default), with all else the same:
 prompts, noise, scorer. For each `OUTPUT/results.json` receives the loss on held-out scenes at fixed noise levels and,
-for each guidance scale, what examples/evaluate_demo.py measures of that stage; OUTPUT/results.png shows both. What the
-file already holds is not measured again, so that networks and scales can be added, and a cut run goes on.
+for each guidance scale, what evaluate_demo.py measures of that stage; OUTPUT/results.png shows both. What the file
+already holds is not measured again, so that networks and scales can be added, and a cut run goes on.
 """
 
 import argparse
@@ -19,7 +19,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from evaluate_demo import SR_STAGES, evaluate_base, evaluate_sr, make_parser, precision, prepare, render
+from held_out import (
+    SR_STAGES,
+    evaluate_base,
+    evaluate_sr,
+    first_scenes,
+    make_parser,
+    precision,
+    prepare,
+    render,
+    text_conditioning,
+)
+from torch import Tensor
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet
 from diffusers_ediffi.demo import SceneGenerator
@@ -36,76 +47,92 @@ def load_network(folder: str) -> Any:
     """A network or a router of experts, in float32."""
     config = Path(folder) / "config.json"
     if not config.is_file():
-        raise OSError(f"{folder} holds no network: there is no {config}.")
+        raise OSError(f"{folder} does not hold a network: there is no {config}.")
     kind = ExpertRouterUNet if "unets" in json.loads(config.read_text()) else EDiffIUNet
     return kind.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def upsampled_real(pipe: EDiffIPipeline, number: int, images: Tensor) -> Tensor | None:
+    """What stage `number` gets of real pictures: made as small as the stage before draws, and enlarged; or nothing."""
+    if number == 0:
+        return None
+    small = pipe.stages[number - 1].size
+    return upsample_low_res(F.interpolate(images, size=(small, small), mode="area"), pipe.stages[number].size)
 
 
 @torch.no_grad()
 def held_out_loss(pipe: EDiffIPipeline, number: int, scenes: SceneGenerator, args: argparse.Namespace) -> list[float]:
     """The mean loss of stage `number` on held-out scenes, for each of `SIGMAS`; the same noise for every network."""
-    stage, small = pipe.stages[number], pipe.stages[max(0, number - 1)].size
-    batch = [scenes.scene(index) for index in range(args.num_loss_scenes)]
+    stage = pipe.stages[number]
+    config = stage.unet.config
+    batch = first_scenes(scenes, args.num_loss_scenes)[0]
     images = render(scenes, batch, stage.size).to(pipe.device)
-    low_res = (
-        None if number == 0 else upsample_low_res(F.interpolate(images, size=(small, small), mode="area"), stage.size)
-    )
-    tokens, pooled, tokens_2, mask_2 = pipe.encode_prompt(
-        [s.caption for s in batch], do_classifier_free_guidance=False
-    )[:4]
-    conditioning = {
-        "encoder_hidden_states": tokens,
-        "encoder_hidden_states_2": tokens_2,
-        "encoder_attention_mask_2": mask_2,
-        "added_cond_kwargs": {"text_embeds": pooled, "image_embeds": None},
-    }
-    config, losses = stage.unet.config, []
+    low_res = upsampled_real(pipe, number, images)
+    conditioning = text_conditioning(pipe, [scene.caption for scene in batch])
+    losses = []
     for i, sigma in enumerate(SIGMAS):
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(args.seed + i)).to(images)
         level = torch.full((len(images),), sigma, device=pipe.device)
-        own = edm_loss(
+        per_image = edm_loss(
             stage.unet, images, level, noise, conditioning, low_res, config.sigma_data, config.sigma_residual
         )
-        losses.append(own.mean().item())
+        losses.append(per_image.mean().item())
     return losses
 
 
-def measure(pipe: EDiffIPipeline, scorer: Any, scenes: SceneGenerator, args: argparse.Namespace) -> dict[str, Any]:
-    """Measures what the results do not hold yet, writes them after each figure, and returns them."""
-    path, number = args.output / "results.json", ("base", *SR_STAGES).index(args.stage)
+def read_results(args: argparse.Namespace) -> dict[str, Any]:
+    """What earlier calls measured.
+
+    Raises:
+        ValueError: They had other settings.
+    """
+    path = args.output / "results.json"
     names = ("stage", "steps", "seed", "num_prompts", "num_loss_scenes", "num_sr256", "num_sr1024")
     settings = json.loads(json.dumps({name: getattr(args, name) for name in names}))
     found = json.loads(path.read_text()) if path.exists() else {"settings": settings, "networks": {}}
     if found["settings"] != settings:
         raise ValueError(f"{path} was measured with {found['settings']}; choose another --output.")
+    return found
+
+
+def figures_at(
+    scale: float, pipe: EDiffIPipeline, scorer: Any, scenes: SceneGenerator, args: argparse.Namespace
+) -> dict[str, Any]:
+    """What evaluate_demo.py measures of the stage at this guidance scale."""
+    args.guidance_scale = (scale, 1.0, 1.0)
+    if args.stage == "base":
+        return evaluate_base(pipe, scorer, scenes, args)
+    return evaluate_sr(pipe, scorer, scenes, args.stage, args)
+
+
+def measure(pipe: EDiffIPipeline, scorer: Any, scenes: SceneGenerator, args: argparse.Namespace) -> dict[str, Any]:
+    """Measures what the results do not hold yet, writes them after each figure, and returns them."""
+    found = read_results(args)
+    number = ("base", *SR_STAGES).index(args.stage)
     for name, folder in args.networks:
-        network, own = load_network(folder).to(pipe.device), found["networks"].setdefault(name, {})
+        network = load_network(folder).to(pipe.device)
+        row = found["networks"].setdefault(name, {})
         pipe.register_modules(**{"unet" if number == 0 else f"unet_{args.stage}": network})
-        own["parameters"] = sum(parameter.numel() for parameter in network.parameters())
-        if "loss" not in own:
-            own["loss"] = dict(zip(map(str, SIGMAS), held_out_loss(pipe, number, scenes, args), strict=True))
+        row["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+        if "loss" not in row:
+            row["loss"] = dict(zip(map(str, SIGMAS), held_out_loss(pipe, number, scenes, args), strict=True))
         for scale in args.scales:
-            if str(scale) not in own.setdefault("guidance", {}):
-                args.guidance_scale = (scale, 1.0, 1.0)
+            if str(scale) not in row.setdefault("guidance", {}):
                 print(f"{name}, guidance {scale:g}", flush=True)
-                if number == 0:
-                    figures = evaluate_base(pipe, scorer, scenes, args)
-                else:
-                    figures = evaluate_sr(pipe, scorer, scenes, args.stage, args)
-                own["guidance"][str(scale)] = figures["model"]
-                found.setdefault(
-                    "beside", {name: row for name, row in figures.items() if name not in ("model", "prompts")}
-                )
-            path.write_text(json.dumps(found, indent=2) + "\n")
+                figures = figures_at(scale, pipe, scorer, scenes, args)
+                row["guidance"][str(scale)] = figures.pop("model")
+                figures.pop("prompts", None)
+                found.setdefault("beside", figures)
+            (args.output / "results.json").write_text(json.dumps(found, indent=2) + "\n")
     return found
 
 
 def print_table(found: dict[str, Any]) -> None:
     """One line for each network and scale."""
-    for name, own in found["networks"].items():
-        losses = "  ".join(f"{sigma}: {loss:.4f}" for sigma, loss in own["loss"].items())
-        print(f"{name}: {own['parameters'] / 1e6:.2f}M parameters; loss at sigma {losses}")
-        for scale, figures in own["guidance"].items():
+    for name, row in found["networks"].items():
+        losses = "  ".join(f"{sigma}: {loss:.4f}" for sigma, loss in row["loss"].items())
+        print(f"{name}: {row['parameters'] / 1e6:.2f}M parameters; loss at sigma {losses}")
+        for scale, figures in row["guidance"].items():
             print(f"  guidance {scale}: " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
 
 
@@ -117,11 +144,11 @@ def plot(found: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(4 * (1 + len(shown)), 3.6), layout="constrained")
     left, *others = figure.subplots(1, 1 + len(shown))
     reference = next(iter(found["networks"].values()))["loss"]
-    for name, own in found["networks"].items():
-        left.plot(SIGMAS, [own["loss"][str(s)] / reference[str(s)] for s in SIGMAS], "o-", ms=3, label=name)
+    for name, row in found["networks"].items():
+        left.plot(SIGMAS, [row["loss"][str(s)] / reference[str(s)] for s in SIGMAS], "o-", ms=3, label=name)
         for axes, key in zip(others, shown, strict=True):
-            scales = sorted(own["guidance"], key=float)
-            axes.plot([float(s) for s in scales], [own["guidance"][s].get(key, math.nan) for s in scales], "o-", ms=3)
+            scales = sorted(row["guidance"], key=float)
+            axes.plot([float(s) for s in scales], [row["guidance"][s].get(key, math.nan) for s in scales], "o-", ms=3)
     left.set(xscale="log", xlabel="sigma", ylabel=f"held-out loss / {next(iter(found['networks']))}'s")
     left.legend()
     for axes, key in zip(others, shown, strict=True):
@@ -137,16 +164,23 @@ def named_network(text: str) -> tuple[str, str]:
     return name, folder
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Measures, writes, prints and returns the figures."""
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; a network that cannot be loaded shows before hours of sampling."""
     parser = make_parser(__doc__.split("\n")[0])
     parser.add_argument("--stage", choices=("base", *SR_STAGES), default="base", help="the stage that is replaced")
     parser.add_argument("--networks", type=named_network, nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--guidance-scales", dest="scales", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0])
     parser.add_argument("--num-loss-scenes", type=int, default=64, help="held-out scenes for the loss")
+    parser.add_argument("--noise-level", type=float, help="of super-resolution's input (default: the model's)")
     args = parser.parse_args(arguments)
     for _, folder in args.networks:
-        load_network(folder)  # a wrong name shows before hours of sampling
+        load_network(folder)
+    return args
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measures, writes, prints and returns the figures."""
+    args = parse_arguments(arguments)
     pipe, scorer, scenes = prepare(args)
     args.output.mkdir(parents=True, exist_ok=True)
     with precision(args):
