@@ -207,9 +207,9 @@ def test_entries_may_be_shared_with_yaml_anchors():
 
 
 def test_schedules_in_the_documentation_are_sound():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    in_readme = Schedule.parse(readme.split("```yaml\n")[1].split("```")[0])
-    assert [route.expert for route in in_readme.routes] == ["low", "rest", "high"]
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    on_the_page = Schedule.parse(page.split("```yaml\n")[1].split("```")[0])
+    assert [route.expert for route in on_the_page.routes] == ["low", "rest", "high"]
     in_module = Schedule.parse(schedule.__doc__.split("All keys:\n")[1])
     assert in_module.start == "runs/base" and in_module.pinned_steps("base") == [1500]
 
