@@ -46,10 +46,10 @@ def paintings_per_stage(
     for region in {region for of_prompt in per_prompt for region in of_prompt}:
         region.check_aspect(stages[-1].size, stages[-1].size)
     paintings: list[Painting | None] = []
-    for one in [*strengths, 0, 0][: len(stages)]:
+    for stage_strength in [*strengths, 0, 0][: len(stages)]:
         # The super-resolution stages see the last prompt.
         first = columns[-1 if paintings else 0]
-        paintings.append(Painting(per_prompt, first, NULL_COLUMN + 1, one, pipe.region_normalizer, columns))
+        paintings.append(Painting(per_prompt, first, NULL_COLUMN + 1, stage_strength, pipe.region_normalizer, columns))
     return paintings
 
 
