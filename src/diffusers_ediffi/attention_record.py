@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .models.encoder_table import CLIP_IMAGE_COLUMN, CLIP_TEXT_COLUMNS, NULL_COLUMN, T5_COLUMNS
+from .models.encoder_table import CLIP_IMAGE, CLIP_TEXT, NULL_COLUMN, T5
 from .phrases import PromptTokens, find_phrase
 
 # Noise levels are told apart by these bins, equally wide in log sigma; what lies outside counts in the outermost ones.
@@ -27,13 +27,9 @@ DECADES = 5  # to 100
 BINS = BINS_PER_DECADE * DECADES
 MAX_SELF_ATTENTION_PIXELS = 32 * 32  # a map has the square of that
 # The columns of each encoder in what a U-Net attends to.
-EDIFFI_ENCODERS = {
-    "clip_text": CLIP_TEXT_COLUMNS,
-    "t5": T5_COLUMNS,
-    "clip_image": slice(CLIP_IMAGE_COLUMN, CLIP_IMAGE_COLUMN + 1),
-    "null_token": slice(NULL_COLUMN, NULL_COLUMN + 1),
-}
-TEXT_ENCODERS = {"text": slice(0, None)}  # of the pipelines of diffusers
+EDIFFI_ENCODERS = {encoder.name: encoder.columns for encoder in (CLIP_TEXT, T5, CLIP_IMAGE)}
+EDIFFI_ENCODERS["null_token"] = slice(NULL_COLUMN, NULL_COLUMN + 1)
+FOREIGN_ENCODERS = {"text": slice(0, None)}  # of the pipelines of diffusers
 
 
 class EncoderTokens(NamedTuple):
@@ -158,7 +154,7 @@ class AttentionRecord:
 
     def __init__(
         self,
-        encoders: Mapping[str, slice] = TEXT_ENCODERS,
+        encoders: Mapping[str, slice] = FOREIGN_ENCODERS,
         unconditional: bool = False,
         num_images: int = 0,
         prompts: Sequence[str] = (),

@@ -18,8 +18,8 @@ import torch
 
 from .attention_record import (
     EDIFFI_ENCODERS,
+    FOREIGN_ENCODERS,
     MAX_SELF_ATTENTION_PIXELS,
-    TEXT_ENCODERS,
     AttentionMatrix,
     AttentionRecord,
     EncoderTokens,
@@ -27,10 +27,11 @@ from .attention_record import (
 )
 from .foreign_pipelines import NoiseLevels, as_tokenized, prompt_tokens, replaced
 from .models.attention import EDiffIAttention
+from .models.encoder_table import TEXT_ENCODERS
 from .paint.painting import unet_grids
 from .paint.processor import attention_probabilities, reads_text
 
-NAMES = {"CLIP": "clip_text", "T5": "t5"}  # of the encoders that have a tokenizer
+NAMES = {encoder.label: encoder.name for encoder in TEXT_ENCODERS}  # of the encoders that have a tokenizer
 
 
 class AttentionRecorder(AttentionRecord):
@@ -298,7 +299,7 @@ def _encoders_of(unet: Any, name: str) -> dict[str, slice]:
     layers = [layer for layer in unet.modules() if reads_text(layer)]
     if not layers:
         raise ValueError(f"the {name} has no cross-attention to the text: there is nothing to record.")
-    return EDIFFI_ENCODERS if isinstance(layers[0], EDiffIAttention) else TEXT_ENCODERS
+    return EDIFFI_ENCODERS if isinstance(layers[0], EDiffIAttention) else FOREIGN_ENCODERS
 
 
 def _drawn(pipe: Any, prompt: str | Sequence[str] | None) -> tuple[Any, list[str]]:
