@@ -10,10 +10,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 from PIL import Image, PngImagePlugin
 
@@ -174,8 +174,8 @@ def _packet(provenance: Provenance) -> str:
         xmp=XMP,
         rdf=RDF,
         iptc=IPTC,
-        software=escape(provenance.software),
-        source_type=escape(provenance.digital_source_type),
+        software=escape(provenance.software, quote=False),
+        source_type=escape(provenance.digital_source_type, quote=False),
         settings=escape(as_json({name: value for name, value in provenance.settings.items() if value is not None})),
     )
 
