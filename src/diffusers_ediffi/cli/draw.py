@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import ImageOps
 
 from ..attention_recorder import record_attention
 from ..checks import MAX_SEED
@@ -65,18 +64,13 @@ def paint(args: argparse.Namespace) -> None:
 def edit(args: argparse.Namespace) -> None:
     """Changes an image, or what a mask paints white of it."""
     _read_style(args)
-    changed: dict[str, Any] = {"image": _upright(args.image)}
+    changed: dict[str, Any] = {"image": open_image(args.image)}
     if args.mask is not None:
-        changed["mask_image"] = _upright(args.mask)
+        changed["mask_image"] = open_image(args.mask)
     default = 0.8 if args.mask is None else 1.0
     changed["strength"] = default if args.strength is None else args.strength
     ImageStart(**changed)  # refuses what the pipeline would refuse, before it is loaded
     _draw(args, changed, EDiffIImg2ImgPipeline if args.mask is None else EDiffIInpaintPipeline)
-
-
-def _upright(path: Path) -> Any:
-    """A picture as its camera was held: cameras store which way is up beside the pixels."""
-    return ImageOps.exif_transpose(open_image(path))
 
 
 def _read_style(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ..checks import is_number
+from ..images import as_rgba, upright
 
 MAX_PIXELS = 2**26  # of a mask or canvas, 8192 x 8192: what is larger is a mistake or an attack
 ASPECT_TOLERANCE = 0.02  # masks in whole pixels of another size cannot keep the aspect ratio exactly
@@ -108,13 +109,15 @@ def check_pixels(shape: Sequence[int], name: str = "") -> None:
 
 def _luminance(image: Image.Image) -> Any:
     """How white and opaque each pixel is."""
-    if image.mode in ("1", "L"):
-        return np.asarray(image)
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.float32) / 65535
-    if image.mode in ("I", "F"):
-        return np.asarray(image)
-    rgba = image.convert("RGBA")
+    try:
+        image = upright(image)
+        if image.mode.startswith("I;16"):
+            return np.asarray(image).astype(np.float32) / 65535
+        if image.mode in ("I", "F") or (image.mode in ("1", "L") and not image.has_transparency_data):
+            return np.asarray(image)
+        rgba = as_rgba(image)
+    except Exception as error:  # a file that Pillow has opened is decoded only now
+        raise ValueError(f"cannot be read: {str(error) or type(error).__name__}") from None
     return np.asarray(rgba.convert("L"), dtype=np.float32) * np.asarray(rgba.getchannel("A")) / 255**2
 
 

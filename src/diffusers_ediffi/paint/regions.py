@@ -15,6 +15,7 @@ from diffusers.utils import logging
 from PIL import Image, ImageColor
 
 from ..checks import MAX_SEED, is_number
+from ..images import as_rgba, upright
 from .masks import as_box, as_mask, box_coverage, check_pixels, is_box, resize_mask, same_aspect
 
 logger = logging.get_logger(__name__)
@@ -220,7 +221,10 @@ def _canvas(image: Any) -> np.ndarray:
     """A canvas as bytes (height, width, 4)."""
     if isinstance(image, Image.Image):
         check_pixels((image.height, image.width), "the canvas ")
-        return np.asarray(image.convert("RGBA"))
+        try:
+            return np.asarray(as_rgba(upright(image)))
+        except Exception as error:  # a file that Pillow has opened is decoded only now
+            raise ValueError(f"the canvas cannot be read: {str(error) or type(error).__name__}") from None
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (3, 4) or not array.size:
         raise ValueError(
