@@ -117,15 +117,17 @@ def as_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
             return _bytes_of_deep(image)
         if not image.has_transparency_data:
             return image.convert("RGB")
-        ground = Image.new("RGBA", image.size, "white")
-        ground.alpha_composite(as_rgba(image))
-        return ground.convert("RGB")
+        ground, rgba = Image.new("RGB", image.size, "white"), as_rgba(image)
+        ground.paste(rgba, mask=rgba)
+        return ground
 
 
 def as_rgba(image: Image.Image) -> Image.Image:
     """A picture of any mode in RGBA, 8 bits deep, as it is stored."""
     if image.mode.startswith(("I", "F")):
         return _bytes_of_deep(image).convert("RGBA")
+    if image.mode == "RGBA":
+        return image
     # Of gray with premultiplied alpha Pillow knows the way to gray with alpha alone.
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 

@@ -2,6 +2,7 @@
 """`ediffi generate`, `paint` and `edit` draw what the pipelines draw, and refuse what cannot be drawn."""
 
 import json
+import os
 import re
 import shutil
 
@@ -335,6 +336,50 @@ def test_paint_refuses_bad_scenes_in_one_line(paint, nothing_loads, arguments, m
     code, err = paint(*arguments)
     assert code == 2 and err.startswith("ediffi: error: ") and err.count("\n") == 1
     assert re.search(message, err), err
+
+
+@pytest.mark.parametrize("place", ["../outside.png", "{folder}/outside.png", "link.png"])
+def test_masks_of_a_scene_lie_in_its_folder(paint, nothing_loads, tmp_path, place):
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    Image.new("L", (8, 8), 255).save(tmp_path / "outside.png")
+    (scenes / "link.png").symlink_to(tmp_path / "outside.png")
+    entry = {"phrase": "cat", "mask": place.format(folder=tmp_path)}
+    (scenes / "scene.json").write_text(json.dumps({**SCENE, "regions": [entry]}))
+    code, err = paint("scenes/scene.json")
+    assert code == 2 and "leads out of the folder" in err and err.count("\n") == 1
+
+
+def test_masks_of_a_scene_are_regular_files(paint, nothing_loads, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    code, err = paint({**SCENE, "regions": [{"phrase": "cat", "mask": "pipe.png"}]})
+    assert code == 2 and "not a regular file" in err
+
+
+def test_masks_and_canvases_are_bounded_before_they_are_read(paint, nothing_loads, tmp_path, monkeypatch):
+    """By their pixels all together: a few bytes may hold millions."""
+    monkeypatch.setattr("diffusers_ediffi.cli.draw.open_image", lambda path: pytest.fail(f"{path} is read"))
+    Image.new("1", (4100, 4100), 1).save(tmp_path / "large.png")
+    region = {"phrase": "cat", "mask": "large.png"}
+    code, err = paint({**SCENE, "regions": [region] * 4})
+    assert code == 2 and "scene.json' with all its masks has 67240000 pixels, 4100 x 4100 the largest" in err
+    code, err = paint("large.png", "--prompt", PROMPT, "--legend", "red=cat")
+    assert code == 2 and "the canvas has 4100 x 4100 pixels" in err
+
+
+def test_a_scene_may_begin_with_a_byte_order_mark(paint, tmp_path):
+    (tmp_path / "scene.json").write_text(json.dumps(SCENE), encoding="utf-8-sig")
+    assert paint("scene.json") == (0, "")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_mask_in_colour_is_refused(paint, nothing_loads, tmp_path, capsys, mode):
+    """Nobody knows how much of red is inside."""
+    Image.new("RGB", (64, 64), "red").convert(mode).save(tmp_path / "red.png")
+    code, err = paint({**SCENE, "regions": [{"phrase": "cat", "mask": "red.png"}]})
+    assert code == 2 and "the mask 'red.png' has colours; paint white what is inside" in err
+    assert main(["edit", str(tmp_path / "red.png"), PROMPT, "--mask", str(tmp_path / "red.png")]) == 2
+    assert "red.png' has colours" in capsys.readouterr().err
 
 
 def test_paint_refuses_a_scene_that_is_nested_too_deeply(paint, tmp_path):
