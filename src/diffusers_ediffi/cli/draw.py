@@ -34,7 +34,7 @@ from ..provenance import (
     model_name,
     save_image,
 )
-from .messages import one_line
+from .messages import one_line, say
 from .model import load_pipeline, usable_device
 
 MAX_SCENE_BYTES = 2**24
@@ -243,7 +243,7 @@ def _save(args: argparse.Namespace, further: dict[str, Any], output: Any, seeds:
     for path, image, seed, black in zip(paths, output.images, seeds, detected, strict=True):
         settings = _settings(args, seed, further) | ({"nsfw_content_detected": True} if black else {})
         save_image(image, path, None if args.no_provenance else Provenance(settings, digital_source_type=source_type))
-        print(f"{path} (seed {seed}{', blackened by the safety checker' if black else ''})")
+        say(f"{path} (seed {seed}{', blackened by the safety checker' if black else ''})")
 
 
 def _paths(output: Path, count: int) -> list[Path]:
@@ -296,7 +296,7 @@ def _save_attention(path: Path, recorder: Any) -> None:
         "words": [_mean_of(word) for word in zip(*words, strict=True)],
     }
     write_json(path, report)
-    print(path)
+    say(str(path))
 
 
 def _mean_of(word: Sequence[Any]) -> dict[str, Any]:
