@@ -56,6 +56,23 @@ def test_png_says_how_it_was_drawn(generate, model, tmp_path):
     }
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp"])
+def test_other_kinds_of_pictures_say_how_they_were_drawn(generate, tmp_path, suffix):
+    output = tmp_path / f"out{suffix}"
+    assert generate(output=output, prompt="a red cat") == (0, f"{output} (seed 3)\n", "")
+    assert pixels(output).shape == (8, 8, 3) and read_provenance(output).settings["prompt"] == "a red cat"
+
+
+def test_what_a_file_cannot_hold_is_refused_before_it_is_drawn(generate, nothing_loads, tmp_path):
+    code, _, err = generate(output=tmp_path / "out.jpg", prompt="a " * 40_000)
+    assert code == 2 and "a JPEG holds 65502 bytes of provenance" in err
+
+
+def test_a_long_prompt_is_not_quoted_whole(generate):
+    code, out, err = generate(prompt="a red cat " * 2000)
+    assert code == 0 and len(err) < 2000
+
+
 def test_no_provenance(generate, model, tmp_path, capsys):
     assert generate("--no-provenance")[0] == 0
     assert b"red cat" not in (tmp_path / "out.png").read_bytes()

@@ -31,6 +31,7 @@ from ..provenance import (
     COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA,
     TRAINED_ALGORITHMIC_MEDIA,
     Provenance,
+    check_savable,
     model_name,
     save_image,
 )
@@ -147,6 +148,8 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: type[EDif
     model = args.model or demo_checkpoint()
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
+    if not args.no_provenance:
+        check_savable(args.output, Provenance(_settings(args, seed, further)))
     device = usable_device(args.device)
     dtype = getattr(torch, args.dtype or ("float32" if device == "cpu" else "float16"))
     # T5 overflows in float16.
