@@ -31,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 after one line about a bad input on standard error; as in shells, 130 after Ctrl-C and 141 where the
         reader of the output has gone.
     """
-    _open_closed_outputs()
+    # Python has no standard output or error where the process was started without them.
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+    if sys.stdout is None:
+        say("ediffi: error: standard output is closed; redirect it to /dev/null to do without", file=sys.stderr)
+        return 2
     try:
         _run(argv)
     except BrokenPipeError:  # `| head` has seen enough
@@ -70,9 +74,3 @@ def _command(argv: Sequence[str] | None) -> tuple[Callable[[Any], None], Any]:
     for name in SILENT:
         logging.getLogger(name).setLevel(logging.ERROR)
     return getattr(importlib.import_module(f".{module}", __package__), function), args
-
-
-def _open_closed_outputs() -> None:
-    """Python has no standard output where the process was started without it, as some daemons start theirs."""
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
