@@ -60,7 +60,7 @@ class ImageStart:
         unsaid (`float`, *optional*): The strength of a call that says none; beside another, `sigma_start` is refused.
 
     Raises:
-        ValueError: An argument is wrong, a stage has both a strength and a `sigma_start`, or a mask has other
+        ValueError: An argument is wrong, `sigma_start` leaves no stage to a strength, or a mask has other
             proportions than its image.
     """
 
@@ -70,7 +70,7 @@ class ImageStart:
         self._strengths = _strengths(strength)
         self._sigmas = _sigmas_to_start_at(sigma_start)
         if strength != unsaid:
-            _check_said_once(strength, self._sigmas)
+            _check_strength_counts(strength, self._sigmas)
         self._images = as_pil_images(image)
         if not self._images or not all(min(picture.size) for picture in self._images):
             raise ValueError("image holds no pixels; pass one image for all prompts, or one for each.")
@@ -187,15 +187,14 @@ def _sigmas_to_start_at(sigma_start: float | Sequence[float | None] | None) -> l
     return values
 
 
-def _check_said_once(strength: Any, sigmas: list[float | None]) -> None:
-    """Refuses two answers to where a stage begins; one number for the base says nothing of the others."""
-    strengths = [*strength] if isinstance(strength, list | tuple) else [strength]
-    for share, sigma in zip(strengths, sigmas, strict=False):
-        if share is not None and sigma is not None:
-            raise ValueError(
-                f"strength={strength!r} and sigma_start={sigma!r} both say where a stage begins; give one of them, "
-                "and in a tuple of sigma_start None for a stage that goes by strength."
-            )
+def _check_strength_counts(strength: Any, sigmas: list[float | None]) -> None:
+    """Refuses a strength that counts in no stage, since noise levels to begin at are given for all that it is for."""
+    stages = len(strength) if isinstance(strength, list | tuple) else 1
+    if None not in sigmas[:stages]:
+        raise ValueError(
+            f"strength={strength!r} and sigma_start={sigmas[0]!r} both say where a stage begins; give one of them, "
+            "and in a tuple of sigma_start None for a stage that goes by strength."
+        )
 
 
 def _masks(mask_image: Any) -> list[torch.Tensor]:
