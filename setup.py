@@ -19,12 +19,13 @@ requirements = [
     "huggingface_hub>=1.0,<3",
     "numpy>=1.26",
     "pillow>=11",
+    "pyyaml>=6",
     "safetensors>=0.5",
     "torch>=2.6",
     "transformers>=5,<6",
 ]
 extras = {
-    "train": ["filelock>=3.12", "peft>=0.17", "pyyaml>=6", "tokenizers>=0.22", "tqdm>=4.60"],
+    "train": ["filelock>=3.12", "peft>=0.17", "tokenizers>=0.22", "tqdm>=4.60"],
     "eval": ["tqdm>=4.60"],
     "demo": ["gradio>=5"],
     "xformers": ["xformers"],

@@ -2,10 +2,12 @@
 """Phrases: where they stand in a prompt, and which tokens they are."""
 
 import random
+import re
+import time
 
 import pytest
 
-from diffusers_ediffi.phrases import PromptTokens, find_phrase
+from diffusers_ediffi.phrases import PromptTokens, find_phrase, quoted
 
 WORDS = "a an the red apple rocket rabbit rabbits (rabbit, big-eared owl's 12 moon. on of blue café ÜBER snow".split(
     " "
@@ -50,6 +52,48 @@ def test_whole_words_alone_are_phrases():
         find_phrase("a cat", "owl")
     with pytest.raises(ValueError, match="not in the prompt"):
         find_phrase("a cat", "c.t")
+
+
+def test_phrases_are_found_as_a_regular_expression_finds_them():
+    rng = random.Random(0)
+    for _ in range(5000):
+        prompt, phrase = ("".join(rng.choices("aAb .!苹\n", k=rng.randint(1, most))) for most in (12, 5))
+        words = phrase.split()
+        if not words:
+            continue
+        pattern = r"\s+".join(map(re.escape, words))
+        pattern = (r"(?<!\w)" if re.match("[aAb]", words[0]) else "") + pattern
+        pattern += r"(?!\w)" if re.search("[aAb]$", words[-1]) else ""
+        expected = [match.span() for match in re.finditer(pattern, prompt, re.IGNORECASE)]
+        try:
+            assert find_phrase(prompt, phrase) == expected, (prompt, phrase)
+        except ValueError:
+            assert not expected, (prompt, phrase)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "phrase"),
+    [
+        ("a" * 200_000, "b"),
+        ("a" * 200_000, "aa"),
+        ("a" + " " * 200_000, "a b"),
+        ("a " * 100_000, "a " * 1000 + "b"),
+        ("a " * 100_000 + "ab", "a " * 50_000 + "ac"),
+        ("xa " * 60_000, "a"),
+        ("苹a" * 50_000 + "a", "苹a" * 100),
+    ],
+    ids=range(7),
+)
+def test_the_search_takes_no_longer_than_the_text(prompt, phrase):
+    start = time.process_time()
+    with pytest.raises(ValueError, match="is not in the prompt") as error:
+        find_phrase(prompt, phrase)
+    assert time.process_time() - start < 3 and len(str(error.value)) < 2000
+
+
+def test_a_long_text_is_quoted_by_its_beginning():
+    assert quoted("a 'b'") == repr("a 'b'")
+    assert quoted("ab" * 5000) == f"{'ab' * 150!r}... (10000 characters)"
 
 
 def test_slow_tokenizers_are_refused():

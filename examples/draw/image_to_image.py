@@ -11,11 +11,11 @@ import argparse
 from typing import Any
 
 import torch
-from diffusers.utils import load_image
 from grids_and_options import add_picture_options, draw_grid, make_parser
 from PIL import Image
 
 from diffusers_ediffi import EDiffIImg2ImgPipeline, EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.images import read_image
 from diffusers_ediffi.provenance import COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA as EDITED
 from diffusers_ediffi.provenance import model_name
 
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.image is None:
         source = pipe(args.source_prompt, generator=torch.Generator().manual_seed(0), **options).images[0]
     else:
-        source = load_image(args.image)
+        source = read_image(args.image)
     edit = EDiffIImg2ImgPipeline.from_pipe(pipe)
     columns = [draw_strength(edit, source, strength, args, options) for strength in args.strengths]
     rows = [[source.resize((size, size)), *images] for images in zip(*columns, strict=True)]

@@ -11,11 +11,11 @@ import argparse
 from typing import Any
 
 import torch
-from diffusers.utils import load_image
 from grids_and_options import add_picture_options, draw_grid, make_parser
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from diffusers_ediffi import EDiffIInpaintPipeline, EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.images import read_image
 from diffusers_ediffi.provenance import COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA as EDITED
 from diffusers_ediffi.provenance import model_name
 
@@ -55,7 +55,7 @@ def outlined(image: Image.Image, mask: Image.Image, size: int) -> Image.Image:
 def read_or_draw(pipe: EDiffIPipeline, args: argparse.Namespace, options: dict[str, Any]) -> Image.Image:
     """The picture to repaint."""
     if args.image is not None:
-        return load_image(args.image)
+        return read_image(args.image)
     generator = torch.Generator().manual_seed(args.source_seed)
     return pipe(args.source_prompt, generator=generator, **options).images[0]
 
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     size = args.size or pipe.stages[-1].size
     options = {"height": size, "width": size, "num_inference_steps": args.steps}
     source = read_or_draw(pipe, args, options)
-    mask = load_image(args.mask).convert("L") if args.mask else box_mask(args.box, source.size)
+    mask = read_image(args.mask).convert("L") if args.mask else box_mask(args.box, source.size)
     images = repaint(EDiffIInpaintPipeline.from_pipe(pipe), source, mask, args, options)
     columns = ["picture", *(f"seed {seed}" for seed in args.seeds)]
     grid = draw_grid([[outlined(source, mask, size), *images]], [args.prompt], columns)

@@ -24,6 +24,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from diffusers_ediffi import PaintRegion, Provenance, paint_with_words, regions_from_color_map, save_image
+from diffusers_ediffi.images import open_image
 from diffusers_ediffi.paint.regions import region_settings
 from diffusers_ediffi.provenance import model_name
 
@@ -37,8 +38,7 @@ def as_region(text: str) -> PaintRegion:
         if not Path(where).is_file():
             message = f"{text!r} is not phrase=left,top,right,bottom: {error}"
             raise argparse.ArgumentTypeError(message) from None
-    with Image.open(where) as image:
-        return PaintRegion(phrase, image)
+    return PaintRegion(phrase, open_image(where))
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -65,8 +65,8 @@ def read_regions(args: argparse.Namespace) -> list[PaintRegion]:
     """The regions that the options name, and those of the canvas."""
     if args.canvas is None:
         return args.region
-    with Image.open(args.canvas) as canvas:
-        return args.region + regions_from_color_map(canvas, dict(text.split("=", 1) for text in args.color))
+    legend = dict(text.split("=", 1) for text in args.color)
+    return args.region + regions_from_color_map(open_image(args.canvas), legend)
 
 
 def draw(pipe: DiffusionPipeline, regions: list[PaintRegion], args: argparse.Namespace) -> Image.Image:

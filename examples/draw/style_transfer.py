@@ -15,6 +15,7 @@ from grids_and_options import add_picture_options, draw_grid, make_parser
 from PIL import Image
 
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.images import read_image
 from diffusers_ediffi.provenance import model_name
 
 PROMPT = "a red car on a yellow background"
@@ -80,8 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     references = args.styles or draw_references(pipe, size)
     styles = [pipe.encode_style(reference) for reference in references]
     styles.append(pipe.encode_style(references, args.weights))
-    pictures = [Image.open(reference) if args.styles else reference for reference in references]
-    shown = [picture.convert("RGB").resize((size, size)) for picture in pictures]
+    pictures = [read_image(reference) if args.styles else reference for reference in references]
+    shown = [picture.resize((size, size)) for picture in pictures]
     rows = [[image, *draw(pipe, style, size, args)] for image, style in zip([*shown, None], styles, strict=True)]
     row_labels = [f"{name} -> {args.prompt}" for name in (*names, "all of them")]
     columns = ["reference", *(f"scale {scale:g}, seed {seed}" for scale in args.scales for seed in args.seeds)]

@@ -5,11 +5,20 @@ Imports nothing of this package.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Scripts that set no spaces between words: Thai to Myanmar, Khmer, kana, Han.
 _UNSPACED = r"\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+
+
+_LETTER = re.compile(r"\w")
+MAX_QUOTED = 300
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, for a message; of a long one its beginning."""
+    return repr(text) if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]!r}... ({len(text)} characters)"
 
 
 def find_phrase(prompt: str, phrase: str, occurrence: int | None = None) -> list[tuple[int, int]]:
@@ -22,33 +31,79 @@ def find_phrase(prompt: str, phrase: str, occurrence: int | None = None) -> list
     Raises:
         ValueError: The prompt does not have the phrase.
     """
-    spans = [match.span() for match in re.finditer(_pattern(phrase), prompt, re.IGNORECASE)]
+    text, places = _single_spaced(prompt)
+    small, _ = _single_spaced(phrase)
+    spans = [(places[start], places[stop - 1] + 1) for start, stop in _occurrences(text, small)]
     if not spans:
-        raise ValueError(f"the phrase {phrase!r} is not in the prompt {prompt!r}{_hint(prompt, phrase)}.")
+        hint = _hint(text, small)
+        raise ValueError(f"the phrase {quoted(phrase)} is not in the prompt {quoted(prompt)}{hint}.")
     if occurrence is None:
         return spans
     if occurrence < len(spans):
         return [spans[occurrence]]
     raise ValueError(
-        f"occurrence={occurrence} of {phrase!r}: the prompt {prompt!r} has it {len(spans)} times, counted from 0."
+        f"occurrence={occurrence} of {quoted(phrase)}: the prompt {quoted(prompt)} has it {len(spans)} times, counted "
+        "from 0."
     )
 
 
-def _hint(prompt: str, phrase: str) -> str:
-    """What a prompt has instead of a phrase, if that is a part of a word."""
-    inside = re.search(rf"\w*{re.escape(phrase.strip())}\w*", prompt, re.IGNORECASE)
-    return f"; it has only {inside[0]!r}: write the whole word" if inside else ""
+def _single_spaced(text: str) -> tuple[str, list[int]]:
+    """A text in small letters with one space between words, and the place of each of its characters in the text."""
+    words = [(match[0], match.start()) for match in re.finditer(r"\S+", text)]
+    places = [place for word, start in words for place in range(start, start + len(word) + 1)]
+    return " ".join("".join(map(_small, word)) for word, _ in words), places[:-1]
 
 
-def _pattern(phrase: str) -> str:
-    """The regular expression of a phrase in whole words, where its script has spaces between words."""
-    words = phrase.split()
-    pattern = r"\s+".join(map(re.escape, words))
-    if re.fullmatch(rf"[^\W{_UNSPACED}]", words[0][0]):
-        pattern = r"(?<!\w)" + pattern
-    if re.fullmatch(rf"[^\W{_UNSPACED}]", words[-1][-1]):
-        pattern += r"(?!\w)"
-    return pattern
+def _small(character: str) -> str:
+    """A character in small, if that is one character as well."""
+    small = character.casefold()
+    return small if len(small) == 1 else character.lower() if len(character.lower()) == 1 else character
+
+
+def _occurrences(text: str, phrase: str) -> Iterator[tuple[int, int]]:
+    """The places of a phrase in a text, in whole words where its script has spaces between words."""
+    if not phrase:
+        return
+    begins, ends = (re.fullmatch(rf"[^\W{_UNSPACED}]", phrase[edge]) for edge in (0, -1))
+    stop = 0
+    for start in _places(text, phrase):
+        after = start + len(phrase)
+        if start < stop or begins and _LETTER.match(text[start - 1 : start]) or ends and _LETTER.match(text, after):
+            continue
+        stop = after
+        yield start, stop
+
+
+def _places(text: str, phrase: str) -> Iterator[int]:
+    """All places of a phrase in a text, in a time that grows with both alone (Knuth, Morris and Pratt): that of a
+    regular expression may grow with their product."""
+    borders = [0]  # of each beginning of the phrase, the length of its longest end that is a beginning, too
+    for character in phrase[1:]:
+        borders.append(_matched(phrase, borders, borders[-1], character))
+    length = 0
+    for i, character in enumerate(text):
+        length = _matched(phrase, borders, length, character)
+        if length == len(phrase):
+            yield i + 1 - length
+            length = borders[-1]
+
+
+def _matched(phrase: str, borders: list[int], length: int, character: str) -> int:
+    """How much of a phrase matches after one more character, where `length` characters matched before it."""
+    while length and character != phrase[length]:
+        length = borders[length - 1]
+    return length + (character == phrase[length])
+
+
+def _hint(text: str, phrase: str) -> str:
+    """What a text has instead of a phrase, if that is a part of a word."""
+    start = text.find(phrase)
+    if not phrase or start < 0:
+        return ""
+    before, after = re.match(r"\w*", text[:start][::-1]), re.match(r"\w*", text[start + len(phrase) :])
+    assert before and after
+    whole = before[0][::-1] + phrase + after[0]
+    return f"; it has only {quoted(whole)}: write the whole word"
 
 
 class PromptTokens:

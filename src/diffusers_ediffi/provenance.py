@@ -82,10 +82,18 @@ def save_image(image: Image.Image, path: str | os.PathLike, provenance: Provenan
         ValueError: The name ends otherwise, or the provenance cannot be written.
         OSError: The file cannot be written.
     """
-    kind = _format_of(Path(path))
-    options = _save_options(kind, provenance)
+    kind, options = _save_options(path, provenance)
     with written_whole(path) as unfinished:
         image.save(unfinished, format=kind, **options)
+
+
+def check_savable(path: str | os.PathLike, provenance: Provenance | None) -> None:
+    """Refuses what [`save_image`] would refuse, before a picture is drawn.
+
+    Raises:
+        ValueError: The name ends otherwise, or the provenance cannot be written.
+    """
+    _save_options(path, provenance)
 
 
 def _format_of(path: Path) -> str:
@@ -95,22 +103,23 @@ def _format_of(path: Path) -> str:
     return kind
 
 
-def _save_options(kind: str, provenance: Provenance | None) -> dict[str, Any]:
-    """The arguments by which Pillow writes the provenance into a file of this kind."""
+def _save_options(path: str | os.PathLike, provenance: Provenance | None) -> tuple[str, dict[str, Any]]:
+    """The kind of a file, and the arguments by which Pillow writes the provenance into it."""
+    kind = _format_of(Path(path))
     packet = "" if provenance is None else _packet(provenance)
     if kind == "PNG":
         texts = PngImagePlugin.PngInfo()
         if provenance is not None:
             texts.add_text("Software", provenance.software)
             texts.add_itxt("XML:com.adobe.xmp", packet)
-        return {"pnginfo": texts}
+        return kind, {"pnginfo": texts}
     xmp = packet.encode()  # empty without provenance, since older Pillows else write what a picture was opened with
     if kind == "JPEG" and len(xmp) > MAX_JPEG_BYTES:
         raise ValueError(
             f"a JPEG holds {MAX_JPEG_BYTES} bytes of provenance and there are {len(xmp)}; save a PNG or WebP, or pass "
             "provenance=None."
         )
-    return {"xmp": xmp}
+    return kind, {"xmp": xmp}
 
 
 def read_provenance(path: str | os.PathLike) -> Provenance:

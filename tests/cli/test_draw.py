@@ -2,6 +2,7 @@
 """`ediffi generate`, `paint` and `edit` draw what the pipelines draw, and refuse what cannot be drawn."""
 
 import json
+import os
 import re
 import shutil
 
@@ -53,6 +54,23 @@ def test_png_says_how_it_was_drawn(generate, model, tmp_path):
         "size": 32,
         "steps": [2, 1],
     }
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp"])
+def test_other_kinds_of_pictures_say_how_they_were_drawn(generate, tmp_path, suffix):
+    output = tmp_path / f"out{suffix}"
+    assert generate(output=output, prompt="a red cat") == (0, f"{output} (seed 3)\n", "")
+    assert pixels(output).shape == (8, 8, 3) and read_provenance(output).settings["prompt"] == "a red cat"
+
+
+def test_what_a_file_cannot_hold_is_refused_before_it_is_drawn(generate, nothing_loads, tmp_path):
+    code, _, err = generate(output=tmp_path / "out.jpg", prompt="a " * 40_000)
+    assert code == 2 and "a JPEG holds 65502 bytes of provenance" in err
+
+
+def test_a_long_prompt_is_not_quoted_whole(generate):
+    code, out, err = generate(prompt="a red cat " * 2000)
+    assert code == 0 and len(err) < 2000
 
 
 def test_no_provenance(generate, model, tmp_path, capsys):
@@ -335,6 +353,50 @@ def test_paint_refuses_bad_scenes_in_one_line(paint, nothing_loads, arguments, m
     code, err = paint(*arguments)
     assert code == 2 and err.startswith("ediffi: error: ") and err.count("\n") == 1
     assert re.search(message, err), err
+
+
+@pytest.mark.parametrize("place", ["../outside.png", "{folder}/outside.png", "link.png"])
+def test_masks_of_a_scene_lie_in_its_folder(paint, nothing_loads, tmp_path, place):
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    Image.new("L", (8, 8), 255).save(tmp_path / "outside.png")
+    (scenes / "link.png").symlink_to(tmp_path / "outside.png")
+    entry = {"phrase": "cat", "mask": place.format(folder=tmp_path)}
+    (scenes / "scene.json").write_text(json.dumps({**SCENE, "regions": [entry]}))
+    code, err = paint("scenes/scene.json")
+    assert code == 2 and "leads out of the folder" in err and err.count("\n") == 1
+
+
+def test_masks_of_a_scene_are_regular_files(paint, nothing_loads, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    code, err = paint({**SCENE, "regions": [{"phrase": "cat", "mask": "pipe.png"}]})
+    assert code == 2 and "not a regular file" in err
+
+
+def test_masks_and_canvases_are_bounded_before_they_are_read(paint, nothing_loads, tmp_path, monkeypatch):
+    """By their pixels all together: a few bytes may hold millions."""
+    monkeypatch.setattr("diffusers_ediffi.cli.draw.open_image", lambda path: pytest.fail(f"{path} is read"))
+    Image.new("1", (4100, 4100), 1).save(tmp_path / "large.png")
+    region = {"phrase": "cat", "mask": "large.png"}
+    code, err = paint({**SCENE, "regions": [region] * 4})
+    assert code == 2 and "scene.json' with all its masks has 67240000 pixels, 4100 x 4100 the largest" in err
+    code, err = paint("large.png", "--prompt", PROMPT, "--legend", "red=cat")
+    assert code == 2 and "the canvas has 4100 x 4100 pixels" in err
+
+
+def test_a_scene_may_begin_with_a_byte_order_mark(paint, tmp_path):
+    (tmp_path / "scene.json").write_text(json.dumps(SCENE), encoding="utf-8-sig")
+    assert paint("scene.json") == (0, "")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_mask_in_colour_is_refused(paint, nothing_loads, tmp_path, capsys, mode):
+    """Nobody knows how much of red is inside."""
+    Image.new("RGB", (64, 64), "red").convert(mode).save(tmp_path / "red.png")
+    code, err = paint({**SCENE, "regions": [{"phrase": "cat", "mask": "red.png"}]})
+    assert code == 2 and "the mask 'red.png' has colours; paint white what is inside" in err
+    assert main(["edit", str(tmp_path / "red.png"), PROMPT, "--mask", str(tmp_path / "red.png")]) == 2
+    assert "red.png' has colours" in capsys.readouterr().err
 
 
 def test_paint_refuses_a_scene_that_is_nested_too_deeply(paint, tmp_path):

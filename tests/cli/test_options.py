@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from diffusers_ediffi.cli.main import main
+from diffusers_ediffi.cli.parser import PICTURES
+from diffusers_ediffi.provenance import FORMATS
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,14 @@ from diffusers_ediffi.cli.main import main
         (["generate", "--style-image", "a.png", "a.png"], "argument prompt: 'a.png' is a file, one too many here"),
         (["generate", "x", "--sized", "8"], "ediffi generate has no option '--sized'"),
         (["generate", "--prompt", "x"], "ediffi generate has no option '--prompt'"),
-        (["generate", "x", "--output", "out.jpg"], "'out.jpg' must end in .png"),
+        (["generate", "x", "--output", "out.gif"], "'out.gif' must end in .png or .jpg or .jpeg or .webp"),
+        (["generate", "x", "--output", ".png"], "'.png' has no name before its dot; give one, such as a.png"),
+        (["generate", "x", "--attention", ".json"], "'.json' has no name before its dot"),
+        (["generate", "x", "--guidance-scale", "1e30"], "'1e30' is beyond 1000; what is usual is below 20"),
+        (["generate", "x", "--guidance-scale", "t5=-1e30"], "'-1e30' is beyond 1000"),
+        (["generate", "x", "--style-scale", "1e30"], "'1e30' is beyond 1000"),
+        (["generate", "x", "--noise-level", "0.1,1e30"], "'1e30' is beyond 1000"),
+        (["paint", "a.png", "--strength", "1e30"], "'1e30' is beyond 1000"),
         (["generate", "x", "--output", "nowhere/out.png"], "nowhere"),
         (["generate", "x", "--output", "folder.png"], "'folder.png' cannot be written"),
         (["generate", "x", "--output", "file.txt/out.png"], "there is no folder"),
@@ -89,3 +98,7 @@ def test_bad_arguments(arguments, message, nothing_loads, tmp_path, monkeypatch,
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_pictures_are_written_in_the_kinds_that_hold_provenance():
+    assert PICTURES == tuple(FORMATS)

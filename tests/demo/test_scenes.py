@@ -327,8 +327,25 @@ def test_pictures_that_are_no_objects_are_refused(folder):
     with pytest.raises(ValueError, match="wholly transparent"):
         load_objects(folder)
     path.write_bytes(path.read_bytes()[:30])
-    with pytest.raises(OSError, match="red_ball.png cannot be read"):
+    with pytest.raises(OSError, match="red_ball.png.* is not an image"):
         load_objects(folder)
+
+
+def test_a_picture_is_turned_as_its_camera_was_held(folder):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGBA", (60, 20), "red").save(folder / "png" / "red_ball.png", exif=turned)
+    (ball,) = load_objects(folder, phrases=["red ball"])
+    assert ball.image.size == (20, 60)
+
+
+def test_pictures_lie_in_the_folder(folder):
+    Image.new("RGBA", (20, 20), "red").save(folder.parent / "outside.png")
+    (folder / "link.png").symlink_to(folder.parent / "outside.png")
+    for file in ("../outside.png", str(folder.parent / "outside.png"), "link.png"):
+        (folder / "index.json").write_text(json.dumps([{"file": file, "phrase": "red ball"}]), encoding="utf-8")
+        with pytest.raises(ValueError, match="leads out of the folder"):
+            load_objects(folder)
 
 
 def test_unknown_phrases_are_refused(folder):

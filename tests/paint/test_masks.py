@@ -64,6 +64,8 @@ def test_soft_masks_and_boxes():
         ([[1, 0], [1]], "ragged"),
         ("mask.png", "is of type str"),
         (None, "is of type NoneType"),
+        ([0, 0, 0.5], "has 3 numbers; a box has four"),
+        ((0, 0, 10**400, 1), "is the box"),
         ((0, 0, 2, 1), r"is the box \(0, 0, 2, 1\)"),
         ((0.5, 0, 0.5, 1), "with area inside"),
         ((0, 0, float("nan"), 1), "is the box"),
@@ -73,6 +75,26 @@ def test_soft_masks_and_boxes():
 def test_bad_masks_are_refused(mask, message):
     with pytest.raises(ValueError, match=f"the mask of 'cat' .*{message}"):
         PaintRegion("cat", mask)
+
+
+def test_a_value_that_is_transparent_is_outside():
+    mask = Image.new("L", (2, 1), 255)
+    mask.putpixel((1, 0), 254)
+    mask.info["transparency"] = 254
+    assert PaintRegion("a", mask).mask.tolist() == [[1, 0]]
+
+
+def test_a_tall_mask_with_colours_is_read_to_its_end():
+    gray = np.random.default_rng(0).integers(0, 256, (600, 3), dtype=np.uint8)
+    found = PaintRegion("a", Image.fromarray(gray).convert("RGBA")).mask
+    assert torch.equal(found, torch.from_numpy(gray.astype(np.float32) * np.uint8(255) / 255**2))
+
+
+def test_a_file_that_ends_early_is_refused(tmp_path):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    with Image.open(tmp_path / "a.png") as unread, pytest.raises(ValueError, match="mask of 'cat' cannot be read"):
+        PaintRegion("cat", unread)
 
 
 def test_a_mask_is_kept_as_it_was():

@@ -7,8 +7,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from diffusers_ediffi import PaintRegion, regions_from_color_map
-from diffusers_ediffi.paint.regions import mix_noise, region_settings
+from diffusers_ediffi.paint.regions import check_canvas, mix_noise, region_settings
 
+COLORS = [(255, 0, 0), (0, 0, 255), (255, 255, 255)]
 BOX = (0.0, 0.0, 0.5, 1.0)
 
 
@@ -102,6 +103,24 @@ def test_transparent_is_unpainted_and_smoothed_edges_fall_to_the_nearest():
 def test_bad_canvases_are_refused(image, legend, message):
     with pytest.raises(ValueError, match=message):
         regions_from_color_map(image, legend)
+
+
+@pytest.mark.parametrize(("colors", "side"), [(1, 4096), (4, 4096), (16, 2048), (64, 1024)])
+def test_a_canvas_is_bounded_by_the_pixels_of_all_its_masks(colors, side):
+    check_canvas(side, side, colors)
+    with pytest.raises(ValueError, match=f"the canvas has {side + 1} x {side} pixels; .* make it smaller"):
+        check_canvas(side, side + 1, colors)
+
+
+def test_a_canvas_of_very_many_colours_is_read():
+    """As each pixel by itself would be."""
+    canvas = np.random.default_rng(0).integers(0, 256, (300, 300, 4), dtype=np.uint8)
+    canvas[:40] = (255, 0, 0, 255)
+    red, blue = regions_from_color_map(canvas, {"red": "apple", "blue": "rocket"})
+    distances = [np.linalg.norm(canvas[..., :3] - np.array(c, dtype=int), axis=-1) for c in COLORS]
+    nearest = np.where(canvas[..., 3] < 128, 2, np.argmin(distances, axis=0))
+    for number, region in enumerate((red, blue)):
+        assert np.array_equal(region.mask.numpy() == 1, nearest == number)
 
 
 def test_regions_as_settings():

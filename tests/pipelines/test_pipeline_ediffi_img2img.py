@@ -351,6 +351,8 @@ def test_the_signature_names_all_arguments():
         ({"strength": (0.5, 0), "height": SR256}, "strength 0 in SR256 would put the input"),
         ({"sigma_start": 81.0}, r"sigma_start=81.0 is not a noise level of base 8x8, whose steps go from 80 to 0.002"),
         ({"sigma_start": 0.001}, "choose one in between, or strength=0"),
+        ({"sigma_start": 2.5, "strength": 0.5}, "strength=0.5 and sigma_start=2.5 both say where a stage begins"),
+        ({"sigma_start": (2.5, 1), "strength": (0.5, 1)}, r"strength=\(0.5, 1\) and sigma_start=2.5 both say"),
         ({"sigma_start": 0}, "sigma_start=0 must be a noise level above 0"),
         ({"sigma_start": float("inf")}, "sigma_start=inf"),
         ({"sigma_start": (None, 90), "height": SR256}, "sigma_start=90 is not a noise level of SR256"),

@@ -236,6 +236,7 @@ def test_from_pipe_from_pretrained_and_the_signature(pipe, tmp_path):
         ({"mask_image": [np.ones((8, 8))] * 2}, "mask_image holds 2 pictures for 1 prompts"),
         ({"image": None}, "an image must be a PIL image"),
         ({"strength": 2}, "strength=2"),
+        ({"sigma_start": 2.5, "strength": 0.5}, "strength=0.5 and sigma_start=2.5 both say where a stage begins"),
         ({"sigma_start": 100}, "sigma_start=100"),
     ],
     ids=str,

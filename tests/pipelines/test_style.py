@@ -51,7 +51,7 @@ def test_an_address_is_read(file, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         assert np.array_equal(read_image(address + "style.png"), picture())
-        with pytest.raises(ValueError, match="'http.*nothing.png' is not an image"):
+        with pytest.raises(ValueError, match="cannot read 'http.*nothing.png': 404"):
             read_image(address + "nothing.png")
         server.shutdown()
 
@@ -197,7 +197,7 @@ def test_what_is_no_reference_is_refused(pipe, file, make, message):
 
 def test_a_picture_whose_file_ends_early_is_refused(base_pipe, file):
     with Image.open(write(file.parent, "cut.png", file.read_bytes()[:200])) as unread:
-        with pytest.raises(ValueError, match="cannot read the style_image .* truncated"):
+        with pytest.raises(ValueError, match="cannot read the picture: .* truncated"):
             draw(base_pipe, style_image=unread)
 
 

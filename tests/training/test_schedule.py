@@ -200,10 +200,13 @@ def test_refused(text, message):
         Schedule.parse(text)
 
 
-def test_entries_may_be_shared_with_yaml_anchors():
-    text = GOOD.replace("steps: 10, settings: {", "steps: 10, settings: &shared {")
-    text = text.replace("steps: 20}", "steps: 20, settings: {<<: *shared, seed: 4}}")
-    assert Schedule.parse(text)["rest"].settings == {"batch_size": 8, "seed": 4}
+def test_a_file_that_is_no_text_or_too_long_is_named(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="mine.yaml is not a text in UTF-8"):
+        Schedule.load(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text(GOOD + "#" * 70_000)
+    with pytest.raises(ValueError, match="mine.yaml: This has more than 65536 characters"):
+        Schedule.load(tmp_path / "mine.yaml")
 
 
 def test_schedules_in_the_documentation_are_sound():

@@ -4,6 +4,7 @@
 import argparse
 
 from ..provenance import as_json, read_provenance
+from .messages import say
 
 
 def describe_picture(args: argparse.Namespace) -> None:
@@ -13,5 +14,4 @@ def describe_picture(args: argparse.Namespace) -> None:
     provenance = read_provenance(args.picture)
     heading = {"software": provenance.software, "source type": provenance.digital_source_type}
     for name, value in {**heading, **provenance.settings}.items():
-        # As JSON, since a terminal would obey what a stranger's file may hold.
-        print(f"{as_json(name)[1:-1]:<22}{as_json(value)}")
+        say(f"{as_json(name)[1:-1]:<22}{as_json(value)}")

@@ -5,14 +5,20 @@ changes an image or a part of it, `ediffi info` says what a model consists of, o
 Arguments are checked before the module of the command is imported, which takes seconds where it draws.
 """
 
-import argparse
-import importlib
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from .messages import one_line
-from .parser import command_parser, refuse_rest
+from .interrupts import INTERRUPTED, LINE, interrupts_end_it
+from .messages import one_line, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# Loggers that speak of a library's optional parts while diffusers is imported; nobody who draws can use what they say.
+SILENT = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,31 +31,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 after one line about a bad input on standard error; as in shells, 130 after Ctrl-C and 141 where the
         reader of the output has gone.
     """
+    # Python has no standard output or error where the process was started without them.
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+    if sys.stdout is None:
+        say("ediffi: error: standard output is closed; redirect it to /dev/null to do without", file=sys.stderr)
+        return 2
     try:
         _run(argv)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (OSError, ValueError) as error:
-        print(f"ediffi: error: {one_line(error)}", file=sys.stderr)
+        say(f"ediffi: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 130
+        say(LINE, file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
 def _run(argv: Sequence[str] | None) -> None:
     try:
-        args, rest = command_parser().parse_known_args(argv)
-        refuse_rest(args.command, rest)
-        _command(args)(args)
+        with interrupts_end_it():
+            command, args = _command(argv)
+        command(args)
     finally:  # what is buffered, that of --help too, must fail here and not when Python ends
         sys.stdout.flush()
 
 
-def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
-    """The function of the command, whose module is imported only now."""
+def _command(argv: Sequence[str] | None) -> tuple[Callable[[Any], None], Any]:
+    """The function of the command, whose module is imported only now, and its arguments."""
+    import importlib
+    import logging
+
+    from .parser import command_parser, refuse_rest
+
+    args, rest = command_parser().parse_known_args(argv)
+    refuse_rest(args.command, rest)
     module, function = "draw", args.command
     if args.command == "info":
         module, function = ("model_info", "describe_model") if args.picture is None else ("info", "describe_picture")
-    return getattr(importlib.import_module(f".{module}", __package__), function)
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return getattr(importlib.import_module(f".{module}", __package__), function), args

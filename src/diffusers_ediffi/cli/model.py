@@ -11,6 +11,7 @@ import torch
 import transformers.utils.logging
 
 from ..pipelines.pipeline_ediffi import EDiffIPipeline
+from .interrupts import interrupts_end_it
 from .messages import one_line
 
 
@@ -27,7 +28,8 @@ def load_pipeline(model: str, pipeline: type[EDiffIPipeline] = EDiffIPipeline, d
     """
     _quiet()
     try:
-        pipe = pipeline.from_pretrained(model, dtype=dtype)
+        with interrupts_end_it():
+            pipe = pipeline.from_pretrained(model, dtype=dtype)
     except Exception as error:  # there is no end to the errors that damaged or foreign files raise
         raise ValueError(f"{_failure(model)}: {type(error).__name__}: {one_line(error)}") from error
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty())

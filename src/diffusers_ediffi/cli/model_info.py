@@ -8,20 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import hf_hub_download
 
 from ..demo.checkpoint import demo_checkpoint
+from ..plain_yaml import MAX_CHARACTERS, load_yaml
+from .messages import say
 from .model import load_pipeline
+
+MAX_LICENCE = 200  # characters of its name that are shown
 
 
 def describe_model(args: argparse.Namespace) -> None:
     """Prints the licence, the sizes and the stages of `args.model`, by default of the demo model."""
     model = args.model or demo_checkpoint()
     pipe = load_pipeline(model)
-    print(f"model       {args.model or 'demo'}")
-    print(f"licence     {_licence(model)}")
+    say(f"model       {args.model or 'demo'}")
+    say(f"licence     {_licence(model)}")
     for line in (*_components(pipe), *_stages(pipe)):
-        print(line)
+        say(line)
 
 
 def _licence(model: str) -> str:
@@ -30,10 +34,17 @@ def _licence(model: str) -> str:
     if Path(model).is_dir() and not card.is_file():
         return "not stated (no model card)"
     try:
-        licence = ModelCard.load(card if card.is_file() else model).data.to_dict().get("license")
+        licence = _front_matter(card if card.is_file() else hf_hub_download(model, "README.md")).get("license")
     except Exception:  # a model without a readable card is still a model
         licence = None
-    return str(licence or "not stated")
+    return licence[:MAX_LICENCE] if licence and isinstance(licence, str) else "not stated"
+
+
+def _front_matter(card: str | Path) -> Any:
+    """The YAML between two lines of `---` at the beginning of a model card."""
+    with open(card, encoding="utf-8-sig") as file:
+        before, opening, rest = file.read(MAX_CHARACTERS).partition("---\n")
+    return load_yaml(rest.partition("\n---")[0]) if opening and not before.strip() else {}
 
 
 def _components(pipe: Any) -> Iterator[str]:

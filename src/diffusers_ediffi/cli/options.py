@@ -12,6 +12,7 @@ from typing import Any
 from ..checks import MAX_STAGES
 from ..models.encoder_table import ENCODERS
 
+MAX_FACTOR = 1000  # on guidance, style, painting and noise: float16 overflows soon after
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -68,14 +69,16 @@ def model(text: str) -> str:
     return text
 
 
-def writable(suffix: str) -> Callable[[str], Path]:
-    """A type of paths to new or old files of this suffix."""
+def writable(*suffixes: str) -> Callable[[str], Path]:
+    """A type of paths to new or old files of these suffixes."""
 
     def parse(text: str) -> Path:
         path = Path(text).expanduser()
         folder = path.absolute().parent
-        if path.suffix.lower() != suffix:
-            raise argparse.ArgumentTypeError(f"{text!r} must end in {suffix}")
+        if path.name.lower() in suffixes:
+            raise argparse.ArgumentTypeError(f"{text!r} has no name before its dot; give one, such as a{path.name}")
+        if path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{text!r} must end in {' or '.join(suffixes)}")
         if not folder.is_dir():
             raise argparse.ArgumentTypeError(f"there is no folder {str(folder)!r}")
         if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
@@ -104,8 +107,16 @@ def finite(text: str) -> float:
     return number
 
 
-def at_least_0(text: str) -> float:
+def factor(text: str) -> float:
+    """A number that pictures survive, of any sign."""
     number = finite(text)
+    if abs(number) > MAX_FACTOR:
+        raise argparse.ArgumentTypeError(f"{text!r} is beyond {MAX_FACTOR}; what is usual is below 20")
+    return number
+
+
+def at_least_0(text: str) -> float:
+    number = factor(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is below 0")
     return number
@@ -151,7 +162,7 @@ def per_stage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def guidance_scale(text: str) -> Any:
     """A number for all stages or each, or a weight for each encoder."""
     if "=" not in text:
-        return per_stage(finite)(text)
+        return per_stage(factor)(text)
     pairs = [part.partition("=") for part in text.split(",")]
     names = [name.strip() for name, _, _ in pairs]
     if len(set(names)) < len(names) or not set(names) <= set(ENCODERS):
@@ -161,4 +172,4 @@ def guidance_scale(text: str) -> Any:
     for name, (_, _, weight) in zip(names, pairs, strict=True):
         if not weight.strip():
             raise argparse.ArgumentTypeError(f"{text!r} gives {name} no weight; write {name}=5")
-    return {name: finite(weight) for name, (_, _, weight) in zip(names, pairs, strict=True)}
+    return {name: factor(weight) for name, (_, _, weight) in zip(names, pairs, strict=True)}

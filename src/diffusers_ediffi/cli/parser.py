@@ -10,6 +10,8 @@ from ..checks import MAX_INFERENCE_STEPS, MAX_SEED
 from ..models.encoder_table import ENCODERS
 from . import options
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # those of `provenance`, which takes longer to import
+
 
 def command_parser() -> argparse.ArgumentParser:
     """The parser of all commands; its `command` is the name of the chosen one."""
@@ -51,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _add_generate(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("generate", help="draw images", description="Draws images of a sentence as PNGs.")
+    command = commands.add_parser("generate", help="draw images", description="Draws images of a sentence.")
     command.add_argument("prompt", type=options.prompt, nargs="?", help="what to draw")
     command.add_argument(
         "--prompt-schedule",
@@ -86,7 +88,8 @@ def _add_edit(commands: Any) -> argparse.ArgumentParser:
     command = commands.add_parser(
         "edit",
         help="change an image, or a part of it",
-        description="Draws from an image on, or what a mask paints white anew. Both are squeezed to a square.",
+        description="Draws from an image on, or what a mask paints white anew. Both are squeezed to a square; what is "
+        "transparent in the image is white.",
     )
     add = command.add_argument
     add("image", type=options.file, metavar="IMAGE", help="the image to change")
@@ -116,8 +119,8 @@ def _add_drawing_options(command: argparse.ArgumentParser) -> None:
 
 def _add_image_options(command: argparse.ArgumentParser) -> None:
     add, whole = command.add_argument, options.whole
-    png = options.writable(".png")
-    add("--output", type=png, default="ediffi.png", metavar="FILE", help="the PNG to write (default: %(default)s)")
+    picture, kinds = options.writable(*PICTURES), "a PNG, JPEG or WebP to write (default: %(default)s)"
+    add("--output", type=picture, default="ediffi.png", metavar="FILE", help=kinds)
     add("--size", type=whole(1), help="height and width: 64, 256 or 1024 (default: the model's largest)")
     add("--seed", type=whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
     add("--num-images", type=whole(1), default=1, metavar="N", help="writes FILE-0.png, ...; image i has seed + i")

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..images import file_in_folder, open_image
 from .grounds import GROUNDS, LANDSCAPES, Ground, paint_ground
 from .styles import STYLE_PAINTERS, STYLE_WORDS, STYLES
 
@@ -107,7 +108,7 @@ def load_objects(folder: str | Path, phrases: Sequence[str] | None = None) -> li
             raise ValueError(f"{folder / 'index.json'} has no object {unknown[0]!r}; it has: {', '.join(files)}.")
         if len(set(phrases)) < len(phrases):
             raise ValueError(f"`phrases` names an object twice: {list(phrases)}.")
-    return [_load_object(folder / files[phrase], phrase) for phrase in (files if phrases is None else phrases)]
+    return [_load_object(folder, files[phrase], phrase) for phrase in (files if phrases is None else phrases)]
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -137,15 +138,14 @@ def _check_entry(path: Path, entry: Any, files: dict[str, str]) -> None:
         raise ValueError(f"{path} lists the phrase {phrase!r} twice; give every object another phrase.")
 
 
-def _load_object(path: Path, phrase: str) -> SceneObject:
-    if not path.is_file():
+def _load_object(folder: Path, file: str, phrase: str) -> SceneObject:
+    path = file_in_folder(folder, file)
+    if not path.exists():
         raise FileNotFoundError(f"{path} is missing, although index.json lists it for {phrase!r}.")
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            image = opened.copy()
-    except (OSError, SyntaxError) as error:
-        raise OSError(f"{path} cannot be read as a picture: {error}.") from error
+        image = open_image(path)
+    except ValueError as error:
+        raise OSError(str(error)) from None
     if image.mode != "RGBA":
         raise ValueError(f"{path} has mode {image.mode}; objects are RGBA pictures with a transparent ground.")
     alpha_box = image.getchannel("A").getbbox()

@@ -13,6 +13,7 @@ from diffusers.utils import logging
 from torch import nn
 
 from ..images import as_pil_images
+from ..phrases import quoted
 from .encoder_table import CLIP_TEXT_COLUMNS, CLIP_TEXT_TOKENS, T5_COLUMNS, T5_TOKENS
 
 logger = logging.get_logger(__name__)
@@ -215,4 +216,6 @@ def _warn_of_lost_words(prompt: list[str], tokenizer: Any, length: int, name: st
         if len(ids) > length:
             # The last kept position goes to the end-of-text token.
             lost = tokenizer.decode(ids[length - 1 :], skip_special_tokens=True).strip()
-            logger.warning(f"{name} reads at most {length} tokens; it does not see the end of {text!r}: {lost!r}.")
+            logger.warning(
+                f"{name} reads at most {length} tokens; it does not see the end of {quoted(text)}: {quoted(lost)}."
+            )

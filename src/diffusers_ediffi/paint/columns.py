@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from diffusers.utils import logging
 
-from ..phrases import PromptTokens, find_phrase
+from ..phrases import PromptTokens, find_phrase, quoted
 from .regions import PaintRegion
 
 logger = logging.get_logger(__name__)
@@ -29,7 +29,7 @@ def region_columns(
     """
     most = max(len(tokens) for _, tokens, _ in encoders)
     if len(regions) > most:
-        raise ValueError(f"there are {len(regions)} regions for the {most} tokens of {prompt!r}; give fewer.")
+        raise ValueError(f"there are {len(regions)} regions for the {most} tokens of {quoted(prompt)}; give fewer.")
     return [_phrase_columns(prompt, region, encoders) for region in regions]
 
 
@@ -37,8 +37,10 @@ def _phrase_columns(prompt: str, region: PaintRegion, encoders: Sequence[tuple[s
     spans = find_phrase(prompt, region.phrase, region.occurrence)
     columns = [first + column for _, tokens, first in encoders for column in tokens.columns(spans)]
     if not columns:
-        raise ValueError(f"the end of {prompt!r} is cut off, with it {region.phrase!r}; write a shorter prompt.")
+        raise ValueError(f"the end of {quoted(prompt)} is cut off, with it {region.phrase!r}; write a shorter prompt.")
     cut = [name for name, tokens, _ in encoders if not tokens.holds(spans)]
     if cut:
-        logger.warning(f"{' and '.join(cut)} cut the end off {prompt!r} and do not see all of {region.phrase!r}.")
+        logger.warning(
+            f"{' and '.join(cut)} cut the end off {quoted(prompt)} and do not see all of {region.phrase!r}."
+        )
     return columns

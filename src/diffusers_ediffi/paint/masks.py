@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Masks: pictures, arrays, tensors and boxes that say where something is, read, checked and brought to a size."""
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 
 from ..checks import is_number
+from ..images import as_rgba, upright
 
-MAX_PIXELS = 2**26  # of a mask or canvas, 8192 x 8192: what is larger is a mistake or an attack
+MAX_PIXELS = 2**26  # of a mask or of all masks of a scene, 8192 x 8192: what is larger is a mistake or an attack
+BAND = 256  # rows that are read at a time
 ASPECT_TOLERANCE = 0.02  # masks in whole pixels of another size cannot keep the aspect ratio exactly
 
 Box = tuple[float, float, float, float]
@@ -28,7 +31,10 @@ def as_box(mask: Any) -> Box:
     Raises:
         ValueError: They are not the edges of a box; the message goes on after "the mask ...".
     """
-    left, top, right, bottom = (float(edge) for edge in mask)
+    try:
+        left, top, right, bottom = (float(edge) for edge in mask)
+    except OverflowError:  # a whole number beyond all floats
+        left, top, right, bottom = (math.inf,) * 4
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError(f"is the box {tuple(mask)}; give (left, top, right, bottom) in [0, 1], with area inside.")
     return left, top, right, bottom
@@ -43,7 +49,7 @@ def as_mask(mask: Any) -> torch.Tensor:
     plane = _as_plane(_as_tensor(mask))
     check_pixels(plane.shape)
     is_float, values = plane.is_floating_point(), plane.cpu().float()
-    if not values.isfinite().all():
+    if is_float and not values.isfinite().all():
         raise ValueError("holds NaN or infinity.")
     low, high = values.min().item(), values.max().item()
     if low < 0 or high > (1 if is_float else 255):
@@ -51,15 +57,17 @@ def as_mask(mask: Any) -> torch.Tensor:
         raise ValueError(f"has values from {low:g} to {high:g}; they must lie in {limits} as {plane.dtype}.")
     if high == 0:
         raise ValueError("is zero everywhere; paint white what it is for, or leave it out.")
-    return values / 255 if not is_float and high > 1 else values
+    return values.div_(255) if not is_float and high > 1 else values  # of whole numbers `values` is a copy
 
 
 def _as_tensor(mask: Any) -> torch.Tensor:
     """A picture, a list of rows, an array or a tensor as a tensor."""
     if isinstance(mask, Image.Image):
         check_pixels((mask.height, mask.width))
-        mask = _luminance(mask)
+        return torch.from_numpy(_luminance(mask))
     if isinstance(mask, list | tuple):
+        if all(is_number(edge, Real) for edge in mask):
+            raise ValueError(f"has {len(mask)} numbers; a box has four: (left, top, right, bottom).")
         try:
             mask = np.array(mask)
         except ValueError:
@@ -99,23 +107,38 @@ def same_aspect(size: Sequence[int], other: Sequence[int]) -> bool:
     return 1 - ASPECT_TOLERANCE <= stretch <= 1 / (1 - ASPECT_TOLERANCE)
 
 
-def check_pixels(shape: Sequence[int], name: str = "") -> None:
-    """Refuses what is too large; `shape` begins with height and width."""
-    height, width = shape[:2]
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"{name}has {width} x {height} pixels; more than {MAX_PIXELS} are refused: make it smaller.")
+def check_pixels(*shapes: Sequence[int], name: str = "") -> None:
+    """Refuses what is too large, each by itself or all together; a shape begins with height and width."""
+    pixels = sum(height * width for height, width, *_ in shapes)
+    if pixels > MAX_PIXELS:
+        height, width = max(shapes, key=lambda shape: shape[0] * shape[1])[:2]
+        count = (
+            f"{width} x {height} pixels" if len(shapes) == 1 else f"{pixels} pixels, {width} x {height} the largest"
+        )
+        raise ValueError(f"{name}has {count}; more than {MAX_PIXELS} are refused: make it smaller.")
 
 
-def _luminance(image: Image.Image) -> Any:
+def _luminance(image: Image.Image) -> np.ndarray:
     """How white and opaque each pixel is."""
-    if image.mode in ("1", "L"):
-        return np.asarray(image)
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.float32) / 65535
-    if image.mode in ("I", "F"):
-        return np.asarray(image)
-    rgba = image.convert("RGBA")
-    return np.asarray(rgba.convert("L"), dtype=np.float32) * np.asarray(rgba.getchannel("A")) / 255**2
+    try:
+        image = upright(image)
+        if image.mode.startswith("I;16"):
+            return np.asarray(image).astype(np.float32) / 65535
+        if image.mode in ("I", "F") or (image.mode in ("1", "L") and not image.has_transparency_data):
+            return np.array(image)
+        return _opaque_luminance(image)
+    except Exception as error:  # a file that Pillow has opened is decoded only now
+        raise ValueError(f"cannot be read: {str(error) or type(error).__name__}") from None
+
+
+def _opaque_luminance(image: Image.Image) -> np.ndarray:
+    """The luminance times the alpha of a picture with colours, float32 in [0, 1]."""
+    luminance = np.empty((image.height, image.width), dtype=np.float32)
+    for top in range(0, image.height, BAND):  # so that a large one needs no copies of its size
+        rows = luminance[top : top + BAND]
+        rgba = as_rgba(image.crop((0, top, image.width, top + len(rows))))
+        rows[:] = np.asarray(rgba.convert("L"), dtype=np.float32) * np.asarray(rgba.getchannel("A")) / 255**2
+    return luminance
 
 
 def box_coverage(box: Box, height: int, width: int) -> torch.Tensor:

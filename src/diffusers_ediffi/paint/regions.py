@@ -15,10 +15,13 @@ from diffusers.utils import logging
 from PIL import Image, ImageColor
 
 from ..checks import MAX_SEED, is_number
-from .masks import as_box, as_mask, box_coverage, check_pixels, is_box, resize_mask, same_aspect
+from ..images import as_rgba, upright
+from .masks import MAX_PIXELS, as_box, as_mask, box_coverage, is_box, resize_mask, same_aspect
 
 logger = logging.get_logger(__name__)
 
+WHITE = 0xFFFFFF
+CHUNK = 2**16  # colours of a canvas that are compared at a time
 STRAY_SHARE = 1e-3  # share of a canvas below which a colour passes for the smoothed edge of a stroke
 
 
@@ -105,7 +108,7 @@ def regions_from_color_map(image: Any, legend: Mapping[Any, Any], tolerance: flo
         ValueError: The canvas has a colour that is not in the legend, or lacks a colour that is.
     """
     colors = _legend_colors(legend)
-    numbers = _color_numbers(_canvas(image), colors, tolerance)
+    numbers = _color_numbers(_canvas(image, len(colors)), colors, tolerance)
     return [_legend_region(*item, numbers == number) for number, item in enumerate(legend.items())]
 
 
@@ -121,19 +124,30 @@ def _legend_colors(legend: Mapping[Any, Any]) -> np.ndarray:
 
 def _color_numbers(canvas: np.ndarray, legend: np.ndarray, tolerance: float) -> np.ndarray:
     """Which colour of a legend each pixel of a canvas has, counted from 0; len(legend) where it is unpainted."""
-    painted = canvas[..., 3] >= 128
+    codes = canvas[..., 0].astype(np.int32) << 16 | canvas[..., 1].astype(np.int32) << 8 | canvas[..., 2]
+    codes[canvas[..., 3] < 128] = WHITE
     # A canvas has few colours, so that they are compared instead of all pixels.
-    codes = canvas[painted][:, :3].astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
-    codes, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    colors = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
-    known = np.concatenate([legend, [[255, 255, 255]]])  # white comes last: a legend may have it, too
-    distances = np.stack([np.linalg.norm(colors - color, axis=1) for color in known], axis=1)
-    unknown = (distances.min(axis=1) > tolerance) & (counts > STRAY_SHARE * painted.size)
+    found, counts = np.unique(codes, return_counts=True)
+    nearest, distances = _nearest(found, np.concatenate([legend, [[255, 255, 255]]]))  # a legend may have white, too
+    unknown = (distances > tolerance) & (counts > STRAY_SHARE * codes.size)
     if unknown.any():
-        _refuse_color(codes[unknown], counts[unknown], legend)
-    numbers = np.full(painted.shape, len(legend))
-    numbers[painted] = distances.argmin(axis=1)[inverse.reshape(-1)]
+        _refuse_color(found[unknown], counts[unknown], legend)
+    numbers = np.empty_like(codes)
+    for row, of_row in zip(codes, numbers, strict=True):  # row by row, since places take twice the memory of colours
+        of_row[:] = nearest[np.searchsorted(found, row)]
+    numbers[canvas[..., 3] < 128] = len(legend)
     return numbers
+
+
+def _nearest(codes: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest of some known colours (colours, 3) to each of other colours, and how far it is."""
+    nearest, distances = np.empty(len(codes), dtype=np.int32), np.empty(len(codes))
+    for first in range(0, len(codes), CHUNK):
+        part = slice(first, first + CHUNK)
+        colors = np.stack([codes[part] >> 16, codes[part] >> 8 & 255, codes[part] & 255], axis=1)
+        of_part = np.stack([np.linalg.norm(colors - color, axis=1) for color in known], axis=1)
+        nearest[part], distances[part] = of_part.argmin(axis=1), of_part.min(axis=1)
+    return nearest, distances
 
 
 def _refuse_color(codes: np.ndarray, counts: np.ndarray, legend: np.ndarray) -> None:
@@ -216,18 +230,32 @@ def mix_noise(noise: torch.Tensor, regions: Sequence[PaintRegion]) -> torch.Tens
     return (mixed / (rest**2 + (masks**2).sum(0)).sqrt()).to(noise)
 
 
-def _canvas(image: Any) -> np.ndarray:
-    """A canvas as bytes (height, width, 4)."""
+def check_canvas(height: int, width: int, colors: int) -> None:
+    """Refuses a canvas that is too large for the masks that come of it, one for each colour of its legend."""
+    # Finding colours takes as much memory as four masks.
+    masks = max(colors, 4)
+    if height * width * masks > MAX_PIXELS:
+        raise ValueError(
+            f"the canvas has {width} x {height} pixels; with {colors} colours more than {MAX_PIXELS // masks} are "
+            "refused: make it smaller."
+        )
+
+
+def _canvas(image: Any, colors: int) -> np.ndarray:
+    """A canvas as bytes (height, width, 4), which has so many colours."""
     if isinstance(image, Image.Image):
-        check_pixels((image.height, image.width), "the canvas ")
-        return np.asarray(image.convert("RGBA"))
+        check_canvas(image.height, image.width, colors)
+        try:
+            return np.asarray(as_rgba(upright(image)))
+        except Exception as error:  # a file that Pillow has opened is decoded only now
+            raise ValueError(f"the canvas cannot be read: {str(error) or type(error).__name__}") from None
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (3, 4) or not array.size:
         raise ValueError(
             f"the canvas has shape {array.shape} and dtype {array.dtype}; give a PIL image, or bytes (height, width, "
             "3 or 4)."
         )
-    check_pixels(array.shape, "the canvas ")
+    check_canvas(array.shape[0], array.shape[1], colors)
     return array if array.shape[-1] == 4 else np.pad(array, ((0, 0), (0, 0), (0, 1)), constant_values=255)
 
 

@@ -57,14 +57,20 @@ class ImageStart:
         sigma_start (`float` or `tuple`, *optional*): Noise level to begin at instead, `None` in stages that go by
             strength.
         mask_image (*optional*): Any mask of [`PaintRegion`] except a box, or a list of masks; 1 is repainted.
+        unsaid (`float`, *optional*): The strength of a call that says none; beside another, `sigma_start` is refused.
 
     Raises:
-        ValueError: An argument is wrong, or a mask has other proportions than its image.
+        ValueError: An argument is wrong, `sigma_start` leaves no stage to a strength, or a mask has other
+            proportions than its image.
     """
 
-    def __init__(self, image: Any, strength: Any, sigma_start: Any = None, mask_image: Any = None):
+    def __init__(
+        self, image: Any, strength: Any, sigma_start: Any = None, mask_image: Any = None, unsaid: float | None = None
+    ):
         self._strengths = _strengths(strength)
         self._sigmas = _sigmas_to_start_at(sigma_start)
+        if strength != unsaid:
+            _check_strength_counts(strength, self._sigmas)
         self._images = as_pil_images(image)
         if not self._images or not all(min(picture.size) for picture in self._images):
             raise ValueError("image holds no pixels; pass one image for all prompts, or one for each.")
@@ -179,6 +185,16 @@ def _sigmas_to_start_at(sigma_start: float | Sequence[float | None] | None) -> l
     if not all(sigma is None or (is_number(sigma, Real) and 0 < sigma < math.inf) for sigma in values):
         raise ValueError(f"sigma_start={sigma_start!r} must be a noise level above 0, or None to go by strength.")
     return values
+
+
+def _check_strength_counts(strength: Any, sigmas: list[float | None]) -> None:
+    """Refuses a strength that counts in no stage, since noise levels to begin at are given for all that it is for."""
+    stages = len(strength) if isinstance(strength, list | tuple) else 1
+    if None not in sigmas[:stages]:
+        raise ValueError(
+            f"strength={strength!r} and sigma_start={sigmas[0]!r} both say where a stage begins; give one of them, "
+            "and in a tuple of sigma_start None for a stage that goes by strength."
+        )
 
 
 def _masks(mask_image: Any) -> list[torch.Tensor]:

@@ -12,6 +12,8 @@ from .image_start import ImageStart
 from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
 from .stages import Stage
 
+STRENGTH = 0.7
+
 
 def with_arguments_of(parent: Callable) -> Callable[[Callable], Callable]:
     """Lets the signature of a call name what its `**kwargs` pass on to `parent`: for `help`, editors and diffusers,
@@ -58,7 +60,7 @@ class EDiffIImg2ImgPipeline(EDiffIPipeline):
         self,
         prompt: str | list[str] | None = None,
         image: Any = None,
-        strength: float | Sequence[float] = 0.7,
+        strength: float | Sequence[float] = STRENGTH,
         sigma_start: float | Sequence[float | None] | None = None,
         **kwargs: Any,
     ) -> EDiffIPipelineOutput | tuple:
@@ -84,7 +86,7 @@ class EDiffIImg2ImgPipeline(EDiffIPipeline):
         Raises:
             ValueError: An argument is wrong.
         """
-        return self._call_from(ImageStart(image, strength, sigma_start), prompt, kwargs)
+        return self._call_from(ImageStart(image, strength, sigma_start, unsaid=STRENGTH), prompt, kwargs)
 
     def _call_from(self, start: ImageStart, prompt: Any, kwargs: dict[str, Any]) -> EDiffIPipelineOutput | tuple:
         self._start = start

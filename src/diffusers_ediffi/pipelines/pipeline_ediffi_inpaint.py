@@ -11,6 +11,8 @@ from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
 from .pipeline_ediffi_img2img import EDiffIImg2ImgPipeline, with_arguments_of
 from .stages import Stage
 
+STRENGTH = 1.0
+
 
 class EDiffIInpaintPipeline(EDiffIImg2ImgPipeline):
     """Inpainting: what a mask leaves black keeps the pixels of an image, the rest is drawn to fit.
@@ -33,7 +35,7 @@ class EDiffIInpaintPipeline(EDiffIImg2ImgPipeline):
         prompt: str | list[str] | None = None,
         image: Any = None,
         mask_image: Any = None,
-        strength: float | Sequence[float] = 1.0,
+        strength: float | Sequence[float] = STRENGTH,
         sigma_start: float | Sequence[float | None] | None = None,
         **kwargs: Any,
     ) -> EDiffIPipelineOutput | tuple:
@@ -57,7 +59,7 @@ class EDiffIInpaintPipeline(EDiffIImg2ImgPipeline):
         """
         if mask_image is None:
             raise ValueError("mask_image is missing; pass a mask, white where to paint, or use EDiffIImg2ImgPipeline.")
-        return self._call_from(ImageStart(image, strength, sigma_start, mask_image), prompt, kwargs)
+        return self._call_from(ImageStart(image, strength, sigma_start, mask_image, unsaid=STRENGTH), prompt, kwargs)
 
     def _after_step(self, stage: Stage, sample: torch.Tensor, noise: torch.Tensor, index: int) -> torch.Tensor:
         return self._start.keep_unmasked(stage, sample, noise, index)

@@ -59,12 +59,7 @@ def _rows_of(entry: Any) -> References:
 
 
 def _read(image: Any) -> list[Image.Image]:
-    if isinstance(image, str | os.PathLike):
-        return [read_image(image)]
-    try:
-        return as_pil_images(image)
-    except OSError as error:  # Pillow reads a file that it has opened only now
-        raise ValueError(f"cannot read the style_image {image!r}: {error}") from None
+    return [read_image(image)] if isinstance(image, str | os.PathLike) else as_pil_images(image)
 
 
 def encode_references(

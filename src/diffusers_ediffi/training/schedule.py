@@ -1,8 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """A schedule: which experts are trained, from which parents, how long, and which noise levels each then serves.
 
-It is a YAML file, checked whole before anything starts. The paper's Tables 5 and 6 and small ensembles are shipped:
-see `shipped_schedules()`. All keys:
+It is a YAML file without aliases, checked whole before anything starts. The paper's Tables 5 and 6 and small ensembles
+are shipped: see `shipped_schedules()`. All keys:
 
     start: runs/base              # optional: the run whose weights nodes without a parent start from
     p_mean: -1.2                  # optional, as p_std: 1.2; ln(sigma) ~ N(p_mean, p_std) in training
@@ -36,6 +36,7 @@ from typing import Any
 
 from ..experts.noise_interval import NoiseInterval
 from ..experts.routes import TRAINED_ON_TOLERANCE
+from ..plain_yaml import MAX_CHARACTERS
 from .schedule_entries import Node, Route, parse_entries, show_range
 from .settings import TrainingSettings
 
@@ -137,7 +138,11 @@ def _text_of(file: str | Path) -> str:
     if str(file) in shipped:
         return shipped[str(file)]
     if Path(file).is_file():
-        return Path(file).read_text(encoding="utf-8")
+        try:
+            with open(file, encoding="utf-8-sig") as opened:
+                return opened.read(MAX_CHARACTERS + 1)  # a longer one is refused
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not a text in UTF-8: {error}") from None
     raise ValueError(f"There is no schedule file {str(file)!r}; the shipped ones are {', '.join(shipped)}.")
 
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-import yaml
-
 from ..checks import is_number
 from ..edm import P_MEAN, P_STD
 from ..experts.noise_interval import NoiseInterval
+from ..plain_yaml import load_yaml
 from .settings import THIS_RUN, TrainingSettings
 
 INTERVAL_KEYS = ("node", "sigma", "excluding")
@@ -76,7 +75,7 @@ def parse_entries(text: str) -> dict[str, Any]:
     Raises:
         ValueError: It names the value that is wrong and what to do about it.
     """
-    content = _load(text)
+    content = load_yaml(text)
     _check_keys(content, "the schedule", "the schedule", required=("nodes", "routes"))
     p_mean, p_std = (_number(content.get(key, default), key) for key, default in _DISTRIBUTION.items())
     settings = _settings(content.get("settings"), "settings")
@@ -91,28 +90,6 @@ def parse_entries(text: str) -> dict[str, Any]:
 def show_range(low: float, high: float) -> str:
     """A range of noise levels as text."""
     return f"[{low:.4g}, {high:.4g})"
-
-
-def _load(text: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"This is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *other`, whose keys may be replaced
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise ValueError(f"The key {key!r} stands twice, again in line {key_node.start_mark.line + 1}.")
-            seen.append(key)
-        return super().construct_mapping(node, deep)
 
 
 def _check_keys(content: Any, where: str, place: str, required: Iterable[str] = ()) -> None:
@@ -149,7 +126,7 @@ def _number(value: Any, where: str) -> float:
     try:
         if not isinstance(value, bool):
             return float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         pass
     raise ValueError(f"{where} must be a number, got {value!r}.")
 
