@@ -14,6 +14,7 @@ from ..experts.files import expert_folder
 from ..experts.noise_interval import NoiseInterval
 from .checkpoint import complete_checkpoints, first_difference, step_of
 from .dropout import DropoutRates
+from .launch import make_accelerator
 from .schedule import Schedule, outside
 from .schedule_entries import Node, show_range
 
@@ -45,7 +46,7 @@ class TreePlan:
         self.schedule, self.output = schedule, Path(output)
         self.settings = {node.name: schedule.settings_of(node, overrides) for node in schedule.nodes}
         precision = self.settings[schedule.nodes[0].name].mixed_precision
-        self.accelerator = accelerator or Accelerator(mixed_precision=precision)
+        self.accelerator = accelerator or make_accelerator(precision)
         self.dropout, self.data_settings = dropout, data_settings or {}
 
     def folder(self, node: Node) -> Path:
