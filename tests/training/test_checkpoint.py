@@ -57,7 +57,8 @@ def test_what_is_removed_has_the_very_name_of_a_checkpoint(tmp_path):
         (tmp_path / name).write_text("theirs")
     theirs = set(names(tmp_path)) - {"checkpoint-1", "checkpoint-2"}
     (tmp_path / ".checkpoint-3.123.tmp").mkdir()
-    (tmp_path / ".log.jsonl.123.tmp").touch()
+    (tmp_path / ".log.jsonl.123-456.tmp").touch()
+    (tmp_path / ".checkpoint-2.123-456.old").mkdir()
     remove_incomplete(tmp_path)
     save(tmp_path, 3, keep_last=1)
     assert set(names(tmp_path)) == theirs | {"checkpoint-3"}

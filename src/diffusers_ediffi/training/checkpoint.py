@@ -21,7 +21,8 @@ MARKER = "COMPLETE"
 _NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
 # What `written_whole` leaves of the files and folders of a run when the process is killed.
 _UNFINISHED = re.compile(
-    r"\.(checkpoint-\d+|unet|log\.jsonl|plan\.json|done\.json|lora_expert\.safetensors)\.(\d+\.)?tmp"
+    r"\.(?P<name>checkpoint-\d+|unet|log\.jsonl|plan\.json|done\.json|lora_expert\.safetensors)"
+    r"(\.\d+(-\d+)?)?\.(?P<ending>tmp|old)"
 )
 # What older checkpoints note twice: `interval` says it, and what was trained is what counts.
 _SAID_TWICE = ("unet.trained_on",)
@@ -143,10 +144,15 @@ def step_of(checkpoint: Path) -> int:
 def remove_incomplete(output: Path) -> None:
     """Removes what a killed process left half-written or half-removed, and nothing else."""
     complete = complete_checkpoints(output)
-    unfinished = [path for path in output.glob(".*.tmp") if _UNFINISHED.fullmatch(path.name)]
-    for path in (*_checkpoints(output), *unfinished):
+    for path in (*_checkpoints(output), *filter(_is_left_over, output.glob(".*"))):
         if path not in complete:
             _remove(path)
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a file or folder is unfinished, or the older one of what has taken its place."""
+    match = _UNFINISHED.fullmatch(path.name)
+    return match is not None and (match["ending"] == "tmp" or path.with_name(match["name"]).exists())
 
 
 def averaged_weights(checkpoint: Path) -> list[torch.Tensor]:
