@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,6 +33,7 @@ from diffusers_ediffi.training import (
     check_encoder_folder,
 )
 from diffusers_ediffi.training.checkpoint import load_newest, save_checkpoint, set_aside_after
+from diffusers_ediffi.training.launch import launched_device
 from diffusers_ediffi.training.plan import network_folder
 from diffusers_ediffi.training.run import alone_in
 
@@ -214,7 +214,7 @@ def load_data(args: argparse.Namespace, dataset_options: dict[str, Any]) -> dict
     dataset_options |= {"style_references": args.style_references, "painted_share": args.painted_share}
     dataset = SceneDataset(train_scenes, seed=args.seed, **dataset_options)
     samples = SceneDataset(held_out_scenes, seed=args.seed, **{**dataset_options, "crops_per_scene": 1})
-    device = PartialState().device  # what a launcher gives to this process
+    device = launched_device()  # before the threads, which it sets as well
     torch.set_num_threads(args.threads)
     encoder = ConditioningEncoder(args.encoders, device)
     return {

@@ -5,6 +5,8 @@ import runpy
 import sys
 
 import pytest
+import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from helpers_examples import EXAMPLES, import_script
 from PIL import Image
@@ -73,11 +75,12 @@ def test_encoders_go_where_the_launcher_puts_the_network(objects, monkeypatch):
     script.add_arguments(parser, "demo-base")
     needed = ["--objects", objects, "--encoders", demo_checkpoint(), "--output", "x", "--num-samples", "0"]
     args = parser.parse_args(list(map(str, needed)))
-    PartialState._reset_state()
-    PartialState().device = "somewhere"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for state in (AcceleratorState._reset_state, PartialState._reset_state):
+        state()
     script.load_data(args, {"size": 16})
-    PartialState._reset_state()
-    assert asked == ["somewhere"]
+    assert asked == [Accelerator().device] == [torch.device("cpu")]
 
 
 def test_a_run_on_a_single_object_shows_scenes_that_it_is_trained_on(monkeypatch, capsys):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 
 from .run import SignalGuard
 
@@ -33,6 +33,11 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
             f"mixed_precision = {mixed_precision!r}: launch without it, and choose no or bf16 in the settings."
         )
     return Accelerator(mixed_precision=mixed_precision)
+
+
+def launched_device() -> torch.device:
+    """What the launcher gives to this process, for encoders that are loaded before there is an accelerator."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
 
 
 def check_launch(accelerator: Accelerator) -> None:
