@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .discrete_time import alphas_cumprod, betas_of, takes_c_noise
 from .edm import sigma_from_c_noise
 from .phrases import PromptTokens
 
@@ -25,40 +26,31 @@ class NoiseLevels:
 
     def __init__(self, pipe: Any):
         self.pipe = pipe
-        self._table: tuple[Any, torch.Tensor] | None = None
-        takes_c_noise(pipe.scheduler)
+        self._follow(pipe.scheduler)
+
+    def _follow(self, scheduler: Any) -> None:
+        """Reads what a scheduler's timesteps mean."""
+        self._scheduler = scheduler
+        self._sigmas: torch.Tensor | None = None  # of the steps of a discrete-time model
+        self._is_log = False  # between two steps ln(sigma) is interpolated
+        if takes_c_noise(scheduler):
+            return
+        self._is_log = not hasattr(scheduler, "alphas_cumprod")
+        alphas = alphas_cumprod(betas_of(scheduler) or {}) if self._is_log else scheduler.alphas_cumprod
+        alphas = alphas.double().clamp(min=1e-12)
+        self._sigmas = ((1 - alphas) / alphas).sqrt().clamp(max=MAX_SIGMA).float()
 
     def __call__(self, timestep: torch.Tensor) -> torch.Tensor:
         """sigma of a timestep, which may lie between two of the schedule; float32, on the timestep's device."""
-        scheduler = self.pipe.scheduler
-        if takes_c_noise(scheduler):
+        if self.pipe.scheduler is not self._scheduler:
+            self._follow(self.pipe.scheduler)
+        if self._sigmas is None:
             return sigma_from_c_noise(timestep.float())
-        if self._table is None or self._table[0] is not scheduler or self._table[1].device != timestep.device:
-            alphas = scheduler.alphas_cumprod.double().clamp(min=1e-12)
-            sigmas = ((1 - alphas) / alphas).sqrt().clamp(max=MAX_SIGMA)
-            self._table = scheduler, sigmas.float().to(timestep.device)
-        sigmas = self._table[1]
+        self._sigmas = sigmas = self._sigmas.to(timestep.device)
         t = timestep.float().clamp(0, len(sigmas) - 1)
         low = t.long().clamp(max=len(sigmas) - 2)
-        return sigmas[low].lerp(sigmas[low + 1], t - low)
-
-
-def takes_c_noise(scheduler: Any) -> bool:
-    """Whether a scheduler's timesteps are c_noise = ln(sigma) / 4; otherwise they are positions in `alphas_cumprod`.
-
-    Raises:
-        ValueError: They are neither.
-    """
-    config = scheduler.config
-    is_continuous = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
-    if hasattr(scheduler, "precondition_inputs") or is_continuous:
-        return True
-    if not hasattr(scheduler, "alphas_cumprod") or config.get("use_flow_sigmas"):
-        raise ValueError(
-            f"the noise levels of {type(scheduler).__name__} are not known; use a scheduler with "
-            "alphas_cumprod, such as DPMSolverMultistepScheduler."
-        )
-    return False
+        below, above = sigmas[low], sigmas[low + 1]
+        return below * (above / below) ** (t - low) if self._is_log else below.lerp(above, t - low)
 
 
 def prompt_tokens(pipe: Any, prompt: str) -> tuple[str, PromptTokens]:

@@ -13,7 +13,7 @@ from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_
 from huggingface_hub import create_repo
 from torch import nn
 
-from ..discrete_time import BETA_SETTINGS, has_betas
+from ..discrete_time import betas_of
 from .adapter import check_adapters
 from .files import (
     build_expert,
@@ -134,7 +134,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
                 need the betas of its scheduler, where sigma = sqrt((1 - alpha_bar) / alpha_bar).
             adapters, guidance_scales (`list`, *optional*): See the class.
         """
-        return cls(list(unets), boundaries, unit, _betas_of(scheduler), adapters, guidance_scales)
+        betas = None if scheduler is None else betas_of(scheduler)
+        return cls(list(unets), boundaries, unit, betas, adapters, guidance_scales)
 
     @classmethod
     def from_lora_experts(
@@ -356,17 +357,6 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         router = cls(experts, **settings).eval()
         router.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return router
-
-
-def _betas_of(scheduler: Any) -> dict[str, Any] | None:
-    """The beta settings of a scheduler, `None` where there are none."""
-    if scheduler is None:
-        return None
-    if has_betas(scheduler.config):
-        return {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
-    if "sigma_data" not in scheduler.config:
-        raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
-    return None
 
 
 def _built(unets: Sequence[Any], shared_base: bool) -> list[Any]:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from ..foreign_pipelines import NoiseLevels, as_tokenized, check_takes_noise, prompt_tokens, replaced, takes_c_noise
+from ..discrete_time import takes_c_noise
+from ..foreign_pipelines import NoiseLevels, as_tokenized, check_takes_noise, prompt_tokens, replaced
 from .columns import region_columns
 from .painting import Painting
 from .processor import painted

@@ -22,7 +22,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 
 from ..checks import is_number
-from ..discrete_time import BETA_SETTINGS, has_betas, log_sigmas
+from ..discrete_time import BETA_SCHEDULES, BETA_SETTINGS, has_betas, is_continuous, log_sigmas
 from ..edm import (
     SIGMA_DATA,
     SIGMA_MAX,
@@ -43,7 +43,7 @@ CHOICES = {
     "method": ("multistep", "rho_rk"),
     "extrapolate": ("denoised", "model_output", "noise"),
     "variable": ("log1p", "log", "sigma"),
-    "beta_schedule": (None, "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+    "beta_schedule": (None, *BETA_SCHEDULES),
     "timestep_type": ("discrete", "continuous"),
 }
 
@@ -188,9 +188,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         _check_numbers(self.config)
         from_betas = has_betas(self.config)
         betas = {name: self.config[name] for name in BETA_SETTINGS if self.config[name] is not None}
-        continuous = timestep_type == "continuous" and prediction_type == "v_prediction"
         # ln(sigma) of a discrete-time model's timesteps; None: the network is called with c_noise.
-        self._log_sigmas = log_sigmas(betas) if from_betas and not continuous else None
+        self._log_sigmas = log_sigmas(betas) if from_betas and not is_continuous(self.config) else None
         self._sigma_data = 1.0 if from_betas else sigma_data
         # Numbers in place of None, since other schedulers may read the configuration.
         low, high = _sigma_range(self.config, self._log_sigmas)
