@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..checks import is_number
+from .guidance import check_guided
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class ExpertAdapter:
         time_ids (sequence of `int`, *optional*): The columns of `added_cond_kwargs["time_ids"]` that it reads.
         aesthetic_score (`float`, *optional*): Appended to the time ids.
         negative_aesthetic_score (`float`, *optional*): The same for the first half of the batch, which is the
-            unconditional one under guidance. Leave it out where guidance is off.
+            unconditional one under guidance. Leave it out where guidance is off: a batch whose halves are not the same
+            images with different texts is refused.
 
     Raises:
         ValueError: if an entry is not of the form that is described here.
@@ -103,6 +105,8 @@ class ExpertAdapter:
             ValueError: if an argument that this expert reads is missing or too narrow.
         """
         sample, timestep, hidden_states, *rest = inputs
+        if self.negative_aesthetic_score is not None:
+            _check_guided(sample, hidden_states)
         if self.hidden_states_columns is not None:
             hidden_states = self._select_columns(hidden_states)
         if self.time_ids is not None:
@@ -132,13 +136,18 @@ class ExpertAdapter:
             return time_ids
         score = time_ids.new_full((batch_size, 1), self.aesthetic_score)
         if self.negative_aesthetic_score is not None:
-            if batch_size % 2:
-                raise ValueError(
-                    f"a batch of {batch_size} has no unconditional half: without guidance build the adapter with "
-                    "negative_aesthetic_score=None."
-                )
             score[: batch_size // 2] = self.negative_aesthetic_score
         return torch.cat([time_ids, score], dim=1)
+
+
+def _check_guided(sample: torch.Tensor, hidden_states: torch.Tensor | None) -> None:
+    """Refuses a batch whose first half is not the unconditional one."""
+    remedy = "without guidance build the adapter with negative_aesthetic_score=None."
+    check_guided(sample, remedy)
+    if hidden_states is not None and torch.equal(*hidden_states.chunk(2)):
+        raise ValueError(
+            f"the halves of a batch of {len(sample)} have the same text, so that none is unconditional: {remedy}"
+        )
 
 
 def check_adapters(adapters: Sequence[Any] | None, num_experts: int) -> list[ExpertAdapter | None]:

@@ -10,6 +10,11 @@ import torch
 
 from ..checks import is_number
 
+NOT_RESCALED = (
+    "call the pipeline with the guidance_scale given to rescale_guidance, or switch that off by "
+    "rescale_guidance(None)."
+)
+
 
 class ExpertGuidance:
     """The guidance scales of a router's experts, and the pipeline's scale in which they are to be expressed.
@@ -42,17 +47,20 @@ class ExpertGuidance:
         return None if scale is None or self._pipeline_scale is None else scale / self._pipeline_scale
 
 
-def rescale(output: torch.Tensor, factor: float) -> torch.Tensor:
-    """[u, c] -> [u, u + factor (c - u)], halves of a batch (2 * images, channels, height, width).
+def check_guided(sample: torch.Tensor, remedy: str) -> None:
+    """Refuses a sample that is not one of guidance, [unconditional, conditional]: it holds every image twice.
 
     Raises:
-        ValueError: if the batch has no halves.
+        ValueError: if its halves differ; the `remedy` is named.
     """
-    if len(output) % 2:
+    if len(sample) % 2 or not torch.equal(*sample.chunk(2)):
         raise ValueError(
-            f"a batch of {len(output)} is not [unconditional, conditional]: call the pipeline with the guidance_scale "
-            "given to rescale_guidance, or switch that off by rescale_guidance(None)."
+            f"a batch of {len(sample)} is not [unconditional, conditional], twice the same images: {remedy}"
         )
+
+
+def rescale(output: torch.Tensor, factor: float) -> torch.Tensor:
+    """[u, c] -> [u, u + factor (c - u)], halves of a batch (2 * images, channels, height, width)."""
     unconditional, conditional = output.chunk(2)
     return torch.cat([unconditional, unconditional + factor * (conditional - unconditional)])
 

@@ -25,7 +25,7 @@ from .files import (
     network_config,
     write_marker,
 )
-from .guidance import ExpertGuidance, rescale
+from .guidance import NOT_RESCALED, ExpertGuidance, check_guided, rescale
 from .lora import LoraExpert
 from .offload import ExpertOffload, OffloadMixin, call_where_it_lives, execution_device
 from .routes import Routes, check_boundaries
@@ -239,6 +239,9 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
 
     def _call_expert(self, index: int, inputs: tuple, kwargs: dict[str, Any], return_dict: bool) -> Any:
         adapter, device = self._adapters[index], execution_device(self)
+        factor = self._guidance.factor(index) if self._selected is None else None
+        if factor is not None:
+            check_guided(inputs[0], NOT_RESCALED)
         if adapter is not None:
             inputs, kwargs = adapter.apply(inputs, kwargs)
         if device is not None:
@@ -246,7 +249,6 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         if self._shared is not None:
             self._shared.select(index)
         output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
-        factor = self._guidance.factor(index) if self._selected is None else None
         if factor is None:
             return output
         sample = rescale(output[0], factor)
