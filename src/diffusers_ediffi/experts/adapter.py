@@ -1,15 +1,14 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ExpertAdapter`: what an expert with another conditioning than its neighbours reads of the router's arguments."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
 
-from ..checks import is_number
+from ..checks import is_finite, is_number
 from .guidance import check_guided
 
 
@@ -54,7 +53,7 @@ class ExpertAdapter:
             object.__setattr__(self, "time_ids", tuple(self.time_ids))
         for name in ("aesthetic_score", "negative_aesthetic_score"):
             score = getattr(self, name)
-            if score is not None and not (is_number(score, Real) and math.isfinite(score)):
+            if score is not None and not is_finite(score):
                 raise ValueError(f"{name}={score!r} must be a finite number.")
         if self.aesthetic_score is not None and self.time_ids is None:
             raise ValueError("aesthetic_score is appended to time_ids: say which columns of them to keep.")

@@ -1,14 +1,12 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ExpertGuidance`: a guidance scale for each expert, also where the pipeline has a single one."""
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import torch
 
-from ..checks import is_number
+from ..checks import is_finite
 
 NOT_RESCALED = (
     "call the pipeline with the guidance_scale given to rescale_guidance, or switch that off by "
@@ -37,7 +35,7 @@ class ExpertGuidance:
         Raises:
             ValueError: if guidance is off at this scale.
         """
-        if pipeline_scale is not None and not 1 < pipeline_scale < math.inf:
+        if pipeline_scale is not None and (not is_finite(pipeline_scale) or pipeline_scale <= 1):
             raise ValueError(f"pipeline_scale={pipeline_scale} must be above 1: without guidance there is no scale.")
         self._pipeline_scale = pipeline_scale
 
@@ -71,7 +69,7 @@ def _check_scales(scales: Any, num_experts: int) -> list[float | None]:
             f"guidance_scales={scales!r} must list a scale or None for each of the {num_experts} experts."
         )
     for scale in scales:
-        if scale is not None and not (is_number(scale, Real) and math.isfinite(scale)):
+        if scale is not None and not is_finite(scale):
             raise ValueError(
                 f"guidance_scales={list(scales)} must be finite numbers, or None for the pipeline's scale."
             )

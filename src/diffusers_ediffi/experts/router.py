@@ -13,6 +13,7 @@ from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_
 from huggingface_hub import create_repo
 from torch import nn
 
+from ..checks import as_float
 from ..discrete_time import betas_of
 from .adapter import check_adapters
 from .files import (
@@ -205,7 +206,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         Raises:
             ValueError: if sigma is not a noise level, or lies outside what its expert was trained on.
         """
-        self._selected = self._routes.expert_of_sigma(float(sigma))
+        self._selected = self._routes.expert_of_sigma(as_float("sigma", sigma))
         return self._selected
 
     def reset_expert(self) -> None:

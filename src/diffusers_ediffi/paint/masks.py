@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Masks: pictures, arrays, tensors and boxes that say where something is, read, checked and brought to a size."""
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..checks import is_number
+from ..checks import is_finite, is_number
 
 MAX_PIXELS = 2**26  # of a mask or canvas, 8192 x 8192: what is larger is a mistake or an attack
 ASPECT_TOLERANCE = 0.02  # masks in whole pixels of another size cannot keep the aspect ratio exactly
@@ -28,7 +29,7 @@ def as_box(mask: Any) -> Box:
     Raises:
         ValueError: They are not the edges of a box; the message goes on after "the mask ...".
     """
-    left, top, right, bottom = (float(edge) for edge in mask)
+    left, top, right, bottom = (float(edge) if is_finite(edge) else math.nan for edge in mask)
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError(f"is the box {tuple(mask)}; give (left, top, right, bottom) in [0, 1], with area inside.")
     return left, top, right, bottom
