@@ -15,6 +15,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
 from .attention_record import (
     EDIFFI_ENCODERS,
@@ -25,7 +26,7 @@ from .attention_record import (
     EncoderTokens,
     RecordedCall,
 )
-from .foreign_pipelines import NoiseLevels, as_tokenized, prompt_tokens, replaced
+from .foreign_pipelines import BatchRows, NoiseLevels, as_tokenized, check_tells_rows, prompt_tokens, replaced
 from .models.attention import EDiffIAttention
 from .models.encoder_table import TEXT_ENCODERS
 from .paint.painting import unet_grids
@@ -62,6 +63,8 @@ class AttentionRecorder(AttentionRecord):
         self.keeps_heat_maps, self.keeps_self_attention = heat_maps, self_attention
         self.keeps_matrices = full
         self._drawing = _Drawing(pipe, is_ediffi=self.encoders is EDIFFI_ENCODERS)
+        if isinstance(pipe, DiffusionPipeline) and not self._drawing.is_ediffi:
+            check_tells_rows(pipe)
         self._projections = _Projections()
         self._call: RecordedCall | None = None  # the running one, if it is recorded
         self._rows = slice(0)  # of its batch
@@ -79,6 +82,8 @@ class AttentionRecorder(AttentionRecord):
         self._attach_to_layers(stack)
         if hasattr(self.pipe, "encode_prompt"):
             stack.enter_context(replaced(self.pipe, "encode_prompt", self._encode_prompt))
+        if hasattr(self.pipe, "prepare_latents"):
+            stack.enter_context(replaced(self.pipe, "prepare_latents", self._prepare_latents))
         if hasattr(self.pipe, "_batch_observers"):
             self.pipe._batch_observers += (self._announce,)
             stack.callback(self._stop_observing)
@@ -120,8 +125,15 @@ class AttentionRecorder(AttentionRecord):
                 "record_attention block for each prompt."
             )
         self.prompts = prompts
-        self._drawing.begin(drawn, len(prompts), bound.arguments)
-        return original(*args, **kwargs)
+        embeds = original(*args, **kwargs)
+        self._drawing.begin(drawn, bound.arguments, embeds)
+        return embeds
+
+    def _prepare_latents(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Learns the size of the images of a pipeline of diffusers."""
+        latents = original(*args, **kwargs)
+        self._drawing.rows.prepared(latents)
+        return latents
 
     def _announce(self, unet: Any, images: range, total: int, encoders: Sequence[str]) -> None:
         if unet is self.unet:
@@ -133,7 +145,7 @@ class AttentionRecorder(AttentionRecord):
         self._projections.clear()  # of a layer that failed
         sample = args[0] if args else kwargs["sample"]
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-        batch = self._drawing.batch or _Batch(range(len(sample)), len(sample))
+        batch = self._drawing.batch_of(sample)
         self.set_num_images(batch.total)
         rows = batch.rows(len(sample), self.unconditional)
         self._call = None
@@ -232,19 +244,23 @@ class _Drawing:
         self.drawn: Any = []  # the prompts, or their schedule
         self.encoders: Sequence[str] = tuple(NAMES.values())  # that read them
         self.row_encoders: set[str] = set()  # that recorded rows are conditioned on
-        self.batch: _Batch | None = None
+        self.rows = BatchRows(pipe)  # of the pipelines of diffusers
+        self.batch: _Batch | None = None  # what `EDiffIPipeline` says
 
-    def begin(self, drawn: Any, num_prompts: int, arguments: dict[str, Any]) -> None:
+    def begin(self, drawn: Any, arguments: dict[str, Any], embeds: Any) -> None:
         """Takes in a call of `encode_prompt`; of the pipelines of diffusers it says how many images are drawn."""
         self.drawn = drawn
         self.encoders = arguments.get("encoders") or self.encoders
-        if self.is_ediffi:
-            return
-        embeds = arguments.get("prompt_embeds")
-        count = num_prompts or (0 if embeds is None else len(embeds))
-        count *= int(arguments.get("num_images_per_prompt") or 1)
-        copies = 2 if getattr(self.pipe, "do_perturbed_attention_guidance", False) else 1
-        self.batch = _Batch(range(count), count, copies) if count else None
+        if not self.is_ediffi:
+            self.rows.encoded(arguments, embeds)
+
+    def batch_of(self, sample: torch.Tensor) -> _Batch:
+        """The images of a call of the U-Net; without a word of the pipeline every row is an image."""
+        count = self.rows.num_images
+        if count is None:
+            return self.batch or _Batch(range(len(sample)), len(sample))
+        self.rows.check(sample)
+        return _Batch(range(count), count, self.rows.copies)
 
     def announce(self, images: range, total: int, encoders: Sequence[str]) -> None:
         """Takes in what [`EDiffIPipeline`] says before each call of a U-Net."""

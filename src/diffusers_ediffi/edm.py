@@ -10,6 +10,7 @@ same kind in the same dtype. Pure PyTorch; imports nothing of this package.
 """
 
 import math
+import sys
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ P_MEAN = -1.2  # ln(sigma) ~ N(P_MEAN, P_STD) in training
 P_STD = 1.2
 SIGMA_MIN = 0.002
 SIGMA_MAX = 80.0
+MAX_LOG = math.log(sys.float_info.max)
 
 FloatOrTensor = TypeVar("FloatOrTensor", float, torch.Tensor)
 
@@ -132,7 +134,8 @@ def sigma_quantile(q: FloatOrTensor, p_mean: float = P_MEAN, p_std: float = P_ST
         return torch.exp(p_mean + p_std * torch.special.ndtri(q))
     if not 0 <= q <= 1:
         raise ValueError(f"A quantile lies in [0, 1], got {q}.")
-    return math.exp(p_mean + p_std * torch.special.ndtri(torch.tensor(q, dtype=torch.float64)).item())
+    log_sigma = p_mean + p_std * torch.special.ndtri(torch.tensor(q, dtype=torch.float64)).item()
+    return math.exp(log_sigma) if log_sigma < MAX_LOG else math.inf
 
 
 def sigma_cdf(sigma: FloatOrTensor, p_mean: float = P_MEAN, p_std: float = P_STD) -> FloatOrTensor:

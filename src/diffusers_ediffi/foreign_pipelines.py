@@ -1,14 +1,16 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Pipelines of diffusers: the noise level of a timestep, the tokens of a prompt, and methods replaced for a while."""
+"""Pipelines of diffusers: the noise level of a timestep, what the rows of a batch are, the tokens of a prompt, and
+methods replaced for a while."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 import torch
 
+from .discrete_time import alphas_cumprod, betas_of, takes_c_noise
 from .edm import sigma_from_c_noise
 from .phrases import PromptTokens
 
@@ -25,40 +27,100 @@ class NoiseLevels:
 
     def __init__(self, pipe: Any):
         self.pipe = pipe
-        self._table: tuple[Any, torch.Tensor] | None = None
-        takes_c_noise(pipe.scheduler)
+        self._follow(pipe.scheduler)
+
+    def _follow(self, scheduler: Any) -> None:
+        """Reads what a scheduler's timesteps mean."""
+        self._scheduler = scheduler
+        self._sigmas: torch.Tensor | None = None  # of the steps of a discrete-time model
+        self._is_log = False  # between two steps ln(sigma) is interpolated
+        if takes_c_noise(scheduler):
+            return
+        self._is_log = not hasattr(scheduler, "alphas_cumprod")
+        alphas = alphas_cumprod(betas_of(scheduler) or {}) if self._is_log else scheduler.alphas_cumprod
+        alphas = alphas.double().clamp(min=1e-12)
+        self._sigmas = ((1 - alphas) / alphas).sqrt().clamp(max=MAX_SIGMA).float()
 
     def __call__(self, timestep: torch.Tensor) -> torch.Tensor:
         """sigma of a timestep, which may lie between two of the schedule; float32, on the timestep's device."""
-        scheduler = self.pipe.scheduler
-        if takes_c_noise(scheduler):
+        if self.pipe.scheduler is not self._scheduler:
+            self._follow(self.pipe.scheduler)
+        if self._sigmas is None:
             return sigma_from_c_noise(timestep.float())
-        if self._table is None or self._table[0] is not scheduler or self._table[1].device != timestep.device:
-            alphas = scheduler.alphas_cumprod.double().clamp(min=1e-12)
-            sigmas = ((1 - alphas) / alphas).sqrt().clamp(max=MAX_SIGMA)
-            self._table = scheduler, sigmas.float().to(timestep.device)
-        sigmas = self._table[1]
+        self._sigmas = sigmas = self._sigmas.to(timestep.device)
         t = timestep.float().clamp(0, len(sigmas) - 1)
         low = t.long().clamp(max=len(sigmas) - 2)
-        return sigmas[low].lerp(sigmas[low + 1], t - low)
+        below, above = sigmas[low], sigmas[low + 1]
+        return below * (above / below) ** (t - low) if self._is_log else below.lerp(above, t - low)
 
 
-def takes_c_noise(scheduler: Any) -> bool:
-    """Whether a scheduler's timesteps are c_noise = ln(sigma) / 4; otherwise they are positions in `alphas_cumprod`.
+class BatchRows:
+    """What the rows of a U-Net's batch are, as a pipeline of diffusers says it: by what it encodes, and its guidance.
 
-    Raises:
-        ValueError: They are neither.
+    They are the unconditional rows of guidance, if the pipeline guides, the images, and perturbed copies of these
+    (PAG).
+
+    Attributes:
+        num_images (`int`, *optional*): Images of a call of the pipeline; `None` before it has encoded its prompt.
     """
-    config = scheduler.config
-    is_continuous = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
-    if hasattr(scheduler, "precondition_inputs") or is_continuous:
-        return True
-    if not hasattr(scheduler, "alphas_cumprod") or config.get("use_flow_sigmas"):
+
+    def __init__(self, pipe: Any):
+        self.pipe = pipe
+        self.num_images: int | None = None
+        self._was_guided = False  # when the prompt was encoded
+        self._follows_pipe = False
+        self._size: tuple[int, ...] | None = None  # height and width of what the pipeline draws on
+
+    def encoded(self, arguments: Mapping[str, Any], embeds: Any) -> None:
+        """Takes in the arguments of the pipeline's `encode_prompt` and what it returned."""
+        self.num_images = len(embeds[0])
+        self._was_guided = bool(arguments["do_classifier_free_guidance"])
+        # A loop of somebody else's encodes without the pipeline's call, whose guidance is that of an earlier call.
+        self._follows_pipe = getattr(self.pipe, "do_classifier_free_guidance", None) == self._was_guided
+        self._size = None
+
+    def prepared(self, latents: Any) -> None:
+        """Takes in what the pipeline's `prepare_latents` returned."""
+        latents = latents[0] if isinstance(latents, tuple | list) else latents
+        self._size = tuple(latents.shape[-2:])
+
+    @property
+    def unconditional(self) -> int:
+        """Unconditional rows of the coming call; a callback may end guidance before."""
+        is_guided = self.pipe.do_classifier_free_guidance if self._follows_pipe else self._was_guided
+        return self.num_images or 0 if is_guided else 0
+
+    @property
+    def copies(self) -> int:
+        """Rows of each image in the coming call, without its unconditional row."""
+        return 2 if getattr(self.pipe, "do_perturbed_attention_guidance", False) else 1
+
+    def check(self, sample: torch.Tensor) -> None:
+        """Refuses a sample (batch, channels, height, width) whose rows are others, or crops of the images."""
+        expected = self.unconditional + self.copies * (self.num_images or 0)
+        if len(sample) != expected:
+            raise ValueError(
+                f"{type(self.pipe).__name__} calls its U-Net with {len(sample)} rows where its {self.num_images} "
+                f"images and its guidance make {expected}: which are unconditional? Such a call is neither painted "
+                "nor recorded."
+            )
+        if self._size is not None and tuple(sample.shape[-2:]) != self._size:
+            rows, columns = sample.shape[-2:]
+            raise ValueError(
+                f"{type(self.pipe).__name__} draws crops of {rows} x {columns} of an image of {self._size[0]} x "
+                f"{self._size[1]}: where they lie is not known. Such a call is neither painted nor recorded."
+            )
+
+
+def check_tells_rows(pipe: Any) -> None:
+    """Refuses a pipeline that does not say which rows of its batch are unconditional."""
+    encode_prompt = getattr(pipe, "encode_prompt", lambda: None)
+    if "do_classifier_free_guidance" not in inspect.signature(encode_prompt).parameters:
         raise ValueError(
-            f"the noise levels of {type(scheduler).__name__} are not known; use a scheduler with "
-            "alphas_cumprod, such as DPMSolverMultistepScheduler."
+            f"{type(pipe).__name__} does not say which rows of its batch are unconditional (it has no encode_prompt "
+            "with do_classifier_free_guidance), so that it is neither painted nor recorded; use one that does, such "
+            "as StableDiffusionPipeline."
         )
-    return False
 
 
 def prompt_tokens(pipe: Any, prompt: str) -> tuple[str, PromptTokens]:

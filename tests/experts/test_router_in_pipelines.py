@@ -325,12 +325,13 @@ def test_rescaling_keeps_the_unconditional_half_and_the_form_of_the_output():
     unet = tiny_unet()
     router = ExpertRouterUNet.from_unets([unet], [], guidance_scales=[3.0])
     router.rescale_guidance(6.0)
-    unconditional, conditional = unet(**inputs(2), timestep=1).sample
+    guided = inputs(2) | {"sample": inputs(1)["sample"].expand(2, -1, -1, -1)}
+    unconditional, conditional = unet(**guided, timestep=1).sample
     expected = torch.stack([unconditional, unconditional + (conditional - unconditional) / 2])
-    torch.testing.assert_close(router(**inputs(2), timestep=1).sample, expected)
-    torch.testing.assert_close(router(**inputs(2), timestep=1, return_dict=False)[0], expected)
+    torch.testing.assert_close(router(**guided, timestep=1).sample, expected)
+    torch.testing.assert_close(router(**guided, timestep=1, return_dict=False)[0], expected)
     router.select_expert(1.0)  # whoever selects reads `guidance_scale`
-    assert torch.equal(router(**inputs(2), timestep=1).sample, unet(**inputs(2), timestep=1).sample)
+    assert torch.equal(router(**guided, timestep=1).sample, unet(**guided, timestep=1).sample)
 
 
 def test_refuses_to_rescale_what_is_not_guided():
@@ -339,8 +340,30 @@ def test_refuses_to_rescale_what_is_not_guided():
         with pytest.raises(ValueError, match="must be above 1"):
             router.rescale_guidance(scale)
     router.rescale_guidance(6.0)
-    with pytest.raises(ValueError, match=r"a batch of 1 is not \[unconditional, conditional\]"):
-        router(**inputs(), timestep=1)
+    for rows in (1, 2, 4):  # two images without guidance are no halves either
+        with pytest.raises(ValueError, match=rf"a batch of {rows} is not \[unconditional, conditional\]"):
+            router(**inputs(rows), timestep=1)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+@pytest.mark.parametrize("expert", ["refiner", "rescaled"])
+def test_without_guidance_no_image_is_taken_for_an_unconditional_one(expert, images):
+    scales = [3.0, None] if expert == "rescaled" else None
+    adapters = [ExpertAdapter.from_config(REFINER_ADAPTER) if expert == "refiner" else None, None]
+    unets = [tiny_unet(1, **(SDXL_REFINER if expert == "refiner" else SDXL_BASE)), tiny_unet(0, **SDXL_BASE)]
+    router = ExpertRouterUNet.from_unets(unets, [400], unit="timestep", adapters=adapters, guidance_scales=scales)
+    router.rescale_guidance(6.0)
+    pipe = build(StableDiffusionXLPipeline, router)
+    draw(pipe, num_images_per_prompt=images)
+    with pytest.raises(ValueError, match="unconditional"):
+        draw(pipe, num_images_per_prompt=images, guidance_scale=1.0)
+
+
+def test_the_same_image_twice_is_not_guided():
+    adapter = ExpertAdapter((0, WIDTH), (0,), 6.0, 2.5)
+    sample, states = inputs(1)["sample"].expand(2, -1, -1, -1), torch.ones(2, 7, WIDTH)
+    with pytest.raises(ValueError, match="have the same text, so that none is unconditional"):
+        adapter.apply((sample, 1, states), {"added_cond_kwargs": {"time_ids": torch.ones(2, 6)}})
 
 
 # --- SDXL base and refiner ---

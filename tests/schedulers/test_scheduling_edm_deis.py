@@ -26,6 +26,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UniPCMultistepScheduler,
 )
+from diffusers.schedulers import AysSchedules
 from helpers import tiny_pipeline
 from helpers_diffusers import SD_BETAS, build, draw, unet_for
 
@@ -943,3 +944,58 @@ def test_starting_inside_a_runge_kutta_step_is_refused():
     scheduler, x = ready(method="rho_rk"), torch.zeros(1)
     with pytest.raises(ValueError, match="inside a Runge-Kutta step"):
         scheduler.step(x, scheduler.timesteps[1], x)
+
+
+# --- settings and levels of strangers ---
+
+NONSENSE = [
+    {"sigma_min": "0.1"},
+    {"sigma_max": 1e200},
+    {"sigma_max": 10**400},
+    {"sigma_data": None},
+    {"sigma_end": math.nan},
+    {"rho": 1e-300},
+    {"rho": True},
+    {"atan_width": 1e-300},
+    {"atan_center": math.inf},
+    {"boundaries": 5},
+    {"boundaries": [None]},
+    {"degree": 2.0},
+    {"degree": 9},
+    {"num_train_timesteps": 10.5},
+    {"num_train_timesteps": 10**8},
+    {"trained_betas": 0.1},
+    {"beta_schedule": "linear", "beta_start": "0"},
+    {"sample_max_value": [1]},
+    {"dynamic_thresholding_ratio": 0},
+]
+
+
+@pytest.mark.parametrize("settings", NONSENSE, ids=str)
+@pytest.mark.parametrize("preset", ["multistep", "paper_base"])
+def test_settings_that_are_none_are_named(preset, settings):
+    with pytest.raises(ValueError, match=list(settings)[-1]):
+        EDMDEISScheduler.from_preset(preset, **settings)
+
+
+@pytest.mark.parametrize("sigmas", [[None, 1.0], ["a"], [1e300, 1.0], [10**400, 1], [1.0, 1e-300], 3, [[1.0]], {}])
+def test_levels_that_are_none_are_refused(sigmas):
+    with pytest.raises(ValueError, match="sigmas"):
+        EDMDEISScheduler().set_timesteps(sigmas=sigmas)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers 0.42, numpy 2.4
+@pytest.mark.parametrize("name", ["StableDiffusionSigmas", "StableDiffusionXLSigmas"])
+def test_published_schedules_mean_the_bounds_of_the_model(name):
+    """Align Your Steps: three digits of what the model knows."""
+    euler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    scheduler = EDMDEISScheduler.from_config(euler.config)
+    euler.set_timesteps(sigmas=AysSchedules[name])
+    scheduler.set_timesteps(sigmas=AysSchedules[name])
+    torch.testing.assert_close(scheduler.timesteps, euler.timesteps, rtol=1e-4, atol=1e-3)
+    lowest, highest = scheduler.config.sigma_min, scheduler.config.sigma_max
+    scheduler.set_timesteps(sigmas=[14.615, 1.0, 0.029])
+    assert scheduler.sigmas.tolist() == pytest.approx([highest, 1.0, lowest, 0.0], rel=1e-12)
+    for sigmas in ([14.8, 1.0], [1.0, 0.028]):
+        with pytest.raises(ValueError, match="must lie within the model's"):
+            scheduler.set_timesteps(sigmas=sigmas)

@@ -1,15 +1,15 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ExpertAdapter`: what an expert with another conditioning than its neighbours reads of the router's arguments."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
 
-from ..checks import is_number
+from ..checks import is_finite, is_number
+from .guidance import check_guided
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class ExpertAdapter:
         time_ids (sequence of `int`, *optional*): The columns of `added_cond_kwargs["time_ids"]` that it reads.
         aesthetic_score (`float`, *optional*): Appended to the time ids.
         negative_aesthetic_score (`float`, *optional*): The same for the first half of the batch, which is the
-            unconditional one under guidance. Leave it out where guidance is off.
+            unconditional one under guidance. Leave it out where guidance is off: a batch whose halves are not the same
+            images with different texts is refused.
 
     Raises:
         ValueError: if an entry is not of the form that is described here.
@@ -52,7 +53,7 @@ class ExpertAdapter:
             object.__setattr__(self, "time_ids", tuple(self.time_ids))
         for name in ("aesthetic_score", "negative_aesthetic_score"):
             score = getattr(self, name)
-            if score is not None and not (is_number(score, Real) and math.isfinite(score)):
+            if score is not None and not is_finite(score):
                 raise ValueError(f"{name}={score!r} must be a finite number.")
         if self.aesthetic_score is not None and self.time_ids is None:
             raise ValueError("aesthetic_score is appended to time_ids: say which columns of them to keep.")
@@ -103,6 +104,8 @@ class ExpertAdapter:
             ValueError: if an argument that this expert reads is missing or too narrow.
         """
         sample, timestep, hidden_states, *rest = inputs
+        if self.negative_aesthetic_score is not None:
+            _check_guided(sample, hidden_states)
         if self.hidden_states_columns is not None:
             hidden_states = self._select_columns(hidden_states)
         if self.time_ids is not None:
@@ -132,13 +135,18 @@ class ExpertAdapter:
             return time_ids
         score = time_ids.new_full((batch_size, 1), self.aesthetic_score)
         if self.negative_aesthetic_score is not None:
-            if batch_size % 2:
-                raise ValueError(
-                    f"a batch of {batch_size} has no unconditional half: without guidance build the adapter with "
-                    "negative_aesthetic_score=None."
-                )
             score[: batch_size // 2] = self.negative_aesthetic_score
         return torch.cat([time_ids, score], dim=1)
+
+
+def _check_guided(sample: torch.Tensor, hidden_states: torch.Tensor | None) -> None:
+    """Refuses a batch whose first half is not the unconditional one."""
+    remedy = "without guidance build the adapter with negative_aesthetic_score=None."
+    check_guided(sample, remedy)
+    if hidden_states is not None and torch.equal(*hidden_states.chunk(2)):
+        raise ValueError(
+            f"the halves of a batch of {len(sample)} have the same text, so that none is unconditional: {remedy}"
+        )
 
 
 def check_adapters(adapters: Sequence[Any] | None, num_experts: int) -> list[ExpertAdapter | None]:

@@ -1,14 +1,17 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ExpertGuidance`: a guidance scale for each expert, also where the pipeline has a single one."""
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import torch
 
-from ..checks import is_number
+from ..checks import is_finite
+
+NOT_RESCALED = (
+    "call the pipeline with the guidance_scale given to rescale_guidance, or switch that off by "
+    "rescale_guidance(None)."
+)
 
 
 class ExpertGuidance:
@@ -32,7 +35,7 @@ class ExpertGuidance:
         Raises:
             ValueError: if guidance is off at this scale.
         """
-        if pipeline_scale is not None and not 1 < pipeline_scale < math.inf:
+        if pipeline_scale is not None and (not is_finite(pipeline_scale) or pipeline_scale <= 1):
             raise ValueError(f"pipeline_scale={pipeline_scale} must be above 1: without guidance there is no scale.")
         self._pipeline_scale = pipeline_scale
 
@@ -42,17 +45,20 @@ class ExpertGuidance:
         return None if scale is None or self._pipeline_scale is None else scale / self._pipeline_scale
 
 
-def rescale(output: torch.Tensor, factor: float) -> torch.Tensor:
-    """[u, c] -> [u, u + factor (c - u)], halves of a batch (2 * images, channels, height, width).
+def check_guided(sample: torch.Tensor, remedy: str) -> None:
+    """Refuses a sample that is not one of guidance, [unconditional, conditional]: it holds every image twice.
 
     Raises:
-        ValueError: if the batch has no halves.
+        ValueError: if its halves differ; the `remedy` is named.
     """
-    if len(output) % 2:
+    if len(sample) % 2 or not torch.equal(*sample.chunk(2)):
         raise ValueError(
-            f"a batch of {len(output)} is not [unconditional, conditional]: call the pipeline with the guidance_scale "
-            "given to rescale_guidance, or switch that off by rescale_guidance(None)."
+            f"a batch of {len(sample)} is not [unconditional, conditional], twice the same images: {remedy}"
         )
+
+
+def rescale(output: torch.Tensor, factor: float) -> torch.Tensor:
+    """[u, c] -> [u, u + factor (c - u)], halves of a batch (2 * images, channels, height, width)."""
     unconditional, conditional = output.chunk(2)
     return torch.cat([unconditional, unconditional + factor * (conditional - unconditional)])
 
@@ -63,7 +69,7 @@ def _check_scales(scales: Any, num_experts: int) -> list[float | None]:
             f"guidance_scales={scales!r} must list a scale or None for each of the {num_experts} experts."
         )
     for scale in scales:
-        if scale is not None and not (is_number(scale, Real) and math.isfinite(scale)):
+        if scale is not None and not is_finite(scale):
             raise ValueError(
                 f"guidance_scales={list(scales)} must be finite numbers, or None for the pipeline's scale."
             )

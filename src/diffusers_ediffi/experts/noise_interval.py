@@ -8,13 +8,14 @@ complement model trains on every noise level that its named intervals leave.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..checks import is_number
+from ..checks import as_float, is_finite, is_number
 from ..edm import P_MEAN, P_STD, sigma_cdf, sigma_quantile
 
 _DEEPEST_LEVEL = 53  # below it float64 no longer tells the last interval from the end of the axis
@@ -27,6 +28,11 @@ def _check_node(level: int, index: int) -> None:
         raise ValueError(f"level must be 0 (one model for every noise) to {_DEEPEST_LEVEL}, got {level}.")
     if not 0 <= index < 2**level:
         raise ValueError(f"Level {level} has the intervals 0 to {2**level - 1}, got index {index}.")
+
+
+def _check_distribution(p_mean: float, p_std: float) -> None:
+    if not (is_finite(p_mean) and is_finite(p_std) and p_std > 0):
+        raise ValueError(f"p_mean must be finite and p_std positive, got {p_mean} and {p_std}.")
 
 
 def parent(level: int, index: int) -> tuple[int, int]:
@@ -80,18 +86,17 @@ class NoiseInterval:
     p_std: float = P_STD
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.p_mean) and 0 < self.p_std < math.inf):
-            raise ValueError(f"p_mean must be finite and p_std positive, got {self.p_mean} and {self.p_std}.")
+        _check_distribution(self.p_mean, self.p_std)
         joined: list[tuple[float, float]] = []
-        for low, high in self.ranges:
+        for low, high in (map(partial(as_float, "sigma"), pair) for pair in self.ranges):
             if not 0 <= low < high:  # also refuses NaN
                 raise ValueError(f"A sigma range needs 0 <= low < high, got [{low}, {high}).")
             if joined and low < joined[-1][1]:
                 raise ValueError(f"Sigma ranges must increase and not overlap, got {self.ranges}.")
             if joined and low == joined[-1][1]:
-                joined[-1] = (joined[-1][0], float(high))
+                joined[-1] = (joined[-1][0], high)
             else:
-                joined.append((float(low), float(high)))
+                joined.append((low, high))
         if not joined:
             raise ValueError("A noise interval needs at least one sigma range, got none.")
         object.__setattr__(self, "ranges", tuple(joined))
@@ -107,6 +112,7 @@ class NoiseInterval:
             ValueError: if there is no such node.
         """
         _check_node(level, index)
+        _check_distribution(p_mean, p_std)
         low, high = (sigma_quantile(i / 2**level, p_mean, p_std) for i in (index, index + 1))
         return cls(((low, high),), p_mean, p_std)
 
@@ -230,7 +236,7 @@ class NoiseInterval:
             return cls.everything(p_mean, p_std)
         try:
             ranges = tuple((float(low), math.inf if high is None else float(high)) for low, high in config)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"A noise interval is a list of [low, high or null], got {config!r}.") from error
         return cls(ranges, p_mean, p_std)
 

@@ -13,7 +13,8 @@ from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_
 from huggingface_hub import create_repo
 from torch import nn
 
-from ..discrete_time import BETA_SETTINGS, has_betas
+from ..checks import as_float
+from ..discrete_time import betas_of
 from .adapter import check_adapters
 from .files import (
     build_expert,
@@ -25,7 +26,7 @@ from .files import (
     network_config,
     write_marker,
 )
-from .guidance import ExpertGuidance, rescale
+from .guidance import NOT_RESCALED, ExpertGuidance, check_guided, rescale
 from .lora import LoraExpert
 from .offload import ExpertOffload, OffloadMixin, call_where_it_lives, execution_device
 from .routes import Routes, check_boundaries
@@ -134,7 +135,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
                 need the betas of its scheduler, where sigma = sqrt((1 - alpha_bar) / alpha_bar).
             adapters, guidance_scales (`list`, *optional*): See the class.
         """
-        return cls(list(unets), boundaries, unit, _betas_of(scheduler), adapters, guidance_scales)
+        betas = None if scheduler is None else betas_of(scheduler)
+        return cls(list(unets), boundaries, unit, betas, adapters, guidance_scales)
 
     @classmethod
     def from_lora_experts(
@@ -204,7 +206,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         Raises:
             ValueError: if sigma is not a noise level, or lies outside what its expert was trained on.
         """
-        self._selected = self._routes.expert_of_sigma(float(sigma))
+        self._selected = self._routes.expert_of_sigma(as_float("sigma", sigma))
         return self._selected
 
     def reset_expert(self) -> None:
@@ -238,6 +240,9 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
 
     def _call_expert(self, index: int, inputs: tuple, kwargs: dict[str, Any], return_dict: bool) -> Any:
         adapter, device = self._adapters[index], execution_device(self)
+        factor = self._guidance.factor(index) if self._selected is None else None
+        if factor is not None:
+            check_guided(inputs[0], NOT_RESCALED)
         if adapter is not None:
             inputs, kwargs = adapter.apply(inputs, kwargs)
         if device is not None:
@@ -245,7 +250,6 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         if self._shared is not None:
             self._shared.select(index)
         output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
-        factor = self._guidance.factor(index) if self._selected is None else None
         if factor is None:
             return output
         sample = rescale(output[0], factor)
@@ -356,17 +360,6 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         router = cls(experts, **settings).eval()
         router.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return router
-
-
-def _betas_of(scheduler: Any) -> dict[str, Any] | None:
-    """The beta settings of a scheduler, `None` where there are none."""
-    if scheduler is None:
-        return None
-    if has_betas(scheduler.config):
-        return {name: scheduler.config[name] for name in BETA_SETTINGS if name in scheduler.config}
-    if "sigma_data" not in scheduler.config:
-        raise ValueError(f"{type(scheduler).__name__} has neither betas nor EDM's sigmas: pass one that has.")
-    return None
 
 
 def _built(unets: Sequence[Any], shared_base: bool) -> list[Any]:

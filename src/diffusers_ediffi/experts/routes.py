@@ -187,7 +187,7 @@ def _as_numbers(boundaries: Any, num_experts: int) -> list[float]:
         )
     try:
         return [float(boundary) for boundary in boundaries]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"boundaries={list(boundaries)} must be numbers.") from error
 
 

@@ -5,6 +5,7 @@ Two structures: `adm`, the U-Net of Dhariwal and Nichol for the base model, and 
 Imagen's Efficient U-Net for the super-resolution models. Both return the raw output F of equation 1.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
+from ..checks import is_finite
 from ..edm import c_in, noisy_residual, residual_coefficients, sigma_from_c_noise
 from .attention import AttentionBlock, zero
 from .blocks import ResnetBlock, build_adm, build_efficient
@@ -358,7 +360,10 @@ def _check_factors(structure: str, patch_size: int, levels: int, *attention_fact
 def _check_trained_on(trained_on: list | None) -> None:
     """Refuses what are not intervals of noise levels."""
     for pair in trained_on or ():
-        if not (isinstance(pair, list | tuple) and len(pair) == 2 and 0 <= pair[0] < (pair[1] or float("inf"))):
+        are_two = isinstance(pair, list | tuple) and len(pair) == 2
+        low, high = (0.0, math.inf) if not are_two else (pair[0], math.inf if pair[1] is None else pair[1])
+        are_levels = is_finite(low) and (is_finite(high) or high == math.inf)
+        if not are_two or not are_levels or not 0 <= low < high:
             raise ValueError(f"trained_on={trained_on} must be [low, high] pairs of sigmas, None for infinity.")
 
 
@@ -366,7 +371,7 @@ def _check_super_resolution(name: str, value: float | None, in_channels: int, ou
     """What only super-resolution models have."""
     if value is None:
         return
-    if not 0 < value < float("inf"):
+    if not is_finite(value) or value <= 0:
         raise ValueError(f"{name}={value} must be a positive number, or None for a network without.")
     if in_channels != 2 * out_channels:
         raise ValueError(

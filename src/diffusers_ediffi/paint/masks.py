@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..checks import is_number
+from ..checks import is_finite, is_number
 from ..images import as_rgba, upright
 
 MAX_PIXELS = 2**26  # of a mask or of all masks of a scene, 8192 x 8192: what is larger is a mistake or an attack
@@ -31,10 +31,7 @@ def as_box(mask: Any) -> Box:
     Raises:
         ValueError: They are not the edges of a box; the message goes on after "the mask ...".
     """
-    try:
-        left, top, right, bottom = (float(edge) for edge in mask)
-    except OverflowError:  # a whole number beyond all floats
-        left, top, right, bottom = (math.inf,) * 4
+    left, top, right, bottom = (float(edge) if is_finite(edge) else math.nan for edge in mask)
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError(f"is the box {tuple(mask)}; give (left, top, right, bottom) in [0, 1], with area inside.")
     return left, top, right, bottom

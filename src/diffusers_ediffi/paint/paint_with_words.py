@@ -15,7 +15,16 @@ from typing import Any
 
 import torch
 
-from ..foreign_pipelines import NoiseLevels, as_tokenized, check_takes_noise, prompt_tokens, replaced, takes_c_noise
+from ..discrete_time import takes_c_noise
+from ..foreign_pipelines import (
+    BatchRows,
+    NoiseLevels,
+    as_tokenized,
+    check_takes_noise,
+    check_tells_rows,
+    prompt_tokens,
+    replaced,
+)
 from .columns import region_columns
 from .painting import Painting
 from .processor import painted
@@ -70,6 +79,7 @@ def _check_pipeline(pipe: Any) -> None:
         raise ValueError(f"{type(pipe).__name__} paints itself: call it with regions=[...] and region_strength=...")
     if getattr(pipe, "unet", None) is None:
         raise ValueError(f"{type(pipe).__name__} has no U-Net; paint-with-words is for pipelines with a `unet`.")
+    check_tells_rows(pipe)
     takes_c_noise(pipe.scheduler)
 
 
@@ -93,6 +103,8 @@ class PaintedPipeline:
         self.pipe = pipe
         self.prompts = prompts
         self.painting = painting
+        self._rows = BatchRows(pipe)
+        self._images = list(range(len(prompts)))  # of each image the number of its prompt
         self._stack: ExitStack | None = None
         self._is_aspect_checked = False
 
@@ -100,13 +112,13 @@ class PaintedPipeline:
         if self._stack is not None:
             raise ValueError("this block was entered before; call paint_with_words again for another.")
         with ExitStack() as stack:
-            handle = self.pipe.unet.register_forward_pre_hook(self._check_aspect, with_kwargs=True)
+            handle = self.pipe.unet.register_forward_pre_hook(self._begin_call, with_kwargs=True)
             stack.callback(handle.remove)
             stack.enter_context(painted(self.pipe.unet, self.painting, NoiseLevels(self.pipe)))
-            if any(self.painting.regions) and hasattr(self.pipe, "encode_prompt"):
+            if any(self.painting.regions):
                 stack.enter_context(replaced(self.pipe, "encode_prompt", self._encode_prompt))
-            if self.painting.has_seeds:
-                stack.enter_context(replaced(self.pipe, "prepare_latents", self._prepare_latents))
+                if hasattr(self.pipe, "prepare_latents"):
+                    stack.enter_context(replaced(self.pipe, "prepare_latents", self._prepare_latents))
             self._stack = stack.pop_all()
         return self.pipe
 
@@ -114,12 +126,18 @@ class PaintedPipeline:
         if self._stack is not None:
             self._stack.close()
 
-    def _check_aspect(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Warns of masks of another shape than the image, once."""
-        if self._is_aspect_checked:
-            return
-        self._is_aspect_checked = True
+    def _begin_call(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Tells the painting which rows of the batch are painted, and looks at the shape of the first."""
         sample = args[0] if args else kwargs["sample"]
+        if self._rows.num_images is not None and not self.painting.is_blank:
+            self._rows.check(sample)
+        self.painting.select(self._images, self._rows.copies, unconditional=self._rows.unconditional)
+        if not self._is_aspect_checked:
+            self._check_aspect(sample)
+        self._is_aspect_checked = True
+
+    def _check_aspect(self, sample: torch.Tensor) -> None:
+        """Warns of masks of another shape than the image."""
         scale = getattr(self.pipe, "vae_scale_factor", 1)
         for region in set(chain.from_iterable(self.painting.regions)):
             region.check_aspect(*(scale * size for size in sample.shape[-2:]))
@@ -128,22 +146,32 @@ class PaintedPipeline:
         """Learns which images are drawn, and that they are those of the painted prompts."""
         bound = inspect.signature(original).bind(*args, **kwargs)
         bound.apply_defaults()
-        prompt = bound.arguments.get("prompt")
-        called = self.prompts if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        if called == self.prompts:
-            images = list(range(len(called)))
-        elif len(self.prompts) == 1 and set(called) == set(self.prompts):
-            images = [0] * len(called)
-        else:
-            raise ValueError(f"the pipeline is called with {prompt!r}, but the regions belong to {self.prompts!r}.")
-        count = int(bound.arguments.get("num_images_per_prompt") or 1)
-        copies = 2 if getattr(self.pipe, "do_perturbed_attention_guidance", False) else 1
-        self.painting.select([image for image in images for _ in range(count)], copies)
-        return original(*args, **kwargs)
+        prompts = self._numbers_of_prompts(bound.arguments)
+        embeds = original(*args, **kwargs)
+        self._rows.encoded(bound.arguments, embeds)
+        each = (self._rows.num_images or 0) // len(prompts)
+        self._images = [number for number in prompts for _ in range(each)]
+        return embeds
 
-    def _prepare_latents(self, original: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Mixes the noise of the regions' seeds into that of the pipeline."""
-        return self.painting.mix_noise(original(*args, **kwargs), std=float(self.pipe.scheduler.init_noise_sigma))
+    def _numbers_of_prompts(self, arguments: dict[str, Any]) -> list[int]:
+        """Which of the painted prompts each text is that the pipeline encodes."""
+        prompt, embeds = arguments.get("prompt"), arguments.get("prompt_embeds")
+        called = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        count = len(called) if called is not None else len(self.prompts) if embeds is None else len(embeds)
+        if called in (None, self.prompts) and count == len(self.prompts):
+            return list(range(count))
+        if len(self.prompts) == 1 and set(called or self.prompts) == set(self.prompts):
+            return [0] * count
+        given = f"{count} rows of prompt_embeds" if called is None else repr(prompt)
+        raise ValueError(f"the pipeline is called with {given}, but the regions belong to {self.prompts!r}.")
+
+    def _prepare_latents(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Learns the size of the images, and mixes the noise of the regions' seeds into that of the pipeline."""
+        latents = original(*args, **kwargs)
+        self._rows.prepared(latents)
+        if not self.painting.has_seeds:
+            return latents
+        return self.painting.mix_noise(latents, std=float(self.pipe.scheduler.init_noise_sigma))
 
 
 def _renamed(region: PaintRegion, phrase: str) -> PaintRegion:

@@ -38,11 +38,13 @@ class PaintedRows(NamedTuple):
         prompts (`tuple` of `int`): Of each row the number of its prompt.
         copies (`int`): Rows of each image.
         readable (`tuple`, *optional*): Of each copy the columns that hold its text; `None` is all.
+        unconditional (`int`, *optional*): Rows before them; `None` is none, or one for each image.
     """
 
     prompts: tuple[int, ...]
     copies: int
     readable: tuple[tuple[int, ...], ...] | None
+    unconditional: int | None = None
 
     @property
     def num_images(self) -> int:
@@ -115,7 +117,13 @@ class Painting:
     def _all_regions(self) -> Iterator[PaintRegion]:
         return chain.from_iterable(self.regions)
 
-    def select(self, images: Sequence[int], copies: int = 1, readable: Sequence[Sequence[int]] | None = None) -> None:
+    def select(
+        self,
+        images: Sequence[int],
+        copies: int = 1,
+        readable: Sequence[Sequence[int]] | None = None,
+        unconditional: int | None = None,
+    ) -> None:
         """Says which prompt each image of the coming calls belongs to.
 
         Args:
@@ -124,9 +132,11 @@ class Painting:
                 have several.
             readable (`list`, *optional*): For each copy the columns that hold its text, by default all. The others are
                 not painted, so that a copy without any is left alone.
+            unconditional (`int`, *optional*): Unconditional rows before the painted ones; by default none, or one for
+                each image.
         """
         columns = None if readable is None else tuple(map(tuple, readable))
-        self.rows = PaintedRows(tuple(images) * copies, copies, columns)
+        self.rows = PaintedRows(tuple(images) * copies, copies, columns, unconditional)
 
     def begin_prompt(self, number: int) -> None:
         """Goes on with the phrases of a prompt of the schedule."""
@@ -176,12 +186,13 @@ class Painting:
         Raises:
             ValueError: It has other rows.
         """
-        images = self.rows.num_images
+        images, unconditional = self.rows.num_images, self.rows.unconditional
         start = len(sample) - len(self.rows.prompts)
-        if sample.ndim != 4 or start not in (0, images):
+        if sample.ndim != 4 or start not in ((0, images) if unconditional is None else (unconditional,)):
             raise ValueError(
                 f"the U-Net is called with a sample of shape {tuple(sample.shape)} where {images} images are painted; "
-                "expected are the images, or with guidance the unconditional ones and the images."
+                "expected are the images, or with guidance the unconditional ones and the images. A loop that calls a "
+                "pipeline's U-Net says which by encoding the prompt in the block."
             )
         return start
 

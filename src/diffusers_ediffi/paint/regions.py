@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from diffusers.utils import logging
 from PIL import Image, ImageColor
 
-from ..checks import MAX_SEED, is_number
+from ..checks import MAX_SEED, is_finite, is_number
 from ..images import as_rgba, upright
 from .masks import MAX_PIXELS, as_box, as_mask, box_coverage, is_box, resize_mask, same_aspect
 
@@ -57,7 +57,7 @@ class PaintRegion:
     def __post_init__(self) -> None:
         if not isinstance(self.phrase, str) or not self.phrase.strip():
             raise ValueError(f"the phrase {self.phrase!r} of a region must be words of the prompt.")
-        if not is_number(self.weight, Real) or not 0 <= self.weight < math.inf:
+        if not is_finite(self.weight) or self.weight < 0:
             raise ValueError(f"weight={self.weight!r} of {self.phrase!r} must be a number of at least 0; 1 is usual.")
         for name, limit in (("occurrence", math.inf), ("seed", MAX_SEED)):
             value = getattr(self, name)
@@ -201,7 +201,7 @@ def check_regions(regions: Any, prompts: int) -> list[list[PaintRegion]]:
 
 def check_strength(name: str, strength: Any) -> None:
     """Refuses what is not a strength, w' of the paper; `name` is that of the argument."""
-    if not is_number(strength, Real) or not 0 <= float(strength) < math.inf:
+    if not is_finite(strength) or strength < 0:
         raise ValueError(f"{name}={strength!r} must be a number of at least 0; 0.4 is usual, 0 paints nothing.")
 
 
@@ -263,7 +263,7 @@ def _rgb(color: Any) -> tuple[int, ...]:
     """Red, green and blue of a colour of a legend, each from 0 to 255."""
     if isinstance(color, str):
         with suppress(ValueError):
-            return ImageColor.getrgb(color)[:3]
+            color = ImageColor.getrgb(color)[:3]
     if isinstance(color, tuple) and len(color) == 3 and all(is_number(c, Integral) and 0 <= c <= 255 for c in color):
         return color
     raise ValueError(f"{color!r} in the legend is not a colour; give a name, '#rrggbb' or (r, g, b).")

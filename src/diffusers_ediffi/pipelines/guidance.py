@@ -8,7 +8,6 @@ everything; with weights for encoders each D_k is conditioned on encoder k alone
 Guidance on the network's output F is the same as on the denoised image D, which is linear in F.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
-from ..checks import MAX_STAGES, is_number
+from ..checks import MAX_STAGES, is_finite, is_number
 from ..edm import c_out, denoised_from_model_output, sigma_from_c_noise
 from ..models.encoder_table import ENCODERS, TEXT_ENCODERS
 from .inputs import Embeddings, check_choice
@@ -142,7 +141,7 @@ def with_guidance(stages: list[Stage], value: Any, default: Sequence) -> list[St
         scales = [_weights(value, *values, stages=stages), *map(float, values[1:])]
     else:
         scales = per_stage("guidance_scale", values, stages)
-        if not all(is_number(scale, Real) and math.isfinite(scale) for scale in scales):
+        if not all(is_finite(scale) for scale in scales):
             raise ValueError(
                 f"guidance_scale={value!r} must be finite; 1 switches guidance off, 5 is usual for the base."
             )
@@ -157,13 +156,13 @@ def _weights(value: Any, weights: Any, *others: Any, stages: list[Stage]) -> dic
             f"guidance_scale={value!r} has weights for a super-resolution stage; only the base takes them, the others "
             "a number."
         )
-    are_finite = all(is_number(other, Real) and math.isfinite(other) for other in others)
+    are_finite = all(is_finite(other) for other in others)
     if not len(stages) <= 1 + len(others) <= MAX_STAGES or not are_finite:
         raise ValueError(
             f"guidance_scale={value!r} must be weights for the base alone, or these and finite numbers, one entry "
             f"for each of the {len(stages)} stages ({labels(stages)})."
         )
-    if not weights or not all(is_number(weight, Real) and math.isfinite(weight) for weight in weights.values()):
+    if not weights or not all(is_finite(weight) for weight in weights.values()):
         raise ValueError(
             f"guidance_scale={weights!r} must hold a finite weight for at least one encoder ({', '.join(ENCODERS)})."
         )

@@ -5,7 +5,6 @@ The image takes the place of the clean image in x = x_clean + sigma * noise (SDE
 at a lower noise level than its first, and what the noise there does not hide stays.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -15,7 +14,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import logging
 
-from ..checks import MAX_STAGES, is_number
+from ..checks import MAX_STAGES, is_finite, is_number
 from ..images import as_pil_images
 from ..paint.masks import as_mask, resize_mask, same_aspect
 from .stages import Stage
@@ -182,7 +181,7 @@ def _strengths(strength: float | Sequence[float]) -> list[float]:
 
 def _sigmas_to_start_at(sigma_start: float | Sequence[float | None] | None) -> list[float | None]:
     values = _stage_values(sigma_start, None)
-    if not all(sigma is None or (is_number(sigma, Real) and 0 < sigma < math.inf) for sigma in values):
+    if not all(sigma is None or (is_finite(sigma) and sigma > 0) for sigma in values):
         raise ValueError(f"sigma_start={sigma_start!r} must be a noise level above 0, or None to go by strength.")
     return values
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..checks import is_number
+from ..checks import MAX_IMAGES, is_number
 from ..models.encoder_table import CLIP_IMAGE, ENCODERS, TEXT_EMBEDDINGS, TEXT_ENCODERS, Encoder
 from .prompt_schedule import PromptSchedule
 from .safety import check_safety_checker
@@ -70,8 +70,8 @@ def check_inputs(
     """Refuses what the pipeline cannot draw; `generator` and `latents` are those of its call."""
     check_schedulers(stages)
     count = inputs.num_images_per_prompt
-    if not is_number(count, Integral) or count < 1:
-        raise ValueError(f"num_images_per_prompt={count!r} must be a whole number of at least 1.")
+    if not is_number(count, Integral) or not 1 <= count <= MAX_IMAGES:
+        raise ValueError(f"num_images_per_prompt={count!r} must be a whole number from 1 to {MAX_IMAGES}.")
     for name, tensor in {**inputs.given, "latents": latents}.items():
         _check_tensor(name, tensor)
     _check_text(pipe, "prompt", inputs.prompt, inputs.given)

@@ -13,7 +13,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..checks import MAX_INFERENCE_STEPS, MAX_STAGES, is_number
-from ..discrete_time import has_betas
+from ..discrete_time import has_betas, settings_of
 from ..models.low_res import augment_low_res, upsample_low_res
 from ..paint.painting import Painting
 
@@ -182,7 +182,7 @@ def _check_is_edm(stage: Stage) -> None:
             f"the scheduler of {stage.label} is {type(stage.scheduler).__name__}, which does not read EDM's model "
             "output; use EDMDEISScheduler, EDMEulerScheduler or EDMDPMSolverMultistepScheduler."
         )
-    if has_betas(stage.scheduler.config):
+    if has_betas(settings_of(stage.scheduler)):
         raise ValueError(
             f"the scheduler of {stage.label} has the betas of a discrete-time model; build it without beta_schedule "
             "and trained_betas."

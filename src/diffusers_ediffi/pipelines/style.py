@@ -4,13 +4,12 @@
 import math
 import os
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import torch
 from PIL import Image
 
-from ..checks import is_number
+from ..checks import is_finite
 from ..images import as_pil_images, read_image
 from ..models.conditioning import encode_clip_image
 
@@ -23,7 +22,7 @@ def read_style(style_image: Any, style_scale: Any, image_embeds: Any) -> tuple[R
     Raises:
         ValueError: The arguments of this name are wrong, or a picture cannot be read.
     """
-    if not is_number(style_scale, Real) or not 0 <= style_scale < math.inf:
+    if not is_finite(style_scale) or style_scale < 0:
         raise ValueError(f"style_scale={style_scale!r} must be a number of at least 0; 1 is usual, 0 is no style.")
     if style_image is None:
         return None, image_embeds
@@ -79,7 +78,7 @@ def read_mix(images: Any, weights: Any) -> References:
     if weights is None:
         return references
     values = list(weights) if isinstance(weights, list | tuple) else []
-    if not all(is_number(weight, Real) and 0 <= weight < math.inf for weight in values) or not sum(values):
+    if not all(is_finite(weight) and weight >= 0 for weight in values) or not 0 < sum(values) < math.inf:
         raise ValueError(f"weights={weights!r} must be a list of numbers of at least 0, not all of them 0.")
     if len(values) != len(references):
         raise ValueError(f"weights lists {len(values)} numbers for {len(references)} references; pass one for each.")

@@ -21,8 +21,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import BaseOutput
 
-from ..checks import is_number
-from ..discrete_time import BETA_SETTINGS, has_betas, log_sigmas
+from ..checks import is_finite, is_number
+from ..discrete_time import BETA_SCHEDULES, BETA_SETTINGS, check_train_timesteps, has_betas, is_continuous, log_sigmas
 from ..edm import (
     SIGMA_DATA,
     SIGMA_MAX,
@@ -33,7 +33,7 @@ from ..edm import (
     expand_as,
 )
 from .deis_weights import extrapolated, kutta3_levels, kutta3_stage, multistep_weights
-from .sigma_grids import check_sigmas, lowest_sigma, sigma_grid, stretched
+from .sigma_grids import HIGHEST_SIGMA, LOWEST_SIGMA, are_levels, check_sigmas, lowest_sigma, sigma_grid, stretched
 
 MAX_DEGREE = 8
 CHOICES = {
@@ -43,9 +43,24 @@ CHOICES = {
     "method": ("multistep", "rho_rk"),
     "extrapolate": ("denoised", "model_output", "noise"),
     "variable": ("log1p", "log", "sigma"),
-    "beta_schedule": (None, "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+    "beta_schedule": (None, *BETA_SCHEDULES),
     "timestep_type": ("discrete", "continuous"),
 }
+
+LEVELS = (LOWEST_SIGMA, HIGHEST_SIGMA)
+LIMITS = {
+    "sigma_min": LEVELS,
+    "sigma_max": LEVELS,
+    "sigma_end": LEVELS,
+    "sigma_data": LEVELS,
+    "variable_scale": LEVELS,
+    "rho": (0.1, 1e4),
+    "atan_center": (-100.0, 100.0),
+    "atan_width": (1e-3, 1e3),
+    "dynamic_thresholding_ratio": (1e-9, 1.0),
+    "sample_max_value": (1.0, HIGHEST_SIGMA),
+}
+REQUIRED = ("sigma_data", "rho", "dynamic_thresholding_ratio", "sample_max_value")  # the others may be None
 
 # Entries of a discrete-time model's scheduler: what its timesteps mean in sigma, and what the network returns.
 MODEL_SETTINGS = (*BETA_SETTINGS, "prediction_type")
@@ -184,14 +199,15 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
     ) -> None:
+        # numbers of numpy would neither go into a tensor nor into JSON
+        self.register_to_config(**{k: v.item() for k, v in self.config.items() if isinstance(v, np.generic)})
         _check_choices(self.config)
         _check_numbers(self.config)
         from_betas = has_betas(self.config)
         betas = {name: self.config[name] for name in BETA_SETTINGS if self.config[name] is not None}
-        continuous = timestep_type == "continuous" and prediction_type == "v_prediction"
         # ln(sigma) of a discrete-time model's timesteps; None: the network is called with c_noise.
-        self._log_sigmas = log_sigmas(betas) if from_betas and not continuous else None
-        self._sigma_data = 1.0 if from_betas else sigma_data
+        self._log_sigmas = log_sigmas(betas) if from_betas and not is_continuous(self.config) else None
+        self._sigma_data = 1.0 if from_betas else self.config.sigma_data
         # Numbers in place of None, since other schedulers may read the configuration.
         low, high = _sigma_range(self.config, self._log_sigmas)
         self.register_to_config(sigma_min=low, sigma_max=high)
@@ -200,7 +216,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         self._begin_index: int | None = None
         self._weights: list[tuple[float, list[float]]] = []
         # Before set_timesteps: the whole training range, as the other EDM schedulers have it.
-        self._set_levels(_sigma_grid(self.config, num_train_timesteps), None)
+        self._set_levels(_sigma_grid(self.config, self.config.num_train_timesteps), None)
 
     @classmethod
     def from_config(
@@ -294,6 +310,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         if sigmas is None:
             steps = _check_steps(num_inference_steps, self.config.num_train_timesteps)
             levels = stretched(_sigma_grid(self.config, steps + one_more), self.config.boundaries or ())
+            if not are_levels(levels):
+                raise ValueError(f"{steps} noise levels of these settings do not decrease: {levels.tolist()}.")
         else:
             levels = check_sigmas(sigmas, 1 + one_more, _model_range(self._log_sigmas))
             if num_inference_steps not in (None, len(levels) - one_more):
@@ -495,21 +513,22 @@ def _check_choices(config: Any) -> None:
 
 
 def _check_numbers(config: Any) -> None:
-    if config.degree is not None and config.degree not in range(MAX_DEGREE + 1):
+    check_train_timesteps(config.num_train_timesteps)
+    degree, boundaries = config.degree, config.boundaries
+    if degree is not None and not (is_number(degree, Integral) and 0 <= degree <= MAX_DEGREE):
         raise ValueError(
-            f"degree must be an integer from 0 to {MAX_DEGREE}, the longest history, or None; got {config.degree}."
+            f"degree must be an integer from 0 to {MAX_DEGREE}, the longest history, or None; got {degree!r}."
         )
-    for name in ("sigma_data", "rho", "num_train_timesteps", "variable_scale", "atan_width", "sigma_end"):
-        if config[name] is not None and not 0 < config[name] < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {config[name]}.")
-    if not 0 < config.dynamic_thresholding_ratio <= 1:
-        raise ValueError(f"dynamic_thresholding_ratio must lie in (0, 1], got {config.dynamic_thresholding_ratio}.")
-    if not 1 <= config.sample_max_value < math.inf:
-        raise ValueError(f"sample_max_value must be at least 1 and finite, got {config.sample_max_value}.")
-    if config.atan_center is not None and not math.isfinite(config.atan_center):
-        raise ValueError(f"atan_center must be finite, got {config.atan_center}.")
-    if not all(0 < boundary < math.inf for boundary in config.boundaries or ()):
-        raise ValueError(f"boundaries must be positive and finite, got {config.boundaries}.")
+    for name, (low, high) in LIMITS.items():
+        value = config[name]
+        is_optional = value is None and name not in REQUIRED
+        if not is_optional and not (is_finite(value) and low <= value <= high):
+            raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}.")
+    are_many = boundaries is None or isinstance(boundaries, Sequence | np.ndarray)
+    if not are_many or not all(
+        is_finite(boundary) and boundary > 0 for boundary in (() if boundaries is None else boundaries)
+    ):
+        raise ValueError(f"boundaries must be a list of noise levels, positive and finite, got {boundaries!r}.")
 
 
 def _check_steps(num_inference_steps: Any, most: int) -> int:

@@ -10,6 +10,9 @@ import torch
 from ..edm import karras_sigmas
 
 BELOW = 1e-5  # how far a level lies below a boundary, relative to it: the boundary itself is still the upper expert's
+# No sampler goes beyond these, and squares of what lies beyond leave float32.
+LOWEST_SIGMA, HIGHEST_SIGMA = 1e-9, 1e9
+THREE_DIGITS = 5e-3  # relative error of a number that is written with three digits
 
 
 def sigma_grid(
@@ -70,14 +73,34 @@ def check_sigmas(
     Raises:
         ValueError: They are fewer than `at_least`, do not decrease, or leave `sigma_range`, that of a model.
     """
-    levels = _without_final_zero(torch.as_tensor(sigmas, dtype=torch.float64).cpu())
+    try:
+        levels = _without_final_zero(torch.as_tensor(sigmas, dtype=torch.float64).cpu())
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"sigmas={sigmas!r} must be a list of noise levels, numbers that a float holds.") from error
     if levels.ndim != 1 or len(levels) < at_least:
         raise ValueError(f"sigmas must be a list of at least {at_least} noise levels, got {sigmas}.")
-    if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
+    levels = _within(levels, *sigma_range)
+    lowest, highest = max(sigma_range[0], LOWEST_SIGMA), min(sigma_range[1], HIGHEST_SIGMA)
+    if not are_levels(levels):
         raise ValueError(f"sigmas must be positive, finite and strictly decreasing, got {levels.tolist()}.")
-    lowest, highest = sigma_range
     if levels[0] > highest * (1 + 1e-6) or levels[-1] < lowest * (1 - 1e-6):
         raise ValueError(f"sigmas must lie within the model's {lowest} to {highest}, got {levels.tolist()}.")
+    return levels
+
+
+def are_levels(levels: torch.Tensor) -> bool:
+    """Whether they are noise levels: positive, finite and strictly decreasing."""
+    return bool(levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all())
+
+
+def _within(levels: torch.Tensor, lowest: float, highest: float) -> torch.Tensor:
+    """Levels with the outermost at the model's bounds where they are these bounds as schedules are published, to three
+    digits (14.615 for 14.6146..., 0.029 for 0.0291...)."""
+    levels = levels.clone()
+    for index, bound, excess in ((0, highest, levels[0] - highest), (-1, lowest, lowest - levels[-1])):
+        is_rounded = excess <= THREE_DIGITS * bound or levels[index] == round(bound, 3)
+        if 1e-6 * bound < excess < math.inf and is_rounded:
+            levels[index] = bound
     return levels
 
 

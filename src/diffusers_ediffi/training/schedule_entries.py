@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -123,11 +124,9 @@ def _list(content: Any, where: str) -> list[Any]:
 
 def _number(value: Any, where: str) -> float:
     """A number; YAML takes `1e-4` (without a dot) and `inf` for text."""
-    try:
+    with suppress(TypeError, ValueError, OverflowError):
         if not isinstance(value, bool):
             return float(value)
-    except (OverflowError, TypeError, ValueError):
-        pass
     raise ValueError(f"{where} must be a number, got {value!r}.")
 
 
