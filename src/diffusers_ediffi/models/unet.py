@@ -257,11 +257,13 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         patch_size, is_adm = self.config.patch_size, self.config.structure == "adm"
         x = F.pixel_unshuffle(x, patch_size) if patch_size > 1 else x
         x = stem = self.conv_in(x)
-        skips = [stem] if is_adm else []
+        skips: tuple[torch.Tensor, ...] = (stem,) if is_adm else ()
         checkpoint = self._gradient_checkpointing_func if self._is_checkpointing() else None
         for level in (*self.down_blocks, *([self.mid_block] if is_adm else []), *self.up_blocks):
-            x = level(x, temb, context, context_mask, skips, checkpoint)
-        x = x if is_adm else x + stem
+            kept = len(skips) - level.num_taken
+            x, left = level(x, temb, context, context_mask, skips[kept:], checkpoint)
+            skips = (*skips[:kept], *left)
+        x = x if is_adm else x + stem.to(x.device)  # the levels may be spread over devices
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
         return F.pixel_shuffle(x, patch_size) if patch_size > 1 else x
 
