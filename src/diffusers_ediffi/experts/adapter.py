@@ -102,7 +102,7 @@ class ExpertAdapter:
         Raises:
             ValueError: if an argument that this expert reads is missing or too narrow.
         """
-        sample, timestep, hidden_states, *rest = inputs
+        sample, timestep, hidden_states, *rest = (*inputs, None) if len(inputs) == 2 else inputs
         if self.hidden_states_columns is not None:
             hidden_states = self._select_columns(hidden_states)
         if self.time_ids is not None:
