@@ -15,6 +15,7 @@ from huggingface_hub import create_repo
 from torch import nn
 
 from ..discrete_time import BETA_SETTINGS, has_betas
+from ..models.unet import check_has_no_adapters
 from .adapter import check_adapters
 from .files import (
     build_expert,
@@ -314,6 +315,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
             raise NotADirectoryError(f"{folder} is a file; give a folder to save to.")
         for i, description in enumerate(self._descriptions()):
             expert_class(i, description)  # what could not be loaded again is not saved
+        check_has_no_adapters(self)
         how: dict[str, Any] = {"safe_serialization": safe_serialization, "max_shard_size": max_shard_size}
         self._save_experts(folder, is_main_process=is_main_process, variant=variant, **how)
         if is_main_process:

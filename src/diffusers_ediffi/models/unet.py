@@ -181,6 +181,15 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """Saves the network, as every model of diffusers does.
+
+        Raises:
+            ValueError: Adapters are loaded, with whose layers the weights could not be loaded again.
+        """
+        check_has_no_adapters(self)
+        super().save_pretrained(*args, **kwargs)
+
     @property
     def total_stride(self) -> int:
         """Height and width of the input must be multiples of this."""
@@ -313,6 +322,16 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(
                 f"height and width {tuple(sample.shape[-2:])} must be multiples of {self.total_stride} for this model."
             )
+
+
+def check_has_no_adapters(unet: Any) -> None:
+    """Refuses to save a network with layers of peft, under whose names its weights would not be found."""
+    adapters = list(getattr(unet, "peft_config", ()))
+    if adapters:
+        raise ValueError(
+            f"the adapters {adapters} are loaded: save them by save_lora_adapter; to save the network, take them away "
+            "by unload_lora() (with what they add, after fuse_lora())."
+        )
 
 
 def align_weights(module: nn.Module) -> None:
