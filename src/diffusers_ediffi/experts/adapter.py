@@ -63,7 +63,11 @@ class ExpertAdapter:
     def sdxl_refiner(
         cls, aesthetic_score: float = 6.0, negative_aesthetic_score: float | None = 2.5
     ) -> "ExpertAdapter":
-        """SDXL's refiner beside its base: the second text encoder's columns, no target size, a score instead."""
+        """SDXL's refiner beside its base: the second text encoder's columns, no target size, a score instead.
+
+        Without a negative prompt the base's pipeline gives zeros where the refiner's pipeline encodes the empty text:
+        pass a `negative_prompt`, `""` for none, to draw what the two draw one after the other with it.
+        """
         return cls((768, 2048), (0, 1, 2, 3), aesthetic_score, negative_aesthetic_score)
 
     @classmethod
