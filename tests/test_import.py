@@ -105,6 +105,21 @@ assert not [finder for finder in sys.meta_path if "diffusers_ediffi" in type(fin
     run(order + code)
 
 
+def test_diffusers_finds_the_pipeline_of_a_task():
+    code = """
+import diffusers_ediffi
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, AutoPipelineForText2Image
+pipe = AutoPipelineForText2Image.from_pretrained(diffusers_ediffi.demo_checkpoint())
+assert type(pipe) is diffusers_ediffi.EDiffIPipeline
+edit = AutoPipelineForImage2Image.from_pipe(pipe)
+assert type(edit) is diffusers_ediffi.EDiffIImg2ImgPipeline and edit.unet is pipe.unet
+fill = AutoPipelineForInpainting.from_pretrained(diffusers_ediffi.demo_checkpoint())
+assert type(fill) is diffusers_ediffi.EDiffIInpaintPipeline
+assert type(AutoPipelineForText2Image.from_pipe(fill)) is diffusers_ediffi.EDiffIPipeline
+"""
+    run(code)
+
+
 def test_waiting_for_diffusers_is_not_seen():
     """By those who look for diffusers before it is imported, by other finders, and in the imported modules."""
     code = """

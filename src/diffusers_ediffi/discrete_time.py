@@ -90,11 +90,16 @@ def log_sigmas(betas: Mapping[str, Any]) -> np.ndarray:
 
 def alphas_cumprod(betas: Mapping[str, Any]) -> torch.Tensor:
     """alpha_bar of every timestep, decreasing, float32 `(timesteps,)`; see `log_sigmas`."""
+    return discrete_time_model(betas).alphas_cumprod
+
+
+def discrete_time_model(betas: Mapping[str, Any]) -> DDPMScheduler:
+    """What holds the `betas` and `alphas_cumprod` of a model; see `log_sigmas`."""
     _check_betas(betas)
-    alphas = DDPMScheduler(**betas).alphas_cumprod
-    if not ((alphas >= 0) & (alphas < 1)).all():
+    model = DDPMScheduler(**betas)
+    if not ((model.alphas_cumprod >= 0) & (model.alphas_cumprod < 1)).all():
         raise ValueError(f"with the betas {dict(betas)} there are timesteps without noise; they must lie in (0, 1].")
-    return alphas
+    return model
 
 
 def _check_betas(betas: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ class NoiseLevels:
         self._is_log = False  # between two steps ln(sigma) is interpolated
         if takes_c_noise(scheduler):
             return
-        self._is_log = not hasattr(scheduler, "alphas_cumprod")
+        self._is_log = hasattr(scheduler, "routing_sigmas") or not hasattr(scheduler, "alphas_cumprod")
         alphas = alphas_cumprod(betas_of(scheduler) or {}) if self._is_log else scheduler.alphas_cumprod
         alphas = alphas.double().clamp(min=1e-12)
         self._sigmas = ((1 - alphas) / alphas).sqrt().clamp(max=MAX_SIGMA).float()

@@ -6,7 +6,10 @@ import warnings
 
 import pytest
 import torch
+from accelerate import cpu_offload
+from diffusers import TorchAoConfig
 from helpers import tiny_unet
+from torchao.quantization import Int8WeightOnlyConfig
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
@@ -405,6 +408,67 @@ def test_half_precision_is_finite_and_close(dtype):
     half = unet.to(dtype)(**{**cast(arguments), "timestep": arguments["timestep"]}).sample
     assert half.dtype == dtype
     torch.testing.assert_close(half.float(), full, rtol=0.1, atol=0.1 * full.std().item())
+
+
+def blocks_on_disk(unet, folder):
+    """Every second block is on disk, as a `device_map` may have it."""
+    unet.save_pretrained(folder / "unet")
+    names = [name for name, child in unet.named_children() if not isinstance(child, torch.nn.ModuleList)]
+    for blocks in ("down_blocks", "up_blocks"):
+        names += [f"{blocks}.{i}" for i in range(len(getattr(unet, blocks)))]
+    device_map = {name: ("cpu", "disk")[i % 2] for i, name in enumerate(names)}
+    return EDiffIUNet.from_pretrained(folder / "unet", device_map=device_map, offload_folder=folder / "offloaded")
+
+
+def conditioning_on_disk(unet, folder):
+    unet.save_pretrained(folder / "unet")
+    device_map = {name: "cpu" for name, _ in unet.named_children()} | {"fusion": "disk", "down_blocks": "disk"}
+    return EDiffIUNet.from_pretrained(folder / "unet", device_map=device_map, offload_folder=folder / "offloaded")
+
+
+def grouped(**settings):
+    def place(unet, _):
+        unet.enable_group_offload(torch.device("cpu"), **settings)
+        return unet
+
+    return place
+
+
+PLACES = {
+    "blocks in groups": grouped(offload_type="block_level", num_blocks_per_group=1),
+    "pairs of blocks": grouped(offload_type="block_level", num_blocks_per_group=2),
+    "leaves": grouped(offload_type="leaf_level"),
+    "one by one": lambda unet, _: cpu_offload(unet, torch.device("cpu")),
+    "blocks on disk": blocks_on_disk,
+    "conditioning on disk": conditioning_on_disk,
+}
+
+
+@pytest.mark.parametrize("conditions", ["with conditions", "without"])
+@pytest.mark.parametrize("structure", ["adm", "efficient"])
+@pytest.mark.parametrize("place", PLACES)
+@torch.no_grad()
+def test_a_network_that_is_not_in_one_place_draws_the_same(place, structure, conditions, tmp_path):
+    unet = tiny_unet(**(EFFICIENT if structure == "efficient" else {}))
+    arguments = inputs(unet)
+    if conditions == "without":
+        arguments = {**arguments, **dict.fromkeys(list(arguments)[2:])}
+    expected = unet(**arguments).sample
+    assert torch.equal(PLACES[place](unet, tmp_path)(**arguments).sample, expected)
+
+
+@torch.no_grad()
+def test_a_quantised_network_takes_absent_conditions(tmp_path):
+    unet = tiny_unet()
+    unet.save_pretrained(tmp_path)
+    quantised = EDiffIUNet.from_pretrained(
+        tmp_path, quantization_config=TorchAoConfig(Int8WeightOnlyConfig()), dtype=torch.float32
+    )
+    arguments = inputs(unet)
+    for absent in ({}, dict.fromkeys(list(arguments)[2:])):
+        expected = unet(**{**arguments, **absent}).sample
+        found = quantised(**{**arguments, **absent}).sample
+        assert 0 < (found - expected).norm() < 0.05 * expected.norm()
 
 
 # --- bad input ---

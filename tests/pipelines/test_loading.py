@@ -159,3 +159,13 @@ def test_xformers_reaches_every_unet(pipe):
         assert "xformers" in str(error) and backends(pipe.unet) == {None}
     else:
         assert backends(pipe.unet) == backends(pipe.unet_sr256) == {"xformers"}
+
+
+def test_attention_slicing_has_nothing_to_slice(pipe):
+    """PyTorch's attention never holds the whole matrix; the switch of every pipeline of diffusers is taken."""
+    routed = tiny_pipeline(unet=ExpertRouterUNet.from_unets([copy.deepcopy(pipe.unet)] * 2, [1.0]))
+    for each in (pipe, routed):
+        expected = draw(each)
+        each.enable_attention_slicing()
+        assert torch.equal(draw(each), expected)
+        each.disable_attention_slicing()

@@ -27,6 +27,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from diffusers.schedulers import AysSchedules
+from diffusers.training_utils import compute_snr
 from helpers import tiny_pipeline
 from helpers_diffusers import SD_BETAS, build, draw, unet_for
 
@@ -931,9 +932,8 @@ def test_bad_input_is_refused(use, error_type, message):
 
 def test_using_a_scheduler_without_steps_left_is_refused():
     scheduler, x = EDMDEISScheduler(), torch.zeros(1)
-    for call in (lambda t: scheduler.step(x, t, x), lambda t: scheduler.scale_model_input(x, t)):
-        with pytest.raises(ValueError, match="call set_timesteps"):
-            call(scheduler.timesteps[0])
+    with pytest.raises(ValueError, match="call set_timesteps"):
+        scheduler.step(x, scheduler.timesteps[0], x)
     scheduler.set_timesteps(1)
     scheduler.step(x, scheduler.timesteps[0], x)
     with pytest.raises(ValueError, match="call set_timesteps"):
@@ -999,3 +999,31 @@ def test_published_schedules_mean_the_bounds_of_the_model(name):
     for sigmas in ([14.8, 1.0], [1.0, 0.028]):
         with pytest.raises(ValueError, match="must lie within the model's"):
             scheduler.set_timesteps(sigmas=sigmas)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("betas", [{}, SD_BETAS])
+def test_inputs_are_scaled_before_the_steps_are_set(betas, dtype):
+    """As in training, where every row may have a timestep."""
+    scheduler, x = EDMDEISScheduler(**betas), torch.ones(3, 1, 2, 2, dtype=dtype)
+    sigma_data = 1.0 if betas else 0.5
+    chosen = [0, 400, 999]
+    expected = c_in(scheduler.sigmas[chosen], sigma_data).to(dtype).view(3, 1, 1, 1).expand_as(x)
+    scaled = scheduler.scale_model_input(x, scheduler.timesteps[chosen])
+    torch.testing.assert_close(scaled, expected, rtol=1e-3, atol=1e-6)
+    for row, timestep in enumerate(scheduler.timesteps[chosen]):
+        for each in (timestep, timestep.item()):
+            torch.testing.assert_close(
+                scheduler.scale_model_input(x, each)[:1], expected[row : row + 1], rtol=1e-3, atol=1e-6
+            )
+    scheduler.set_timesteps(3)
+    assert scheduler.step_index is None
+
+
+@pytest.mark.parametrize("betas", [SD_BETAS, {"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3}])
+def test_a_discrete_time_model_says_what_training_reads(betas):
+    scheduler, other = EDMDEISScheduler(**betas), DDPMScheduler(**betas)
+    assert torch.equal(scheduler.alphas_cumprod, other.alphas_cumprod) and torch.equal(scheduler.betas, other.betas)
+    timesteps = torch.tensor([0, 2])
+    assert torch.equal(compute_snr(scheduler, timesteps), compute_snr(other, timesteps))
+    assert not hasattr(EDMDEISScheduler(), "alphas_cumprod")

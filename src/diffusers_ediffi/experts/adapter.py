@@ -64,7 +64,11 @@ class ExpertAdapter:
     def sdxl_refiner(
         cls, aesthetic_score: float = 6.0, negative_aesthetic_score: float | None = 2.5
     ) -> "ExpertAdapter":
-        """SDXL's refiner beside its base: the second text encoder's columns, no target size, a score instead."""
+        """SDXL's refiner beside its base: the second text encoder's columns, no target size, a score instead.
+
+        Without a negative prompt the base's pipeline gives zeros where the refiner's pipeline encodes the empty text:
+        pass a `negative_prompt`, `""` for none, to draw what the two draw one after the other with it.
+        """
         return cls((768, 2048), (0, 1, 2, 3), aesthetic_score, negative_aesthetic_score)
 
     @classmethod
@@ -103,7 +107,7 @@ class ExpertAdapter:
         Raises:
             ValueError: if an argument that this expert reads is missing or too narrow.
         """
-        sample, timestep, hidden_states, *rest = inputs
+        sample, timestep, hidden_states, *rest = (*inputs, None) if len(inputs) == 2 else inputs
         if self.negative_aesthetic_score is not None:
             _check_guided(sample, hidden_states)
         if self.hidden_states_columns is not None:

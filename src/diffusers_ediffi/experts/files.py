@@ -49,8 +49,10 @@ def weights_file(folder: Path, variant: str | None) -> Path:
 
 
 def network_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that describe a network, without what diffusers notes of the place it was loaded from."""
-    return {name: value for name, value in config.items() if not name.startswith("_")}
+    """The entries that describe a network, without what diffusers notes of how it was loaded."""
+    return {
+        name: value for name, value in config.items() if not name.startswith("_") and name != "quantization_config"
+    }
 
 
 def describe(index: int, expert: Any, config: Mapping[str, Any]) -> dict[str, Any]:

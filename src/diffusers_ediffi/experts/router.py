@@ -2,6 +2,7 @@
 """`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net."""
 
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from ..checks import as_float
 from ..discrete_time import betas_of
+from ..models.unet import check_has_no_adapters
 from .adapter import check_adapters
 from .files import (
     build_expert,
@@ -100,6 +102,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         self._register_experts(guidance_scales is not None)
         # Pipelines prepare their arguments for the expert that takes them as they are.
         self._lead = next((i for i, adapter in enumerate(self._adapters) if adapter is None), 0)
+        # Networks without (`UNet2DModel`) do not take the argument.
+        self._reads_text = any("encoder_hidden_states" in signature(type(e).forward).parameters for e in experts)
         self._offload = ExpertOffload()
         self._selected: int | None = None
         for name in MODULE_LISTS:
@@ -108,6 +112,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
     def _register_experts(self, with_guidance: bool) -> None:
         """Writes down the arguments as they are saved: checked, and experts by their descriptions."""
         self.register_to_config(
+            _use_default_values=[],  # `from_config` would leave out what was not given by name
             unets=self._descriptions(),
             boundaries=self.boundaries,
             adapters=[a and a.to_config() for a in self._adapters] if any(self._adapters) else None,
@@ -165,6 +170,16 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         entries = network_config(self.experts[self._lead].config)
         entries.pop("trained_on", None)
         return FrozenDict({**entries, **self._internal_dict})
+
+    @classmethod
+    def from_config(cls, config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """An untrained router of this `config`, see `ConfigMixin`; the entries of an expert that it shows to pipelines
+        are passed over."""
+        if isinstance(config, dict) and isinstance(config.get("unets"), list | tuple):
+            described = [unet["config"] for unet in config["unets"] if isinstance(unet, dict) and "config" in unet]
+            shown = {name for entries in described for name in entries}
+            config = {name: value for name, value in config.items() if name not in shown}
+        return super().from_config(config, *args, **kwargs)
 
     @property
     def boundaries(self) -> list[float]:
@@ -232,6 +247,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
             return_dict (`bool`): Whether to return an output object instead of a tuple.
         """
         inputs = (sample, timestep, encoder_hidden_states, *args)
+        if encoder_hidden_states is None and not args and not self._reads_text:
+            inputs = (sample, timestep)
         routes = self._routes.experts_of(timestep) if self._selected is None else [self._selected]
         if len(set(routes)) == 1:
             return self._call_expert(routes[0], inputs, kwargs, return_dict)
@@ -302,6 +319,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
             raise NotADirectoryError(f"{folder} is a file; give a folder to save to.")
         for i, description in enumerate(self._descriptions()):
             expert_class(i, description)  # what could not be loaded again is not saved
+        check_has_no_adapters(self)
         how: dict[str, Any] = {"safe_serialization": safe_serialization, "max_shard_size": max_shard_size}
         self._save_experts(folder, is_main_process=is_main_process, variant=variant, **how)
         if is_main_process:

@@ -1,13 +1,15 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What pipelines of diffusers and their loaders (LoRA, IP-Adapter) ask of a U-Net, answered by a router's experts."""
 
+import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 from diffusers.loaders import PeftAdapterMixin
 from torch import nn
@@ -15,32 +17,64 @@ from torch import nn
 from .files import expert_folder
 
 
-class UNetInterfaceMixin(PeftAdapterMixin):
+class UNetInterfaceMixin(PeftAdapterMixin, ModelMixin):
     """Answers for all experts. A LoRA or IP-Adapter goes into all of them, unless `experts=` or `loading_into` says
     which.
 
-    Methods of peft that are not overridden here (`disable_lora`, `unfuse_lora`, ...) work on layers, wherever these
-    are.
+    What is not said here is asked of the experts: their methods (`enable_freeu`, `fuse_qkv_projections`, ...) are
+    called on every expert; their parts and settings (`down_blocks`, `add_embedding`, ...), by which a pipeline
+    prepares its arguments, are those of the expert that `config` is taken from. Methods of peft (`disable_lora`,
+    `unfuse_lora`, ...) work on layers, wherever these are.
     """
 
     experts: Any
     _lead: int  # the expert whose arguments pipelines prepare
     _loads_into: list[int] | None = None
 
-    @property
-    def add_embedding(self) -> nn.Module:
-        """As `config`; a pipeline reads it to learn the width of its inputs."""
-        return self.experts[self._lead].add_embedding
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            experts = self.__dict__.get("_modules", {}).get("experts")
+            if not experts or name.startswith("_") or hasattr(type(self), name):
+                raise
+            asked = [expert for expert in (experts[self._lead], *experts) if hasattr(expert, name)]
+            if not asked:
+                raise
+        found = getattr(asked[0], name)
+        return self._on_every_expert(name) if inspect.ismethod(found) else found
+
+    def _on_every_expert(self, name: str) -> Callable[..., None]:
+        """The method of this name of all experts that have it."""
+
+        def call(*args, **kwargs) -> None:
+            for expert in self._chosen(range(len(self.experts))):
+                if hasattr(expert, name):
+                    getattr(expert, name)(*args, **kwargs)
+
+        return call
 
     @property
-    def down_blocks(self) -> nn.ModuleList:
-        """As `config`; a pipeline reads it to learn which blocks an IP-Adapter's scales are for."""
-        return self.experts[self._lead].down_blocks
+    def is_quantized(self) -> bool:
+        """Whether an expert is; diffusers then refuses to cast the model."""
+        return any(getattr(expert, "is_quantized", False) for expert in self.experts)
 
     @property
-    def up_blocks(self) -> nn.ModuleList:
-        """As `down_blocks`."""
-        return self.experts[self._lead].up_blocks
+    def hf_device_map(self) -> dict[str, Any]:
+        """The devices over which the experts are spread; no attribute where none is."""
+        maps = [getattr(expert, "hf_device_map", {}) for expert in self.experts]
+        if not any(maps):
+            raise AttributeError("no expert was loaded with a device_map")
+        places = [(f"experts.{i}.{name}", place) for i, names in enumerate(maps) for name, place in names.items()]
+        return {name.rstrip("."): place for name, place in places}
+
+    def dequantize(self) -> None:
+        """Dequantizes every expert that is quantised."""
+        if not self.is_quantized:
+            super().dequantize()  # says so
+        for expert in self._chosen(range(len(self.experts))):
+            if getattr(expert, "is_quantized", False):
+                expert.dequantize()
 
     @property
     def attn_processors(self) -> dict[str, Any]:
@@ -71,25 +105,28 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         for expert in self.experts:
             expert.enable_xformers_memory_efficient_attention(attention_op)
 
-    def set_default_attn_processor(self) -> None:
-        """Gives every expert the attention processors it was made with."""
-        for expert in self.experts:
-            expert.set_default_attn_processor()
+    @property
+    def save_attn_procs(self) -> Callable[..., None]:
+        """Saves the attention processors of Custom Diffusion, to the folder `expert.<index>` of each expert."""
+        return self._by_folder("save_attn_procs")
 
-    def set_attention_slice(self, slice_size: str | int | list[int] = "auto") -> None:
-        """Computes the attention of every expert in slices, to save memory."""
-        for expert in self.experts:
-            expert.set_attention_slice(slice_size)
+    @property
+    def load_attn_procs(self) -> Callable[..., None]:
+        """Loads the attention processors of Custom Diffusion, which `save_attn_procs` of a router or of a single U-Net
+        wrote."""
+        return self._by_folder("load_attn_procs")
 
-    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
-        """Turns FreeU on in every expert."""
-        for expert in self.experts:
-            expert.enable_freeu(s1, s2, b1, b2)
+    def _by_folder(self, name: str) -> Callable[..., None]:
+        """A method that reads or writes a folder, for all experts; no attribute where they have none."""
+        getattr(self.experts[self._lead], name)
 
-    def disable_freeu(self) -> None:
-        """Turns FreeU off in every expert."""
-        for expert in self.experts:
-            expert.disable_freeu()
+        def call(source: Any, *args, **kwargs) -> None:
+            for index, expert in enumerate(self.experts):
+                folder = None if isinstance(source, dict) else Path(source) / expert_folder(index)
+                of_expert = folder is not None and (name.startswith("save") or folder.is_dir())
+                getattr(expert, name)(str(folder) if of_expert else source, *args, **kwargs)
+
+        return call
 
     @contextmanager
     def loading_into(self, experts: Sequence[int]) -> Iterator[None]:
@@ -116,9 +153,20 @@ class UNetInterfaceMixin(PeftAdapterMixin):
 
     def _chosen(self, experts: Sequence[int] | None = None) -> list[Any]:
         """The experts to load into, each once: one U-Net may serve as several of them."""
+        return [self.experts[index] for index in self._chosen_indices(experts)]
+
+    def _chosen_indices(self, experts: Sequence[int] | None = None) -> list[int]:
         indices = self._loads_into if experts is None else self._check_indices(experts)
-        chosen = [self.experts[index] for index in (range(len(self.experts)) if indices is None else indices)]
-        return list({id(expert): expert for expert in chosen}.values())
+        indices = list(range(len(self.experts))) if indices is None else indices
+        return list({id(self.experts[index]): index for index in reversed(indices)}.values())[::-1]
+
+    def active_adapters(self) -> list[str]:
+        """The adapters that are active in any expert."""
+        if not self._hf_peft_config_loaded:
+            return super().active_adapters()  # says so
+        names = [expert.active_adapters() for expert in self.experts if _adapters_of(expert)]
+        listed = [name for active in names for name in ([active] if isinstance(active, str) else active or ())]
+        return [name for name in dict.fromkeys(listed) if name in self.peft_config]
 
     @property
     def peft_config(self) -> dict[str, Any]:
@@ -142,10 +190,11 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         _pipeline: Any = None,
         **kwargs,
     ) -> None:
-        """Loads one LoRA into all experts. `pipe.load_lora_weights` comes here.
+        """Loads one LoRA into all experts, or the LoRA of each expert. `pipe.load_lora_weights` comes here.
 
         Args:
-            pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict`): The LoRA.
+            pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict`): The LoRA; or what
+                `save_lora_adapter` wrote, or weights named `experts.<index>...`, each of which goes to its expert.
             prefix (`str`, *optional*): Only keys that begin with it are read; `unet` in LoRAs of pipelines.
             hotswap (`bool`): Whether to replace the adapter of this name in place, in the experts that have it.
             experts (`list` of `int`, *optional*): Indices of the experts to load into; all by default, or those of
@@ -156,15 +205,17 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         Raises:
             ValueError: if an expert takes no LoRA, or has one of this name; then none is changed.
         """
-        chosen = self._chosen(experts)
-        for expert in chosen:
-            _check_takes(expert, PeftAdapterMixin, "LoRA")
-        if hotswap:
-            chosen = [expert for expert in chosen if adapter_name in _adapters_of(expert)] or chosen
-        adapter_name = _name_for(adapter_name, chosen, hotswap)
         source = pretrained_model_name_or_path_or_dict
+        chosen = {index: self.experts[index] for index in self._chosen_indices(experts)}
+        for expert in chosen.values():
+            _check_takes(expert, PeftAdapterMixin, "LoRA")
+        sources = {index: _lora_of_expert(source, prefix, index, len(self.experts)) for index in chosen}
+        pairs = [(chosen[index], weights) for index, weights in sources.items() if weights is not None]
+        if hotswap:
+            pairs = [pair for pair in pairs if adapter_name in _adapters_of(pair[0])] or pairs
+        adapter_name = _name_for(adapter_name, [expert for expert, _ in pairs], hotswap)
         with _offloading_paused(self, _pipeline):
-            _load_into_each(chosen, source, prefix, hotswap, adapter_name=adapter_name, **kwargs)
+            _load_into_each(pairs, prefix, hotswap, adapter_name=adapter_name, **kwargs)
 
     def save_lora_adapter(self, save_directory: str | os.PathLike, adapter_name: str = "default", **kwargs) -> None:
         """Saves the adapter of every expert that has it, to the folder `expert.<index>` of each."""
@@ -192,10 +243,9 @@ class UNetInterfaceMixin(PeftAdapterMixin):
             raise ValueError(f"{len(names)} adapters and {len(weights)} weights: pass one weight for each.")
         self._check_names(names)
         for expert in self._chosen(range(len(self.experts))):
-            present = _adapters_of(expert)
-            pairs = [(name, weight) for name, weight in zip(names, weights, strict=True) if name in present]
-            if present:
-                expert.set_adapters([name for name, _ in pairs], [weight for _, weight in pairs])
+            if _adapters_of(expert):
+                # All names, and layers pass over those that they lack: a pipeline's `get_active_adapters` asks one.
+                expert.set_adapters(names, weights)
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
         """Activates adapters with weight 1, for training."""
@@ -248,8 +298,14 @@ class UNetInterfaceMixin(PeftAdapterMixin):
         # `unload_ip_adapter` sets None here, and in a copy of the configuration that no expert sees
         for expert in self._chosen(range(len(self.experts))):
             if hasattr(getattr(expert, "encoder_hid_proj", None), "image_projection_layers"):
-                expert.encoder_hid_proj = value
-                expert.config.encoder_hid_dim_type = None
+                before = getattr(expert, "text_encoder_hid_proj", None)
+                expert.encoder_hid_proj = before
+                expert.config.encoder_hid_dim_type = None if before is None else "text_proj"
+
+    @property
+    def text_encoder_hid_proj(self) -> None:
+        """What an IP-Adapter took the place of in a network with a projection for its text (Kolors); `None`, as
+        `encoder_hid_proj` puts that of every expert back."""
 
     def _load_ip_adapter_weights(self, state_dicts: Any, **kwargs) -> None:
         chosen = self._chosen()
@@ -291,14 +347,32 @@ def _name_for(adapter_name: str | None, experts: Sequence[Any], hotswap: bool) -
     return adapter_name or next(name for name in names if name not in taken)
 
 
-def _load_into_each(experts: Sequence[Any], source: Any, prefix: str | None, hotswap: bool, **kwargs) -> None:
-    """Loads a LoRA into all experts, or after an error into none."""
+def _lora_of_expert(source: Any, prefix: str | None, index: int, num_experts: int) -> Any:
+    """What of a LoRA an expert loads: its weights or its folder, where there is one for each expert, `None` where its
+    is not among them; else everything."""
+    if not isinstance(source, dict):
+        folders = [Path(source) / expert_folder(i) for i in range(num_experts)]
+        if not any(folder.is_dir() for folder in folders):
+            return source
+        return folders[index] if folders[index].is_dir() else None
+    start = f"{prefix}." if prefix else ""
+    known = tuple(f"{start}experts.{i}." for i in range(num_experts))
+    if not any(key.startswith(f"{start}experts.") for key in source):
+        # With the same tensors the experts would share them.
+        return {key: value.clone() for key, value in source.items()}
+    unknown = [key for key in source if key.startswith(start) and not key.startswith(known)]
+    if unknown:
+        raise ValueError(f"the LoRA has {unknown[0]}, which belongs to none of the {num_experts} experts.")
+    weights = {key.replace(known[index], start, 1): source[key] for key in source if key.startswith(known[index])}
+    return weights or None
+
+
+def _load_into_each(pairs: Sequence[tuple[Any, Any]], prefix: str | None, hotswap: bool, **kwargs) -> None:
+    """Loads a LoRA into each expert, or after an error into none."""
     done: list[Any] = []
     try:
-        for expert in experts:
-            # With the same tensors the experts would share them.
-            weights = {key: value.clone() for key, value in source.items()} if isinstance(source, dict) else source
-            expert.load_lora_adapter(weights, prefix, hotswap, **kwargs)
+        for expert, source in pairs:
+            expert.load_lora_adapter(source, prefix, hotswap, **kwargs)
             done.append(expert)
     except Exception:
         for expert in [] if hotswap else done:

@@ -94,35 +94,45 @@ class UNetLevel(nn.Module):
         self.pushes, self.pops = pushes, pops
         self.one_skip = one_skip
 
+    @property
+    def num_taken(self) -> int:
+        """How many skip connections the level takes."""
+        return (1 if self.one_skip else len(self.resnets)) if self.pops else 0
+
     def forward(
         self,
         x: torch.Tensor,
         temb: torch.Tensor,
         context: torch.Tensor,
         context_mask: torch.Tensor | None,
-        skips: list[torch.Tensor],
+        skips: tuple[torch.Tensor, ...] = (),
         checkpoint: Callable[..., torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """`x` is (batch, channels, height, width); `skips` are taken and left as a stack. `checkpoint` calls a block
-        so that its activations are not kept for the backward pass."""
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """`x` is (batch, channels, height, width); `skips` are the latest `num_taken` skip connections. `checkpoint`
+        calls a block so that its activations are not kept for the backward pass.
+
+        Returns the feature map and the skip connections that the level leaves. (A hook of accelerate or diffusers that
+        moves the arguments hands over copies of lists, so that nothing comes back in them.)
+        """
         call = checkpoint or _call
+        taken, left = list(skips), list[torch.Tensor]()
         if self.before is not None:
             x = self.before(x)
         for i, resnet in enumerate(self.resnets):
             if self.pops and not (self.one_skip and i):
-                x = torch.cat([x, skips.pop()], dim=1)
+                x = torch.cat([x, taken.pop()], dim=1)
             x = call(resnet, x, temb)
             if str(i) in self.attentions:
                 x = call(self.attentions[str(i)], x, context, context_mask)
             if self.pushes and not self.one_skip:
-                skips.append(x)
+                left.append(x)
         if self.pushes and self.one_skip:
-            skips.append(x)
+            left.append(x)
         if self.after is not None:
             x = self.after(x, temb) if isinstance(self.after, ResnetBlock) else self.after(x)
             if self.pushes and not self.one_skip:
-                skips.append(x)
-        return x
+                left.append(x)
+        return x, tuple(left)
 
 
 def _call(function: nn.Module, *inputs: Any) -> torch.Tensor:

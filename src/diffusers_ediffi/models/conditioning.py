@@ -64,14 +64,14 @@ class ConditioningFusion(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """Returns the context (batch, 192, cross_attention_dim), its boolean mask (batch, 1, 1, 192) or `None` where
         every column counts, and the global vector (batch, time_embed_dim)."""
-        text, text_mask = _columns(
+        text, text_mask = self._columns(
             "encoder_hidden_states", encoder_hidden_states, encoder_attention_mask, self.text_proj, CLIP_TEXT_TOKENS
         )
-        t5, t5_mask = _columns(
+        t5, t5_mask = self._columns(
             "encoder_hidden_states_2", encoder_hidden_states_2, encoder_attention_mask_2, self.text_proj_2, T5_TOKENS
         )
-        pooled_text = _vector("text_embeds", text_embeds, self.pooled_text_proj)
-        image = _vector("image_embeds", image_embeds, self.pooled_image_proj)
+        pooled_text = self._vector("text_embeds", text_embeds, self.pooled_text_proj)
+        image = self._vector("image_embeds", image_embeds, self.pooled_image_proj)
         text, t5, pooled_text, image = (
             x.to(self.null_token.dtype).expand(batch_size, *x.shape[1:]) for x in (text, t5, pooled_text, image)
         )
@@ -80,6 +80,39 @@ class ConditioningFusion(nn.Module):
         context = self.norm(torch.cat(columns, dim=1))
         pooled = self.pooled_text_proj(pooled_text) + self.pooled_image_proj(image)
         return context, _context_mask(text_mask, t5_mask, context), pooled
+
+    def _columns(
+        self, name: str, tokens: torch.Tensor | None, mask: torch.Tensor | None, proj: nn.Linear, length: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Pads tokens (batch, n, width) and mask (batch, n) to `length`; absent tokens are zeros without a mask.
+
+        The zeros are like the null token, which is never quantised and is there while `forward` runs, also under
+        offloading, where the weights of the layers below are not yet."""
+        if tokens is None:
+            return self.null_token.new_zeros(1, length, proj.in_features), None
+        _check_width(name, tokens, proj.in_features, 3)
+        missing = length - tokens.shape[1]
+        if missing < 0:
+            raise ValueError(
+                f"{name} holds {tokens.shape[1]} tokens; at most {length} are possible: truncate the text."
+            )
+        if mask is None and missing:
+            mask = tokens.new_ones(tokens.shape[:2])
+        if missing:
+            tokens = F.pad(tokens, (0, 0, 0, missing))
+        if mask is None:
+            return tokens, None
+        if mask.ndim != 2 or mask.shape[1] + missing != length:
+            raise ValueError(
+                f"the attention mask of {name} has shape {tuple(mask.shape)}; expected one entry per token."
+            )
+        return tokens, F.pad(mask.bool(), (0, missing))
+
+    def _vector(self, name: str, vector: torch.Tensor | None, proj: nn.Linear) -> torch.Tensor:
+        if vector is None:
+            return self.null_token.new_zeros(1, proj.in_features)
+        _check_width(name, vector, proj.in_features, 2)
+        return vector
 
 
 def _context_mask(
@@ -94,34 +127,6 @@ def _context_mask(
     if t5_mask is not None:
         mask[:, T5_COLUMNS] = t5_mask
     return mask[:, None, None]
-
-
-def _columns(
-    name: str, tokens: torch.Tensor | None, mask: torch.Tensor | None, proj: nn.Linear, length: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Pads tokens (batch, n, width) and mask (batch, n) to `length`; absent tokens are zeros without a mask."""
-    if tokens is None:
-        return proj.weight.new_zeros(1, length, proj.in_features), None
-    _check_width(name, tokens, proj.in_features, 3)
-    missing = length - tokens.shape[1]
-    if missing < 0:
-        raise ValueError(f"{name} holds {tokens.shape[1]} tokens; at most {length} are possible: truncate the text.")
-    if mask is None and missing:
-        mask = tokens.new_ones(tokens.shape[:2])
-    if missing:
-        tokens = F.pad(tokens, (0, 0, 0, missing))
-    if mask is None:
-        return tokens, None
-    if mask.ndim != 2 or mask.shape[1] + missing != length:
-        raise ValueError(f"the attention mask of {name} has shape {tuple(mask.shape)}; expected one entry per token.")
-    return tokens, F.pad(mask.bool(), (0, missing))
-
-
-def _vector(name: str, vector: torch.Tensor | None, proj: nn.Linear) -> torch.Tensor:
-    if vector is None:
-        return proj.weight.new_zeros(1, proj.in_features)
-    _check_width(name, vector, proj.in_features, 2)
-    return vector
 
 
 def _check_width(name: str, tensor: torch.Tensor, width: int, ndim: int) -> None:

@@ -183,6 +183,15 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """Saves the network, as every model of diffusers does.
+
+        Raises:
+            ValueError: Adapters are loaded, with whose layers the weights could not be loaded again.
+        """
+        check_has_no_adapters(self)
+        super().save_pretrained(*args, **kwargs)
+
     @property
     def total_stride(self) -> int:
         """Height and width of the input must be multiples of this."""
@@ -259,11 +268,13 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         patch_size, is_adm = self.config.patch_size, self.config.structure == "adm"
         x = F.pixel_unshuffle(x, patch_size) if patch_size > 1 else x
         x = stem = self.conv_in(x)
-        skips = [stem] if is_adm else []
+        skips: tuple[torch.Tensor, ...] = (stem,) if is_adm else ()
         checkpoint = self._gradient_checkpointing_func if self._is_checkpointing() else None
         for level in (*self.down_blocks, *([self.mid_block] if is_adm else []), *self.up_blocks):
-            x = level(x, temb, context, context_mask, skips, checkpoint)
-        x = x if is_adm else x + stem
+            kept = len(skips) - level.num_taken
+            x, left = level(x, temb, context, context_mask, skips[kept:], checkpoint)
+            skips = (*skips[:kept], *left)
+        x = x if is_adm else x + stem.to(x.device)  # the levels may be spread over devices
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
         return F.pixel_shuffle(x, patch_size) if patch_size > 1 else x
 
@@ -313,6 +324,16 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(
                 f"height and width {tuple(sample.shape[-2:])} must be multiples of {self.total_stride} for this model."
             )
+
+
+def check_has_no_adapters(unet: Any) -> None:
+    """Refuses to save a network with layers of peft, under whose names its weights would not be found."""
+    adapters = list(getattr(unet, "peft_config", ()))
+    if adapters:
+        raise ValueError(
+            f"the adapters {adapters} are loaded: save them by save_lora_adapter; to save the network, take them away "
+            "by unload_lora() (with what they add, after fuse_lora())."
+        )
 
 
 def align_weights(module: nn.Module) -> None:

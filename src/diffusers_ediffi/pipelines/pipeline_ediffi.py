@@ -39,6 +39,7 @@ from .inputs import (
     encoders_in_use,
 )
 from .loading import LoadablePipeline, keep_out_of_float16
+from .lora import LoraPipeline
 from .paintings import paintings_per_stage
 from .prediction import batches, network_conditions, network_input
 from .safety import run_safety_checker
@@ -62,7 +63,7 @@ class EDiffIPipelineOutput(BaseOutput):
     nsfw_content_detected: list[bool] | None = None
 
 
-class EDiffIPipeline(LoadablePipeline, EncodersMixin, CallState):
+class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
     """Text-to-image generation with eDiff-I: an ensemble of expert denoisers and two super-resolution stages.
 
     ```python

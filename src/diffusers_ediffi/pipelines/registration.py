@@ -2,8 +2,8 @@
 """Makes diffusers treat the package as one of its own, without importing diffusers.
 
 Without this, pipelines would be saved under the paths of our modules, could not be loaded by Hub id,
-`DiffusionPipeline.from_pretrained` would not know `EDiffIPipeline`, and `from_config` between schedulers would not
-find `EDMDEISScheduler`.
+`DiffusionPipeline.from_pretrained` and `AutoPipelineForText2Image` would not know `EDiffIPipeline`, and `from_config`
+between schedulers would not find `EDMDEISScheduler`.
 
 Three modules of diffusers are changed, each as soon as it is imported, or at once where it has been. Importing them
 for that purpose would take seconds, which `import diffusers_ediffi` is not to cost. Until then a finder on
@@ -21,6 +21,13 @@ from typing import Any, cast
 PACKAGE = __name__.partition(".")[0]
 CLASSES = ("EDiffIPipeline", "EDiffIImg2ImgPipeline", "EDiffIInpaintPipeline", "EDMDEISScheduler")
 
+# What diffusers finds a pipeline for a task by, and ours.
+TASKS = {
+    "AutoPipelineForText2Image": ("AUTO_TEXT2IMAGE_PIPELINES_MAPPING", "EDiffIPipeline"),
+    "AutoPipelineForImage2Image": ("AUTO_IMAGE2IMAGE_PIPELINES_MAPPING", "EDiffIImg2ImgPipeline"),
+    "AutoPipelineForInpainting": ("AUTO_INPAINT_PIPELINES_MAPPING", "EDiffIInpaintPipeline"),
+}
+
 
 def register() -> None:
     """Changes the modules of `STEPS` that have been imported and sees to it that the others will be; it may be called
@@ -37,6 +44,8 @@ def _serve_classes(diffusers: ModuleType) -> None:
     """`diffusers.EDiffIPipeline` and the others, which are imported when somebody asks for them."""
 
     def serve(name: str) -> Any:
+        if name in TASKS:
+            _join_auto_pipelines()
         if name not in CLASSES:
             raise AttributeError(f"module {diffusers.__name__!r} has no attribute {name!r}")
         value = getattr(sys.modules[PACKAGE], name)
@@ -45,6 +54,14 @@ def _serve_classes(diffusers: ModuleType) -> None:
 
     # Asked before the `__getattr__` of diffusers' class of lazy modules (PEP 562).
     vars(diffusers)["__getattr__"] = serve
+
+
+def _join_auto_pipelines() -> None:
+    """`AutoPipelineForText2Image` and the others, when somebody asks `diffusers` for them, find the pipelines of their
+    task."""
+    auto_pipeline = importlib.import_module("diffusers.pipelines.auto_pipeline")
+    for mapping, name in TASKS.values():
+        getattr(auto_pipeline, mapping)["ediffi"] = getattr(sys.modules[PACKAGE], name)
 
 
 def _stand_among_pipelines(pipelines: ModuleType) -> None:

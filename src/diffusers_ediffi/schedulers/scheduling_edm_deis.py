@@ -22,7 +22,15 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import BaseOutput
 
 from ..checks import is_finite, is_number
-from ..discrete_time import BETA_SCHEDULES, BETA_SETTINGS, check_train_timesteps, has_betas, is_continuous, log_sigmas
+from ..discrete_time import (
+    BETA_SCHEDULES,
+    BETA_SETTINGS,
+    check_train_timesteps,
+    discrete_time_model,
+    has_betas,
+    is_continuous,
+    log_sigmas,
+)
 from ..edm import (
     SIGMA_DATA,
     SIGMA_MAX,
@@ -31,6 +39,7 @@ from ..edm import (
     c_noise,
     denoised_from_model_output,
     expand_as,
+    sigma_from_c_noise,
 )
 from .deis_weights import extrapolated, kutta3_levels, kutta3_stage, multistep_weights
 from .sigma_grids import HIGHEST_SIGMA, LOWEST_SIGMA, are_levels, check_sigmas, lowest_sigma, sigma_grid, stretched
@@ -207,6 +216,9 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         betas = {name: self.config[name] for name in BETA_SETTINGS if self.config[name] is not None}
         # ln(sigma) of a discrete-time model's timesteps; None: the network is called with c_noise.
         self._log_sigmas = log_sigmas(betas) if from_betas and not is_continuous(self.config) else None
+        if self._log_sigmas is not None:  # what training reads of a discrete-time model, in diffusers' `compute_snr`
+            model = discrete_time_model(betas)
+            self.betas, self.alphas_cumprod = model.betas, model.alphas_cumprod
         self._sigma_data = 1.0 if from_betas else self.config.sigma_data
         # Numbers in place of None, since other schedulers may read the configuration.
         low, high = _sigma_range(self.config, self._log_sigmas)
@@ -383,7 +395,10 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         return index
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
-        """The network's input c_in * x for the current step."""
+        """The network's input c_in * x for the current step; before `set_timesteps`, as in training, for the noise
+        level of any timestep."""
+        if self.num_inference_steps is None:
+            return self.precondition_inputs(sample, self._sigma_of(timestep).to(sample.device)).to(sample.dtype)
         if self._step_index is None:
             self._step_index = self._first_index(timestep)
         return self.precondition_inputs(sample, self._current_sigma(self._step_index))
@@ -400,6 +415,14 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         indices = np.arange(len(self._log_sigmas))
         timesteps = np.interp(sigma.double().log().cpu().numpy(), self._log_sigmas, indices)
         return torch.as_tensor(timesteps).to(sigma)
+
+    def _sigma_of(self, timestep: float | torch.Tensor) -> torch.Tensor:
+        """The inverse of `precondition_noise`, in float32 on the CPU."""
+        timesteps = torch.as_tensor(timestep).float().cpu()
+        if self._log_sigmas is None:
+            return sigma_from_c_noise(timesteps)
+        indices = np.arange(len(self._log_sigmas))
+        return torch.as_tensor(np.interp(timesteps.numpy(), indices, self._log_sigmas)).exp().float()
 
     def precondition_outputs(
         self, sample: torch.Tensor, model_output: torch.Tensor, sigma: float | torch.Tensor
