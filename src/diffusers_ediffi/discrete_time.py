@@ -88,6 +88,17 @@ def log_sigmas(betas: Mapping[str, Any]) -> np.ndarray:
     return (((1 - alphas) / alphas).log() / 2).numpy()
 
 
+def timesteps_of(sigma: torch.Tensor, log_sigmas: np.ndarray) -> torch.Tensor:
+    """The timesteps of noise levels, interpolated in ln(sigma); of the same shape and type."""
+    indices = np.arange(len(log_sigmas))
+    return torch.as_tensor(np.interp(sigma.double().log().cpu().numpy(), log_sigmas, indices)).to(sigma)
+
+
+def sigmas_of(timesteps: torch.Tensor, log_sigmas: np.ndarray) -> torch.Tensor:
+    """The inverse of `timesteps_of`, float32 on the CPU."""
+    return torch.as_tensor(np.interp(timesteps.numpy(), np.arange(len(log_sigmas)), log_sigmas)).exp().float()
+
+
 def alphas_cumprod(betas: Mapping[str, Any]) -> torch.Tensor:
     """alpha_bar of every timestep, decreasing, float32 `(timesteps,)`; see `log_sigmas`."""
     return discrete_time_model(betas).alphas_cumprod

@@ -465,7 +465,10 @@ def test_refuses_adapters(adapters, message):
         (ExpertAdapter(hidden_states_columns=(768, 2048)), "columns 768 to 2048 of encoder_hidden_states 16 wide"),
         (ExpertAdapter(time_ids=(0, 1)), "which this call does not pass"),
         (ExpertAdapter(time_ids=(0, 6)), r"columns \[0, 6\] of time_ids, which have 6"),
-        (ExpertAdapter(time_ids=(0,), aesthetic_score=6.0, negative_aesthetic_score=2.5), "no unconditional half"),
+        (
+            ExpertAdapter(time_ids=(0,), aesthetic_score=6.0, negative_aesthetic_score=2.5),
+            "is not \\[unconditional, conditional\\], twice the same images",
+        ),
     ],
 )
 def test_refuses_calls_that_do_not_fit_an_adapter(adapter, message):

@@ -30,6 +30,8 @@ from ..discrete_time import (
     has_betas,
     is_continuous,
     log_sigmas,
+    sigmas_of,
+    timesteps_of,
 )
 from ..edm import (
     SIGMA_DATA,
@@ -375,13 +377,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
     ) -> int:
         """Position of an entry of `timesteps`; where a Runge-Kutta step ends as the next begins, the beginning."""
         candidates = self.timesteps if schedule_timesteps is None else schedule_timesteps
-        if isinstance(timestep, torch.Tensor):
-            timestep = timestep.to(candidates)
-        indices = (candidates == timestep).nonzero().flatten().tolist()
-        if not indices:
-            unit = "" if self._log_sigmas is not None else ", which are ln(sigma) / 4"
-            raise ValueError(f"{timestep} is not one of the scheduler's timesteps{unit}.")
-        return indices[-1]
+        return _last_index(candidates, timestep, self._log_sigmas is None)
 
     def _first_index(self, timestep: float | torch.Tensor) -> int:
         """Where sampling begins; later the steps are counted, which needs no look at the device."""
@@ -410,32 +406,24 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
     def precondition_noise(self, sigma: float | torch.Tensor) -> torch.Tensor:
         """The network's timestep: c_noise = ln(sigma) / 4, or a discrete-time model's, interpolated in ln(sigma)."""
         sigma = torch.as_tensor(sigma)
-        if self._log_sigmas is None:
-            return c_noise(sigma)
-        indices = np.arange(len(self._log_sigmas))
-        timesteps = np.interp(sigma.double().log().cpu().numpy(), self._log_sigmas, indices)
-        return torch.as_tensor(timesteps).to(sigma)
+        return c_noise(sigma) if self._log_sigmas is None else timesteps_of(sigma, self._log_sigmas)
 
     def _sigma_of(self, timestep: float | torch.Tensor) -> torch.Tensor:
         """The inverse of `precondition_noise`, in float32 on the CPU."""
         timesteps = torch.as_tensor(timestep).float().cpu()
-        if self._log_sigmas is None:
-            return sigma_from_c_noise(timesteps)
-        indices = np.arange(len(self._log_sigmas))
-        return torch.as_tensor(np.interp(timesteps.numpy(), indices, self._log_sigmas)).exp().float()
+        return sigma_from_c_noise(timesteps) if self._log_sigmas is None else sigmas_of(timesteps, self._log_sigmas)
 
     def precondition_outputs(
         self, sample: torch.Tensor, model_output: torch.Tensor, sigma: float | torch.Tensor
     ) -> torch.Tensor:
         """The denoised image D: c_skip * x + c_out * F, or what a discrete-time model's output says about it."""
-        prediction_type = self.config.prediction_type
-        if prediction_type == "v_prediction":  # sigma_data = 1 makes -F a discrete-time model's v
-            return denoised_from_model_output(-model_output, sample, sigma, self._sigma_data)
-        if prediction_type == "sample":
-            return model_output
-        if self._log_sigmas is not None:
+        kind = self.config.prediction_type
+        if kind == "epsilon" and self._log_sigmas is not None:
             return sample - expand_as(sigma, sample) * model_output
-        return denoised_from_model_output(model_output, sample, sigma, self._sigma_data)
+        if kind == "sample":
+            return model_output
+        sign = -1 if kind == "v_prediction" else 1  # sigma_data = 1 makes -F a discrete-time model's v
+        return denoised_from_model_output(sign * model_output, sample, sigma, self._sigma_data)
 
     def _current_sigma(self, index: int) -> float:
         if index >= len(self._entry_sigmas):
@@ -525,6 +513,16 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
+
+
+def _last_index(candidates: torch.Tensor, timestep: float | torch.Tensor, are_c_noise: bool) -> int:
+    if isinstance(timestep, torch.Tensor):
+        timestep = timestep.to(candidates)
+    indices = (candidates == timestep).nonzero().flatten().tolist()
+    if not indices:
+        unit = ", which are ln(sigma) / 4" if are_c_noise else ""
+        raise ValueError(f"{timestep} is not one of the scheduler's timesteps{unit}.")
+    return indices[-1]
 
 
 def _check_choices(config: Any) -> None:
