@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "diffusers_ediffi"
 # The house from the ground up: a room or file imports what stands on the floors below it, and a file what is in its
 # room; nothing on its floor outside of that.
 FLOORS = (
-    {"checks", "files", "edm", "discrete_time", "phrases", "images", "demo"},
+    {"checks", "files", "edm", "discrete_time", "phrases", "images", "turns", "demo"},
     {"models", "schedulers", "foreign_pipelines", "provenance"},
     {"experts", "paint", "attention_record"},
     {"pipelines", "training", "attention_recorder"},

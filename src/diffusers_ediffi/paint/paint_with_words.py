@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -94,13 +95,14 @@ class PaintedPipeline:
         self.prompts = prompts
         self.painting = painting
         self._stack: ExitStack | None = None
+        self._thread: int | None = None  # that draws
         self._is_aspect_checked = False
 
     def __enter__(self) -> Any:
         if self._stack is not None:
             raise ValueError("this block was entered before; call paint_with_words again for another.")
         with ExitStack() as stack:
-            handle = self.pipe.unet.register_forward_pre_hook(self._check_aspect, with_kwargs=True)
+            handle = self.pipe.unet.register_forward_pre_hook(self._begin_call, with_kwargs=True)
             stack.callback(handle.remove)
             stack.enter_context(painted(self.pipe.unet, self.painting, NoiseLevels(self.pipe)))
             if any(self.painting.regions) and hasattr(self.pipe, "encode_prompt"):
@@ -114,8 +116,14 @@ class PaintedPipeline:
         if self._stack is not None:
             self._stack.close()
 
-    def _check_aspect(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Warns of masks of another shape than the image, once."""
+    def _begin_call(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Refuses calls of another thread, whose pipeline is another with the same U-Net or calls this one twice at a
+        time, and warns of masks of another shape than the image, once."""
+        if self._thread not in (None, get_ident()):
+            raise ValueError(
+                "another thread calls this U-Net while it is painted, and would draw the painted regions: let it draw "
+                "before or after the paint_with_words block, or with a copy (copy.deepcopy) of the U-Net."
+            )
         if self._is_aspect_checked:
             return
         self._is_aspect_checked = True
@@ -125,7 +133,8 @@ class PaintedPipeline:
             region.check_aspect(*(scale * size for size in sample.shape[-2:]))
 
     def _encode_prompt(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Learns which images are drawn, and that they are those of the painted prompts."""
+        """Learns which images are drawn, that they are those of the painted prompts, and which thread draws."""
+        self._thread = get_ident()
         bound = inspect.signature(original).bind(*args, **kwargs)
         bound.apply_defaults()
         prompt = bound.arguments.get("prompt")

@@ -45,6 +45,24 @@ class Stage:
     noise_level: float | None = None
     painting: Painting | None = None
 
+    def changed_by_calls(self) -> list[Any]:
+        """What a call of the pipeline changes while it draws: the networks, of which a router has several, and the
+        scheduler."""
+        unet = getattr(self.unet, "_orig_mod", self.unet)  # of torch.compile
+        return [unet, *getattr(unet, "experts", ()), self.scheduler]
+
+    def check_finite(self, sample: torch.Tensor) -> None:
+        """Refuses a sample that is no picture.
+
+        Raises:
+            ValueError: It has values that are NaN or infinite.
+        """
+        if not torch.isfinite(sample).all():
+            raise ValueError(
+                f"{self.label} drew values that are not finite, which are no picture: its weights are damaged, or "
+                f"their type ({self.unet.dtype}) overflows. Load the model again, or with dtype=torch.float32."
+            )
+
     def noise(self, images: int, generator: Generator, device: torch.device) -> torch.Tensor:
         """Standard normal noise, (images, 3, size, size) in float32."""
         shape = (images, self.unet.config.out_channels, self.size, self.size)
