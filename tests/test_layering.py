@@ -14,7 +14,7 @@ PACKAGE = ROOT / "src" / "diffusers_ediffi"
 # room; nothing on its floor outside of that.
 FLOORS = (
     {"checks"},
-    {"files", "edm", "discrete_time", "phrases", "images", "plain_yaml"},
+    {"files", "edm", "discrete_time", "phrases", "images"},
     {"demo", "models", "schedulers", "foreign_pipelines", "provenance"},
     {"experts", "paint", "attention_record"},
     {"pipelines", "training", "attention_recorder"},

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from ..demo.checkpoint import demo_checkpoint
-from ..plain_yaml import MAX_CHARACTERS, load_yaml
+from ..files import MAX_CHARACTERS, load_yaml
 from .messages import say
 from .model import load_pipeline
 

@@ -36,7 +36,7 @@ from typing import Any
 
 from ..experts.noise_interval import NoiseInterval
 from ..experts.routes import TRAINED_ON_TOLERANCE
-from ..plain_yaml import MAX_CHARACTERS
+from ..files import MAX_CHARACTERS
 from .schedule_entries import Node, Route, parse_entries, show_range
 from .settings import TrainingSettings
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..checks import is_number
 from ..edm import P_MEAN, P_STD
 from ..experts.noise_interval import NoiseInterval
-from ..plain_yaml import load_yaml
+from ..files import load_yaml
 from .settings import THIS_RUN, TrainingSettings
 
 INTERVAL_KEYS = ("node", "sigma", "excluding")

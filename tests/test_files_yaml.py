@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from diffusers_ediffi.plain_yaml import load_yaml
+from diffusers_ediffi.files import load_yaml
 
 NESTED = "x: [&b0 [x, x, x, x, x, x, x, x, x, x]"
 NESTED += "".join(f", &b{i} [{', '.join([f'*b{i - 1}'] * 10)}]" for i in range(1, 9)) + "]\n"
