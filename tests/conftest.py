@@ -2,10 +2,16 @@
 """Tiny, complete parts of a pipeline with random weights: real classes throughout, only small."""
 
 import pytest
-from helpers import tiny_pipeline
+from helpers import forget_hooked_parts, tiny_pipeline
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from diffusers_ediffi import demo_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def no_hooks_of_another_test():
+    yield
+    forget_hooked_parts()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import torch
 from diffusers import EDMEulerScheduler
+from torch import nn
 from transformers import (
     CLIPImageProcessorPil,
     CLIPTextConfig,
@@ -137,6 +138,14 @@ def tiny_components(**changes):
     """All components of a three-stage pipeline. The networks are shared by all tests: copy one to change it."""
     schedulers = {name: EDMEulerScheduler() for name in ("scheduler", "scheduler_sr256", "scheduler_sr1024")}
     return {**_networks(), **schedulers, **changes}
+
+
+def forget_hooked_parts():
+    """Networks on which a test left hooks of offload, or a LoRA, are built anew for the next test."""
+    parts = _networks().values() if _networks.cache_info().currsize else ()
+    modules = (module for part in parts if isinstance(part, nn.Module) for module in part.modules())
+    if any(hasattr(module, "_hf_hook") or hasattr(module, "peft_config") for module in modules):
+        _networks.cache_clear()
 
 
 def tiny_pipeline(**changes):
