@@ -14,12 +14,14 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionSAGPipeline,
     StableDiffusionXLPipeline,
     TorchAoConfig,
     UNet1DModel,
     UNet2DConditionModel,
     UNet2DModel,
 )
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from helpers import tiny_unet as tiny_ediffi_unet
 from helpers_diffusers import build, draw, inputs, lora, three_experts, tiny_unet, unet_for
@@ -80,6 +82,51 @@ def test_fused_projections_reach_all_experts():
         kinds = {type(processor).__name__ for processor in routed.unet.attn_processors.values()}
         assert kinds == {type(processor).__name__ for processor in single.unet.attn_processors.values()}
         assert torch.equal(draw(routed), draw(single))
+
+
+def no_change(pipe):
+    assert len(pipe.unet.up_blocks) == len(pipe.unet.experts[0].up_blocks)
+
+
+def processor_in_the_middle(pipe):
+    pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor = AttnProcessor()
+
+
+def hook_in_the_middle(pipe):
+    pipe.unet.mid_block.register_forward_hook(lambda *args: None)
+
+
+def another_module(pipe):
+    pipe.unet.down_blocks[0].resnets[0] = copy.deepcopy(pipe.unet.down_blocks[0].resnets[0])
+
+
+@pytest.mark.parametrize("change", [processor_in_the_middle, hook_in_the_middle, another_module])
+def test_blocks_that_are_changed_in_one_expert_only_are_refused(change):
+    pipe = build(StableDiffusionPipeline, three())
+    no_change(pipe)
+    draw(pipe)
+    change(pipe)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="expert 0 were changed and those of expert 1 were not.* works with one"):
+            draw(pipe)
+
+
+def test_a_lora_for_one_expert_is_no_change_of_its_blocks():
+    pipe = build(StableDiffusionPipeline, three())
+    no_change(pipe)
+    with pipe.unet.loading_into([1]):
+        pipe.load_lora_weights(lora(StableDiffusionPipeline))
+    draw(pipe)
+
+
+def test_self_attention_guidance_needs_one_network():
+    single, routed = (
+        StableDiffusionSAGPipeline(**build(StableDiffusionPipeline, unet).components, requires_safety_checker=False)
+        for unet in (unet_for(StableDiffusionPipeline), three())
+    )
+    draw(single, sag_scale=0.7)
+    with pytest.raises(ValueError, match="self-attention guidance, FreeNoise"):
+        draw(routed, sag_scale=0.7)
 
 
 def three():

@@ -246,6 +246,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
             encoder_hidden_states (`torch.Tensor`, *optional*): Of shape (batch, tokens, width).
             return_dict (`bool`): Whether to return an output object instead of a tuple.
         """
+        self._check_lent_parts()
         inputs = (sample, timestep, encoder_hidden_states, *args)
         if encoder_hidden_states is None and not args and not self._reads_text:
             inputs = (sample, timestep)

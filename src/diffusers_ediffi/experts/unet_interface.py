@@ -15,6 +15,7 @@ from diffusers.loaders import PeftAdapterMixin
 from torch import nn
 
 from .files import expert_folder
+from .parts import BLOCKS, LentParts
 
 
 class UNetInterfaceMixin(PeftAdapterMixin, ModelMixin):
@@ -24,12 +25,14 @@ class UNetInterfaceMixin(PeftAdapterMixin, ModelMixin):
     What is not said here is asked of the experts: their methods (`enable_freeu`, `fuse_qkv_projections`, ...) are
     called on every expert; their parts and settings (`down_blocks`, `add_embedding`, ...), by which a pipeline
     prepares its arguments, are those of the expert that `config` is taken from. Methods of peft (`disable_lora`,
-    `unfuse_lora`, ...) work on layers, wherever these are.
+    `unfuse_lora`, ...) work on layers, wherever these are. Blocks that are changed in one expert only are refused at
+    the next call, see [`LentParts`].
     """
 
     experts: Any
     _lead: int  # the expert whose arguments pipelines prepare
     _loads_into: list[int] | None = None
+    _lent: LentParts | None = None  # since blocks were handed out, until the next call
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -42,6 +45,8 @@ class UNetInterfaceMixin(PeftAdapterMixin, ModelMixin):
             if not asked:
                 raise
         found = getattr(asked[0], name)
+        if name in BLOCKS and self._lent is None:
+            self._lent = LentParts(experts)
         return self._on_every_expert(name) if inspect.ismethod(found) else found
 
     def _on_every_expert(self, name: str) -> Callable[..., None]:
@@ -53,6 +58,11 @@ class UNetInterfaceMixin(PeftAdapterMixin, ModelMixin):
                     getattr(expert, name)(*args, **kwargs)
 
         return call
+
+    def _check_lent_parts(self) -> None:
+        if self._lent is not None:
+            self._lent.check(self.experts)
+            self._lent = None
 
     @property
     def is_quantized(self) -> bool:
@@ -156,6 +166,7 @@ class UNetInterfaceMixin(PeftAdapterMixin, ModelMixin):
         return [self.experts[index] for index in self._chosen_indices(experts)]
 
     def _chosen_indices(self, experts: Sequence[int] | None = None) -> list[int]:
+        self._lent = None  # what the router changes in some of them is meant
         indices = self._loads_into if experts is None else self._check_indices(experts)
         indices = list(range(len(self.experts))) if indices is None else indices
         return list({id(self.experts[index]): index for index in reversed(indices)}.values())[::-1]
