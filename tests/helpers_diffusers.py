@@ -159,12 +159,10 @@ def draw(pipe, steps: int = 5, **arguments) -> torch.Tensor:
     if "Img2Img" in name or "Inpaint" in name:
         arguments.setdefault("strength", 0.8)
     return pipe(
-        "a cat",
-        negative_prompt="b",
+        **{"prompt": "a cat", "negative_prompt": "b", **arguments},
         num_inference_steps=steps,
         generator=torch.Generator().manual_seed(3),
         output_type="latent",
-        **arguments,
     ).images
 
 

@@ -40,6 +40,7 @@ from helpers_diffusers import (
 from peft import LoraConfig
 
 from diffusers_ediffi import ExpertAdapter, ExpertRouterUNet
+from diffusers_ediffi.experts.adapter import _warn_of_zeros
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers 0.42 on numpy 2.4
@@ -376,16 +377,18 @@ def base_and_refiner(**changes) -> ExpertRouterUNet:
     return ExpertRouterUNet.from_unets(unets, **{**settings, **changes})
 
 
-def handed_over(base, refiner, scheduler) -> torch.Tensor:
+def handed_over(base, refiner, scheduler, **arguments) -> torch.Tensor:
     """diffusers' own way: two pipelines, the base ending where the refiner starts."""
     first = build(StableDiffusionXLPipeline, base, scheduler)
     second = build(StableDiffusionXLImg2ImgPipeline, refiner, scheduler)
     second = StableDiffusionXLImg2ImgPipeline(
-        **{**second.components, "text_encoder": None, "tokenizer": None}, requires_aesthetics_score=True
+        **{**second.components, "text_encoder": None, "tokenizer": None},
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
     )
     second.set_progress_bar_config(disable=True)
-    latents = draw(first, steps=10, denoising_end=0.6)
-    return draw(second, steps=10, denoising_start=0.6, image=latents)
+    latents = draw(first, steps=10, denoising_end=0.6, **arguments)
+    return draw(second, steps=10, denoising_start=0.6, image=latents, **arguments)
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
@@ -398,6 +401,46 @@ def test_sdxl_base_and_refiner_in_one_call(scheduler):
     torch.testing.assert_close(routed, expected, rtol=0, atol=1e-5)
     plain = ExpertRouterUNet.from_unets([router.experts[1]] * 2, [400], unit="timestep")
     assert not torch.allclose(routed, draw(build(StableDiffusionXLPipeline, plain, scheduler), steps=10), atol=1e-2)
+
+
+def with_empty_text(router) -> ExpertRouterUNet:
+    adapter = REFINER_ADAPTER.with_empty_text(build(StableDiffusionXLPipeline, router))
+    return ExpertRouterUNet.from_unets(list(router.experts), [400], unit="timestep", adapters=[adapter, None])
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_the_refiner_reads_the_encoded_empty_text_where_the_base_reads_zeros(prompts, caplog):
+    router, prompt = with_empty_text(base_and_refiner()), ["a red apple", "a blue house"][:prompts]
+    arguments = {"prompt": prompt, "negative_prompt": None}
+    expected = handed_over(router.experts[1], router.experts[0], EulerDiscreteScheduler, **arguments)
+    routed = draw(build(StableDiffusionXLPipeline, router, EulerDiscreteScheduler), steps=10, **arguments)
+    torch.testing.assert_close(routed, expected, rtol=0, atol=1e-5)
+    assert not caplog.records
+    plain = build(StableDiffusionXLPipeline, base_and_refiner(), EulerDiscreteScheduler)
+    assert not torch.allclose(draw(plain, steps=10, **arguments), expected, atol=1e-3)
+
+
+def test_zeros_where_the_empty_text_is_not_known_are_said_once(caplog):
+    _warn_of_zeros.cache_clear()
+    pipe = build(StableDiffusionXLPipeline, base_and_refiner())
+    draw(pipe)
+    assert not caplog.records
+    for _ in range(2):
+        draw(pipe, negative_prompt=None)
+    assert ["ExpertAdapter.with_empty_text(pipe)" in record.message for record in caplog.records] == [True]
+
+
+def test_an_empty_text_of_another_size_is_refused():
+    adapter = REFINER_ADAPTER.with_empty_text(build(StableDiffusionXLPipeline, base_and_refiner()))
+    tokens = len(adapter.empty_text["encoder_hidden_states"])
+    added = {"time_ids": torch.zeros(2, 6), "text_embeds": torch.zeros(2, WIDTH)}
+    for length in (tokens, 3 * tokens):  # of a long prompt
+        texts = torch.stack([torch.zeros(length, 2 * WIDTH), torch.ones(length, 2 * WIDTH)])
+        (*_, text), _ = adapter.apply((torch.zeros(2), 1, texts), {"added_cond_kwargs": added})
+        assert torch.equal(text[0], adapter.empty_text["encoder_hidden_states"].repeat(length // tokens, 1))
+        assert (text[1] == 1).all()
+    with pytest.raises(ValueError, match=rf"the text is \({tokens + 1}, 16\), the empty text \({tokens}, 16\)"):
+        adapter.apply((torch.zeros(2), 1, torch.randn(2, tokens + 1, 2 * WIDTH)), {"added_cond_kwargs": added})
 
 
 def test_adapters_survive_saving_as_data(tmp_path):

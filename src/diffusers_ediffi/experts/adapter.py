@@ -1,15 +1,24 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ExpertAdapter`: what an expert with another conditioning than its neighbours reads of the router's arguments."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 
 from ..checks import is_finite, is_number
 from .guidance import check_guided
+
+logger = logging.get_logger(__name__)
+
+NO_EMPTY_TEXT = (
+    "the pipeline gives zeros for an empty negative prompt, and an expert with an adapter was trained with the encoded"
+    " empty text: make the adapter know it by ExpertAdapter.with_empty_text(pipe), or pass negative_prompt=''."
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +27,7 @@ class ExpertAdapter:
 
     It is data alone, so that it is saved with the router and a stranger's configuration runs no code.
 
-        >>> refiner = ExpertAdapter.sdxl_refiner()
+        >>> refiner = ExpertAdapter.sdxl_refiner().with_empty_text(pipe)
         >>> router = ExpertRouterUNet.from_unets(
         ...     [refiner_unet, base_unet], [200], unit="timestep", adapters=[refiner, None]
         ... )
@@ -31,6 +40,8 @@ class ExpertAdapter:
         negative_aesthetic_score (`float`, *optional*): The same for the first half of the batch, which is the
             unconditional one under guidance. Leave it out where guidance is off: a batch whose halves are not the same
             images with different texts is refused.
+        empty_text (`dict` of `torch.Tensor`, *optional*): What the expert reads where the text is all zeros:
+            `encoder_hidden_states` of shape (tokens, columns) and `text_embeds` (width,), see `with_empty_text`.
 
     Raises:
         ValueError: if an entry is not of the form that is described here.
@@ -40,6 +51,7 @@ class ExpertAdapter:
     time_ids: tuple[int, ...] | None = None
     aesthetic_score: float | None = None
     negative_aesthetic_score: float | None = None
+    empty_text: Mapping[str, torch.Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         columns = self.hidden_states_columns
@@ -67,9 +79,26 @@ class ExpertAdapter:
         """SDXL's refiner beside its base: the second text encoder's columns, no target size, a score instead.
 
         Without a negative prompt the base's pipeline gives zeros where the refiner's pipeline encodes the empty text:
-        pass a `negative_prompt`, `""` for none, to draw what the two draw one after the other with it.
+        `with_empty_text` of the base's pipeline draws what the two draw one after the other.
         """
         return cls((768, 2048), (0, 1, 2, 3), aesthetic_score, negative_aesthetic_score)
+
+    @torch.no_grad()
+    def with_empty_text(self, pipe: Any) -> "ExpertAdapter":
+        """This adapter with what a pipeline of SDXL's kind encodes for the empty text, instead of its zeros
+        (`force_zeros_for_empty_prompt`).
+
+        Args:
+            pipe (`DiffusionPipeline`): The pipeline with the text encoders, for its `encode_prompt`.
+
+        Raises:
+            ValueError: if what it encodes is narrower than what the expert reads.
+        """
+        hidden_states, _, pooled, _ = pipe.encode_prompt("", do_classifier_free_guidance=False)
+        if self.hidden_states_columns is not None:
+            hidden_states = self._select_columns(hidden_states)
+        texts = {"encoder_hidden_states": hidden_states, "text_embeds": pooled}
+        return replace(self, empty_text={name: text[0].float().cpu().contiguous() for name, text in texts.items()})
 
     @classmethod
     def from_config(cls, config: Any) -> "ExpertAdapter":
@@ -83,16 +112,17 @@ class ExpertAdapter:
         """
         if isinstance(config, cls):
             return config
-        known = [field.name for field in fields(cls)]
+        known = [entry.name for entry in fields(cls) if entry.name != "empty_text"]
         if not isinstance(config, dict) or set(config) - set(known):
             unknown = sorted(set(config) - set(known)) if isinstance(config, dict) else config
             raise ValueError(f"an adapter has the unknown entries {unknown!r}; there are {', '.join(known)}.")
         return cls(**config)
 
     def to_config(self) -> dict[str, Any]:
-        """The entries that are set, as JSON can hold them."""
-        entries = {name: value for name, value in asdict(self).items() if value is not None}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in entries.items()}
+        """The entries that are set, as JSON can hold them; `empty_text` is saved with the weights."""
+        entries = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "empty_text"}
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in entries.items()}
+        return {name: value for name, value in listed.items() if value is not None}
 
     def apply(self, inputs: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Makes the expert's arguments of the router's.
@@ -110,10 +140,14 @@ class ExpertAdapter:
         sample, timestep, hidden_states, *rest = (*inputs, None) if len(inputs) == 2 else inputs
         if self.negative_aesthetic_score is not None:
             _check_guided(sample, hidden_states)
+            if self.empty_text is None and hidden_states is not None and not hidden_states.chunk(2)[0].any():
+                _warn_of_zeros()
         if self.hidden_states_columns is not None:
             hidden_states = self._select_columns(hidden_states)
         if self.time_ids is not None:
             kwargs = {**kwargs, "added_cond_kwargs": self._select_added(kwargs.get("added_cond_kwargs") or {})}
+        if self.empty_text is not None:
+            hidden_states, kwargs = self._fill_zeros(hidden_states, kwargs)
         return (sample, timestep, hidden_states, *rest), kwargs
 
     def _select_columns(self, hidden_states: torch.Tensor | None) -> torch.Tensor:
@@ -123,6 +157,25 @@ class ExpertAdapter:
         if hidden_states is None or width < stop:
             raise ValueError(f"an expert reads the columns {start} to {stop} of encoder_hidden_states {width} wide.")
         return hidden_states[..., start:stop]
+
+    def _fill_zeros(
+        self, hidden_states: torch.Tensor | None, kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor | None, dict[str, Any]]:
+        """Puts the encoded empty text where the text is all zeros, without waiting for the device."""
+        if hidden_states is None:
+            return hidden_states, kwargs
+        empty = (hidden_states == 0).flatten(1).all(dim=1)
+        encoded = {name: text.to(hidden_states) for name, text in (self.empty_text or {}).items()}
+        text, added = encoded["encoder_hidden_states"], kwargs.get("added_cond_kwargs") or {}
+        # A long prompt is encoded in parts of as many tokens.
+        parts, rest = divmod(hidden_states.shape[1], len(text))
+        if rest or hidden_states.shape[2] != text.shape[1]:
+            raise ValueError(f"the text is {tuple(hidden_states.shape[1:])}, the empty text {tuple(text.shape)}.")
+        hidden_states = torch.where(empty[:, None, None], text.repeat(parts, 1), hidden_states)
+        if "text_embeds" in added:
+            pooled = torch.where(empty[:, None], encoded["text_embeds"], added["text_embeds"])
+            kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
+        return hidden_states, kwargs
 
     def _select_added(self, added: dict[str, Any]) -> dict[str, Any]:
         if "time_ids" not in added:
@@ -141,6 +194,11 @@ class ExpertAdapter:
         if self.negative_aesthetic_score is not None:
             score[: batch_size // 2] = self.negative_aesthetic_score
         return torch.cat([time_ids, score], dim=1)
+
+
+@functools.cache
+def _warn_of_zeros() -> None:
+    logger.warning(NO_EMPTY_TEXT)
 
 
 def _check_guided(sample: torch.Tensor, hidden_states: torch.Tensor | None) -> None:
