@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net."""
 
+import json
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
@@ -16,10 +17,12 @@ from torch import nn
 
 from ..checks import as_float
 from ..discrete_time import betas_of
-from ..models.unet import check_has_no_adapters
+from ..files import check_is_folder, saved_whole
+from ..models.weight_files import check_without_adapters
 from .adapter import check_adapters
 from .files import (
     build_expert,
+    check_variants,
     describe,
     expert_class,
     expert_folder,
@@ -303,31 +306,48 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
-        """Saves every expert to a folder, and what joins them.
+        """Saves every expert to a folder, and what joins them: all of it or, after an error or a kill, nothing.
 
         Args:
-            save_directory (`str` or `Path`): The folder; made if it does not exist.
-            is_main_process (`bool`): Whether this process writes the configuration, in distributed training.
+            save_directory (`str` or `Path`): The folder; made if it does not exist. A router of the same variant that
+                it holds is replaced at the end; until then there has to be room for both.
+            is_main_process (`bool`): Whether this process writes, in distributed training.
             safe_serialization (`bool`): Whether to write safetensors files.
             variant (`str`, *optional*): Name of a variant such as `fp16`; variants share a folder.
             max_shard_size (`int` or `str`): Largest size of a weight file.
             push_to_hub (`bool`): Whether to upload the folder too; `repo_id`, `token`, `private`, `create_pr` and
                 `commit_message` as in diffusers.
+
+        Raises:
+            OSError: if the folder cannot be written.
+            ValueError: if what is saved could not be loaded again, or the folder holds other variants of another
+                router.
         """
         folder = Path(save_directory)
-        if folder.is_file():
-            raise NotADirectoryError(f"{folder} is a file; give a folder to save to.")
-        for i, description in enumerate(self._descriptions()):
-            expert_class(i, description)  # what could not be loaded again is not saved
-        check_has_no_adapters(self)
+        check_is_folder(folder)
+        self.check_saving(folder, variant)
+        if not is_main_process:  # which writes all of it
+            return
         how: dict[str, Any] = {"safe_serialization": safe_serialization, "max_shard_size": max_shard_size}
-        self._save_experts(folder, is_main_process=is_main_process, variant=variant, **how)
-        if is_main_process:
-            self.register_to_config(unets=self._descriptions())  # an expert's may have changed since the start
-            self.save_config(folder)
-            write_marker(folder, len(self.experts), variant)
+        with saved_whole(folder, self.config_name, variant) as unfinished:
+            self._save_experts(unfinished, variant=variant, **how)
+            self.save_config(unfinished)
+            tensors = None if self._shared is None else self._shared.tensor_names()
+            write_marker(unfinished, len(self.experts), variant, tensors)
         if push_to_hub:
             self._push(folder, **kwargs)
+
+    def check_saving(self, folder: Path, variant: str | None = None) -> None:
+        """Refuses what could not be loaded again, before anything is written; the arguments are `save_pretrained`'s.
+
+        Raises:
+            ValueError: see `save_pretrained`.
+        """
+        self.register_to_config(unets=self._descriptions())  # an expert's may have changed since the start
+        for i, (expert, description) in enumerate(zip(self.experts, self.config["unets"], strict=True)):
+            expert_class(i, description)
+            check_without_adapters(expert, expert_folder(i))
+        check_variants(folder, variant, json.loads(self.to_json_string()), (*SETTINGS, "shared_base", "unets"))
 
     def _save_experts(self, folder: Path, **how) -> None:
         if self._shared is not None:

@@ -2,11 +2,16 @@
 """Loading, sharing and casting the components of `EDiffIPipeline`, where that differs from diffusers."""
 
 import os
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
+
+from ..experts.router import ExpertRouterUNet
+from ..files import check_is_folder, saved_whole
+from ..models.weight_files import check_without_adapters
 
 logger = logging.get_logger(__name__)
 
@@ -31,6 +36,36 @@ class LoadablePipeline(DiffusionPipeline):
         if (is_path or name.startswith((".", "~"))) and not os.path.isdir(name):
             raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Saves all components, as `DiffusionPipeline.save_pretrained` does, but all of them or, after an error or a
+        kill, none. A pipeline that the folder holds is replaced at the end; until then there has to be room for both.
+
+        Raises:
+            OSError: The folder cannot be written.
+            ValueError: A component could not be loaded again.
+        """
+        folder, how = Path(save_directory), {"safe_serialization": safe_serialization, "variant": variant}
+        check_is_folder(folder)
+        for name, component in self.components.items():
+            component = getattr(component, "_orig_mod", component)  # of torch.compile
+            if isinstance(component, ExpertRouterUNet):
+                component.check_saving(folder / name, variant)
+            elif isinstance(component, torch.nn.Module):
+                check_without_adapters(component, name)
+        with saved_whole(folder, self.config_name, variant) as unfinished:
+            flashpack = {name: kwargs.pop(name) for name in ("use_flashpack",) if name in kwargs}
+            super().save_pretrained(unfinished, max_shard_size=max_shard_size, **how, **flashpack)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", None) or folder.name, **how, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
