@@ -2,9 +2,11 @@
 """`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import nn
 from ..checks import as_float
 from ..discrete_time import betas_of
 from ..files import check_is_folder, saved_whole
+from ..models.turns import lock_of
 from ..models.weight_files import check_without_adapters
 from .adapter import check_adapters
 from .files import (
@@ -108,7 +111,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         # Networks without (`UNet2DModel`) do not take the argument.
         self._reads_text = any("encoder_hidden_states" in signature(type(e).forward).parameters for e in experts)
         self._offload = ExpertOffload()
-        self._selected: int | None = None
+        self._selections: dict[int, int] = {}  # of each thread
         for name in MODULE_LISTS:
             setattr(self, name, _union(experts, name))
 
@@ -215,7 +218,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         self._guidance.follow(pipeline_scale)
 
     def select_expert(self, sigma: float) -> int:
-        """Chooses the expert of all calls until the next selection or `reset_expert()`; returns its index.
+        """Chooses the expert of all calls of this thread until the next selection or `reset_expert()`; returns its
+        index.
 
         Args:
             sigma (`float`): The routing sigma: the noise level at which the step begins. A Python number, so that
@@ -224,12 +228,16 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         Raises:
             ValueError: if sigma is not a noise level, or lies outside what its expert was trained on.
         """
-        self._selected = self._routes.expert_of_sigma(as_float("sigma", sigma))
-        return self._selected
+        index = self._selections[get_ident()] = self._routes.expert_of_sigma(as_float("sigma", sigma))
+        return index
 
     def reset_expert(self) -> None:
         """Goes back to routing each call by its timestep."""
-        self._selected = None
+        self._selections.pop(get_ident(), None)
+
+    @property
+    def _selected(self) -> int | None:
+        return self._selections.get(get_ident())
 
     def forward(
         self,
@@ -259,21 +267,32 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
     def _call_expert(self, index: int, inputs: tuple, kwargs: dict[str, Any], return_dict: bool) -> Any:
-        adapter, device = self._adapters[index], execution_device(self)
+        adapter = self._adapters[index]
         factor = self._guidance.factor(index) if self._selected is None else None
         if factor is not None:
             check_guided(inputs[0], NOT_RESCALED)
         if adapter is not None:
             inputs, kwargs = adapter.apply(inputs, kwargs)
-        if device is not None:
-            self._offload.fetch(self.experts, index, device)
-        if self._shared is not None:
-            self._shared.select(index)
-        output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
+        with self._present(index):
+            output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
         if factor is None:
             return output
         sample = rescale(output[0], factor)
         return UNet2DConditionOutput(sample=sample) if return_dict else (sample,)
+
+    @contextmanager
+    def _present(self, index: int) -> Iterator[None]:
+        """Keeps an expert on its device, or the shared network turned into it, and other threads away meanwhile."""
+        device = execution_device(self)
+        if device is None and self._shared is None:
+            yield
+            return
+        with lock_of(self._offload if self._shared is None else self._shared):
+            if device is not None:
+                self._offload.fetch(self.experts, index, device)
+            if self._shared is not None:
+                self._shared.select(index)
+            yield
 
     def _forward_split(self, routes: list[int], inputs: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
         """Calls each expert on its rows of the batch and puts the outputs back in order; only in training."""

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from ..foreign_pipelines import (
     prompt_tokens,
     replaced,
 )
+from ..models.turns import lock_of
 from .columns import region_columns
 from .painting import Painting
 from .processor import painted
@@ -106,6 +108,8 @@ class PaintedPipeline:
         self._rows = BatchRows(pipe)
         self._images = list(range(len(prompts)))  # of each image the number of its prompt
         self._stack: ExitStack | None = None
+        self._thread: int | None = None  # that draws
+        self._calling: int | None = None  # the thread in a call of the U-Net
         self._is_aspect_checked = False
 
     def __enter__(self) -> Any:
@@ -113,6 +117,8 @@ class PaintedPipeline:
             raise ValueError("this block was entered before; call paint_with_words again for another.")
         with ExitStack() as stack:
             handle = self.pipe.unet.register_forward_pre_hook(self._begin_call, with_kwargs=True)
+            stack.callback(handle.remove)
+            handle = self.pipe.unet.register_forward_hook(self._end_call, always_call=True)
             stack.callback(handle.remove)
             stack.enter_context(painted(self.pipe.unet, self.painting, NoiseLevels(self.pipe)))
             if any(self.painting.regions):
@@ -127,7 +133,15 @@ class PaintedPipeline:
             self._stack.close()
 
     def _begin_call(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Tells the painting which rows of the batch are painted, and looks at the shape of the first."""
+        """Refuses a call of another thread, which would be painted too or has drawn half of its image unpainted; tells
+        the painting which rows of the batch are painted, and looks at the shape of the first."""
+        with lock_of(self):
+            if {self._thread, self._calling} - {None, get_ident()}:
+                raise ValueError(
+                    "another thread calls this U-Net while it is painted, and would draw the painted regions: let it "
+                    "draw before or after the paint_with_words block, or with a copy (copy.deepcopy) of the U-Net."
+                )
+            self._calling = get_ident()
         sample = args[0] if args else kwargs["sample"]
         if self._rows.num_images is not None and not self.painting.is_blank:
             self._rows.check(sample)
@@ -136,6 +150,10 @@ class PaintedPipeline:
             self._check_aspect(sample)
         self._is_aspect_checked = True
 
+    def _end_call(self, *_: Any) -> None:
+        if self._calling == get_ident():  # else the call was refused
+            self._calling = None
+
     def _check_aspect(self, sample: torch.Tensor) -> None:
         """Warns of masks of another shape than the image."""
         scale = getattr(self.pipe, "vae_scale_factor", 1)
@@ -143,7 +161,8 @@ class PaintedPipeline:
             region.check_aspect(*(scale * size for size in sample.shape[-2:]))
 
     def _encode_prompt(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Learns which images are drawn, and that they are those of the painted prompts."""
+        """Learns which images are drawn, that they are those of the painted prompts, and which thread draws."""
+        self._thread = get_ident()
         bound = inspect.signature(original).bind(*args, **kwargs)
         bound.apply_defaults()
         prompts = self._numbers_of_prompts(bound.arguments)
