@@ -149,7 +149,10 @@ def test_another_thread_does_not_draw_what_is_painted():
     run = {"num_inference_steps": 2, "output_type": "np", "height": 16, "width": 16}
 
     def callback(running, step, timestep, tensors):
-        with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="another thread calls this U-Net"):
+        with (
+            ThreadPoolExecutor(1) as pool,
+            pytest.raises(ValueError, match="another pipeline or thread calls this U-Net"),
+        ):
             pool.submit(twin, PROMPT, **run).result()
         return tensors
 

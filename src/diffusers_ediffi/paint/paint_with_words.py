@@ -23,10 +23,11 @@ from ..foreign_pipelines import (
     as_tokenized,
     check_takes_noise,
     check_tells_rows,
+    is_called_by_another,
+    one_thread_at_a_time,
     prompt_tokens,
     replaced,
 )
-from ..models.turns import lock_of
 from .columns import region_columns
 from .painting import Painting
 from .processor import painted
@@ -109,16 +110,14 @@ class PaintedPipeline:
         self._images = list(range(len(prompts)))  # of each image the number of its prompt
         self._stack: ExitStack | None = None
         self._thread: int | None = None  # that draws
-        self._calling: int | None = None  # the thread in a call of the U-Net
         self._is_aspect_checked = False
 
     def __enter__(self) -> Any:
         if self._stack is not None:
             raise ValueError("this block was entered before; call paint_with_words again for another.")
         with ExitStack() as stack:
+            stack.enter_context(one_thread_at_a_time(self.pipe.unet))
             handle = self.pipe.unet.register_forward_pre_hook(self._begin_call, with_kwargs=True)
-            stack.callback(handle.remove)
-            handle = self.pipe.unet.register_forward_hook(self._end_call, always_call=True)
             stack.callback(handle.remove)
             stack.enter_context(painted(self.pipe.unet, self.painting, NoiseLevels(self.pipe)))
             if any(self.painting.regions):
@@ -133,15 +132,14 @@ class PaintedPipeline:
             self._stack.close()
 
     def _begin_call(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Refuses a call of another thread, which would be painted too or has drawn half of its image unpainted; tells
-        the painting which rows of the batch are painted, and looks at the shape of the first."""
-        with lock_of(self):
-            if {self._thread, self._calling} - {None, get_ident()}:
-                raise ValueError(
-                    "another thread calls this U-Net while it is painted, and would draw the painted regions: let it "
-                    "draw before or after the paint_with_words block, or with a copy (copy.deepcopy) of the U-Net."
-                )
-            self._calling = get_ident()
+        """Refuses calls that are not the pipeline's; tells the painting which rows of the batch are painted, and looks
+        at the shape of the first."""
+        if self._thread not in (None, get_ident()) or is_called_by_another(self.pipe):
+            raise ValueError(
+                "another pipeline or thread calls this U-Net while it is painted, and would draw the painted regions: "
+                "let it draw before or after the paint_with_words block, or with a copy (copy.deepcopy) of the U-Net "
+                "that is made before."
+            )
         sample = args[0] if args else kwargs["sample"]
         if self._rows.num_images is not None and not self.painting.is_blank:
             self._rows.check(sample)
@@ -149,10 +147,6 @@ class PaintedPipeline:
         if not self._is_aspect_checked:
             self._check_aspect(sample)
         self._is_aspect_checked = True
-
-    def _end_call(self, *_: Any) -> None:
-        if self._calling == get_ident():  # else the call was refused
-            self._calling = None
 
     def _check_aspect(self, sample: torch.Tensor) -> None:
         """Warns of masks of another shape than the image."""
