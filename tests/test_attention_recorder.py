@@ -526,3 +526,17 @@ def test_an_encoder_that_is_switched_off_has_no_words():
         draw(pipe, encoders=["t5"])
     assert {token.encoder for token in recorder.words()} == {"t5"}
     assert torch.equal(recorder.heat_map("cat"), recorder.heat_map("cat", encoder="t5"))
+
+
+@KINDS
+def test_calls_of_a_twin_are_not_recorded(make):
+    pipe = make()
+    twin = type(pipe).from_pipe(pipe)
+    expected = record(pipe).shares()
+    with record_attention(pipe) as recorder:
+        draw(twin)
+        draw(pipe)
+        draw(twin, "a bird")
+    assert recorder.prompts == [PROMPT] and recorder.num_images == 1
+    for encoder, shares in recorder.shares().items():
+        assert torch.equal(shares, expected[encoder])

@@ -2,10 +2,12 @@
 """Files and folders are written whole or not at all."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from safetensors import SafetensorError
 
-from diffusers_ediffi.files import write_json, written_whole
+from diffusers_ediffi.files import saved_whole, write_json, written_whole
 
 
 def test_a_file_takes_the_place_of_the_old_one_at_the_end(tmp_path):
@@ -48,3 +50,80 @@ def test_what_a_killed_process_left_does_not_hinder(tmp_path):
     (tmp_path / name).mkdir()
     write_json(path, [])
     assert [found.name for found in tmp_path.iterdir()] == ["result"]
+
+
+def tree(folder):
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def fill(folder, files):
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("old")
+
+
+WEIGHTS = "diffusion_pytorch_model"
+
+
+@pytest.mark.parametrize("is_fixed", [False, True])
+@pytest.mark.parametrize(
+    ("variant", "goes", "stays"),
+    [
+        (None, f"unet/{WEIGHTS}.bin", f"unet/{WEIGHTS}.fp16.bin"),
+        (None, f"unet/{WEIGHTS}-00001-of-00002.safetensors", f"unet/{WEIGHTS}.fp16-00001-of-00002.safetensors"),
+        ("fp16", f"unet/{WEIGHTS}.fp16-00001-of-00002.safetensors", f"unet/{WEIGHTS}.safetensors"),
+        ("fp16", f"unet/{WEIGHTS}.safetensors.index.fp16.json", f"unet/{WEIGHTS}.safetensors.index.json"),
+        (None, "model.safetensors", "model.fp16.safetensors"),
+        (None, "unet/expert.2/config.json", "samples/expert.2/model.safetensors"),
+        (None, "pytorch_model.bin", ".git/refs/main"),
+        (None, "unet/expert.base/config.json", "run/unet/diffusion_pytorch_model.safetensors"),
+    ],
+)
+def test_what_is_saved_again_replaces_its_variant_alone(tmp_path, monkeypatch, is_fixed, variant, goes, stays):
+    folder = tmp_path / "saved"
+    fill(folder, ["config.json", goes, stays])
+    if is_fixed:
+        monkeypatch.chdir(folder)
+    with saved_whole("." if is_fixed else folder, "config.json", variant) as unfinished:
+        (unfinished / "unet").mkdir()
+        (unfinished / "unet" / "config.json").write_text("new")
+        (unfinished / "config.json").write_text("new")
+        assert tree(folder)["config.json"] == "old" and goes in tree(folder)
+    assert tree(folder) == {"config.json": "new", "unet/config.json": "new", stays: "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+@pytest.mark.parametrize("is_fixed", [False, True])
+def test_an_error_while_a_folder_is_saved_leaves_the_older_one(tmp_path, monkeypatch, is_fixed):
+    fill(tmp_path / "saved", ["config.json", "model.safetensors"])
+    before = tree(tmp_path)
+    if is_fixed:
+        monkeypatch.chdir(tmp_path / "saved")
+    with pytest.raises(OSError, match="saved cannot be written .*: is there room"):
+        with saved_whole(tmp_path / "saved", "config.json") as unfinished:
+            (unfinished / "config.json").write_text("new")
+            raise SafetensorError("no space left")
+    assert tree(tmp_path) == before
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    with saved_whole(tmp_path / "link", "config.json") as unfinished:
+        (unfinished / "config.json").write_text("new")
+    assert (tmp_path / "link").is_symlink() and tree(tmp_path / "disk") == {"config.json": "new"}
+
+
+def test_threads_that_write_one_file_write_all_of_it(tmp_path):
+    path = tmp_path / "file"
+
+    def write(letter):
+        for _ in range(20):
+            with written_whole(path) as unfinished, unfinished.open("w") as file:
+                for _ in range(100):
+                    file.write(letter)
+                    file.flush()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
+    assert path.read_text() in [100 * letter for letter in "abcd"]

@@ -2,6 +2,8 @@
 """What is asked of the pipelines of diffusers: the noise level of a timestep, for every scheduler,
 and what the rows of a batch are, for every form of it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import diffusers
 import numpy as np
 import pytest
@@ -200,3 +202,46 @@ def test_embeddings_of_another_number_of_prompts_are_refused(rows):
     with paint_with_words(pipe, [PROMPT] * 3, REGIONS):
         with pytest.raises(ValueError, match=f"called with {rows} rows of prompt_embeds"):
             pipe(guidance_scale=1.0, generator=seeds(rows), **embeds, **SHORT)
+
+
+# --- whose call it is ---
+
+
+def twins():
+    pipe = build(StableDiffusionPipeline, unet_for(StableDiffusionPipeline))
+    twin = StableDiffusionPipeline.from_pipe(pipe)
+    twin.set_progress_bar_config(disable=True)
+    return pipe, twin
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_a_twin_is_not_painted(guidance):
+    pipe, twin = twins()
+    plain, painted = draw(twin, guidance_scale=guidance), paint(pipe, guidance_scale=guidance)
+    with paint_with_words(pipe, PROMPT, REGIONS, strength=1.0):
+        for _ in range(2):  # before and after a call of the pipeline
+            with pytest.raises(ValueError, match="another pipeline or thread calls this U-Net while it is painted"):
+                draw(twin, guidance_scale=guidance)
+            assert torch.equal(draw(pipe, guidance_scale=guidance), painted)
+    assert torch.equal(draw(twin, guidance_scale=guidance), plain)
+
+
+@pytest.mark.parametrize("block", [record_attention, lambda pipe: paint_with_words(pipe, PROMPT, REGIONS)])
+@pytest.mark.parametrize("calls_twin", [False, True])
+def test_two_threads_in_one_call_of_a_network_with_hooks_are_refused(block, calls_twin):
+    """The call that is under way goes on, also where it is the last one."""
+    pipe, twin = twins()
+    with block(pipe):
+        expected = draw(pipe, steps=1)
+    refused = []
+
+    def call(*_):
+        handle.remove()
+        with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="another (pipeline or )?thread") as error:
+            pool.submit(draw, twin if calls_twin else pipe, steps=1).result()
+        refused.append(error)
+
+    with block(pipe):
+        handle = pipe.unet.conv_out.register_forward_pre_hook(call)
+        assert torch.equal(draw(pipe, steps=1), expected)
+        assert torch.equal(draw(pipe, steps=1), expected) and len(refused) == 1

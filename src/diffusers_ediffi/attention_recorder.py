@@ -26,7 +26,16 @@ from .attention_record import (
     EncoderTokens,
     RecordedCall,
 )
-from .foreign_pipelines import BatchRows, NoiseLevels, as_tokenized, check_tells_rows, prompt_tokens, replaced
+from .foreign_pipelines import (
+    BatchRows,
+    NoiseLevels,
+    as_tokenized,
+    check_tells_rows,
+    is_called_by_another,
+    one_thread_at_a_time,
+    prompt_tokens,
+    replaced,
+)
 from .models.attention import EDiffIAttention
 from .models.encoder_table import TEXT_ENCODERS
 from .paint.painting import unet_grids
@@ -90,6 +99,7 @@ class AttentionRecorder(AttentionRecord):
 
     def _attach_to_calls(self, stack: ExitStack) -> None:
         """Watches the U-Net, and the network that it calls: itself, or an expert."""
+        stack.enter_context(one_thread_at_a_time(self.unet))
         handle = self.unet.register_forward_pre_hook(self._begin_call, with_kwargs=True)
         stack.callback(handle.remove)
         for network in dict.fromkeys(getattr(self.unet, "experts", [self.unet])):
@@ -141,14 +151,17 @@ class AttentionRecorder(AttentionRecord):
 
     @torch.no_grad()
     def _begin_call(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Finds the rows, the noise level, and where masses go."""
+        """Finds the rows, the noise level, and where masses go. Calls of other pipelines with this U-Net are passed
+        over."""
         self._projections.clear()  # of a layer that failed
+        self._call = None
+        if is_called_by_another(self.pipe):
+            return
         sample = args[0] if args else kwargs["sample"]
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
         batch = self._drawing.batch_of(sample)
         self.set_num_images(batch.total)
         rows = batch.rows(len(sample), self.unconditional)
-        self._call = None
         if rows is not None:
             sigma = self._sigma_of(torch.as_tensor(timestep, device=sample.device)).reshape(-1).float()
             sigma = sigma[rows] if len(sigma) == len(sample) else sigma.expand(len(batch.images))

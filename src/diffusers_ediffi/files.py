@@ -4,16 +4,21 @@ size. Imports nothing of this package."""
 
 import json
 import os
+import re
 import shutil
+import tempfile
+import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 MAX_CHARACTERS = 2**16  # of a YAML text
 MAX_DEPTH = 20
+SYNCED_SIZE = 2**20  # smaller files that a power cut empties are refused when they are read; weights might be zeros
 
 
 @contextmanager
@@ -23,9 +28,9 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         >>> with written_whole("weights.safetensors") as unfinished:
         ...     save_file(weights, unfinished)
 
-    After an error `path` is what it was before, and nothing is left beside it. Its folder is made. A process that is
-    killed in the block may leave `.NAME.PID.tmp`; if it is killed while a folder is exchanged, neither folder may be
-    left.
+    After an error `path` is what it was before, and nothing is left beside it. Its folder is made. Weights are on the
+    disk before they take their place. A process that is killed in the block may leave `.NAME.PID-THREAD.tmp`; one that
+    is killed between the two renames by which folders are exchanged leaves the older folder as `.NAME.PID-THREAD.old`.
 
     Args:
         path (`str` or `os.PathLike`): The file or folder that is to be written.
@@ -35,15 +40,61 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = _beside(path, "tmp")
     _remove(unfinished)
     try:
-        yield unfinished
-        if path.is_dir():
-            _remove(path)
-        os.replace(unfinished, path)
+        with _lack_of_room_named(path):
+            yield unfinished
+        _sync(unfinished)
+        _take_place(unfinished, path)
     finally:
         _remove(unfinished)
+
+
+@contextmanager
+def saved_whole(folder: str | os.PathLike, mark: str, variant: str | None = None) -> Iterator[Path]:
+    """As [`written_whole`], for a folder of weights, in which other variants and the files of others stay. Weights of
+    the same variant do not, nor experts that are not written again.
+
+    A folder that cannot be renamed (a mount point, the working folder, or where the folder around it may not be
+    written to) gets its parts by renames at the end of the block. It lacks its `mark` until all are there, so that a
+    process that is killed then leaves a folder that nothing loads.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder.
+        mark (`str`): The file without which nothing loads the folder, `config.json` or `model_index.json`.
+        variant (`str`, *optional*): The variant that is written, such as `fp16`.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    check_is_folder(folder)
+    folder = Path(folder).resolve()
+    if not _is_fixed(folder):
+        with written_whole(folder) as unfinished:
+            unfinished.mkdir()
+            yield unfinished
+            _keep(folder, unfinished, variant)
+        return
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder) as name:
+        unfinished = Path(name) / folder.name
+        unfinished.mkdir()
+        with _lack_of_room_named(folder):
+            yield unfinished
+        _sync(unfinished)
+        for part in unfinished.iterdir():
+            if part.is_dir():
+                _keep(folder / part.name, part, variant)
+        (folder / mark).unlink(missing_ok=True)
+        _remove_superseded(folder, unfinished, variant)
+        for part in sorted(unfinished.iterdir(), key=lambda part: part.name == mark):
+            os.replace(part, folder / part.name)
+
+
+def check_is_folder(folder: str | os.PathLike) -> None:
+    """Refuses a file where a folder is to be written."""
+    if Path(folder).is_file():
+        raise NotADirectoryError(f"{folder} is a file; give a folder to save to.")
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
@@ -57,6 +108,89 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name beside a path that no other process or thread uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.{ending}")
+
+
+@contextmanager
+def _lack_of_room_named(path: Path) -> Iterator[None]:
+    """Lets safetensors, which says neither where it writes nor that it is an `OSError`, say both."""
+    try:
+        yield
+    except SafetensorError as error:
+        # Not the hidden folders in which it is written.
+        named = re.sub(r"\.([^/\\]+)\.\d+-\d+\.tmp", r"\1", str(path))
+        raise OSError(f"{named} cannot be written ({error}): is there room for it?") from error
+
+
+def _sync(path: Path) -> None:
+    """Brings large files from the cache to the disk."""
+    for file in [path, *path.rglob("*")]:
+        if file.is_file() and not file.is_symlink() and file.stat().st_size >= SYNCED_SIZE:
+            with file.open("rb") as content:
+                os.fsync(content.fileno())
+
+
+def _take_place(unfinished: Path, path: Path) -> None:
+    if not path.is_dir():
+        os.replace(unfinished, path)
+        return
+    older = _beside(path, "old")
+    os.rename(path, older)
+    try:
+        os.rename(unfinished, path)
+    except BaseException:  # an interruption, too
+        os.rename(older, path)
+        raise
+    _remove(older)
+
+
+def _is_fixed(folder: Path) -> bool:
+    """Whether a folder cannot be renamed, or must not be, since relative paths would lead nowhere."""
+    here = Path.cwd()
+    return folder.is_dir() and (
+        os.path.ismount(folder) or not os.access(folder.parent, os.W_OK) or folder in (here, *here.parents)
+    )
+
+
+def _keep(older: Path, unfinished: Path, variant: str | None) -> None:
+    """Puts what stays of an older folder into the one that takes its place, as further links to the same files."""
+    if not older.is_dir():
+        return
+    shutil.copymode(older, unfinished)
+    for path in older.iterdir():
+        place = unfinished / path.name
+        if place.is_dir() and path.is_dir():
+            _keep(path, place, variant)
+        elif not os.path.lexists(place) and not _is_superseded(path.name, variant):
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, place, symlinks=True, copy_function=_link)
+            else:
+                _link(path, place)
+
+
+def _is_superseded(name: str, variant: str | None) -> bool:
+    """Whether a file holds weights of a variant, whole or in shards, by diffusers or transformers, or an expert."""
+    dot = re.escape(f".{variant}") if variant else ""
+    weights = rf"{dot}(-\d+-of-\d+)?\.(safetensors|bin)|\.(safetensors|bin)\.index{dot}\.json"
+    return bool(re.fullmatch(rf"(diffusion_pytorch_model|pytorch_model|model)({weights})|expert\.(\d+|base)", name))
+
+
+def _remove_superseded(folder: Path, unfinished: Path, variant: str | None) -> None:
+    """Removes what does not stay."""
+    for path in folder.iterdir():
+        if _is_superseded(path.name, variant) or (path.is_dir() and (unfinished / path.name).is_dir()):
+            _remove(path)
+
+
+def _link(path: str | Path, place: str | Path, *, follow_symlinks: bool = False) -> None:
+    try:
+        os.link(path, place, follow_symlinks=follow_symlinks)
+    except OSError:  # not every file system has links
+        shutil.copy2(path, place, follow_symlinks=follow_symlinks)
 
 
 def load_yaml(text: str) -> Any:

@@ -1,14 +1,16 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Pipelines of diffusers: the noise level of a timestep, what the rows of a batch are, the tokens of a prompt, and
-methods replaced for a while."""
+"""Pipelines of diffusers: the noise level of a timestep, what the rows of a batch are, whose call it is, the tokens of
+a prompt, and methods replaced for a while."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
+from threading import get_ident
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
 from .discrete_time import alphas_cumprod, betas_of, takes_c_noise
 from .edm import sigma_from_c_noise
@@ -110,6 +112,50 @@ class BatchRows:
                 f"{type(self.pipe).__name__} draws crops of {rows} x {columns} of an image of {self._size[0]} x "
                 f"{self._size[1]}: where they lie is not known. Such a call is neither painted nor recorded."
             )
+
+
+def is_called_by_another(pipe: Any) -> bool:
+    """Whether another pipeline than `pipe` is running this thread: pipelines of `from_pipe` share a U-Net, whose hooks
+    see the calls of all of them. A loop of somebody else's is no pipeline."""
+    if not isinstance(pipe, DiffusionPipeline):
+        return False
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "__call__":
+            caller = frame.f_locals.get("self")
+            if isinstance(caller, DiffusionPipeline):
+                return caller is not pipe
+        frame = frame.f_back
+    return False
+
+
+@contextmanager
+def one_thread_at_a_time(unet: torch.nn.Module) -> Iterator[None]:
+    """Refuses a call of a U-Net while another thread is in one, for a `with` block in which hooks keep what belongs to
+    the running call.
+
+    Raises:
+        ValueError: in that other thread.
+    """
+    threads: list[int] = []  # in a call, or about to be refused
+
+    def begin(*_: Any) -> None:
+        threads.append(get_ident())
+        if threads[0] != get_ident():
+            raise ValueError(
+                "another thread calls this U-Net, which is painted or recorded: let threads draw one after the other, "
+                "or with a copy (copy.deepcopy) of the U-Net that is made before the block."
+            )
+
+    def end(*_: Any) -> None:
+        threads.remove(get_ident())
+
+    handles = [unet.register_forward_pre_hook(begin), unet.register_forward_hook(end, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def check_tells_rows(pipe: Any) -> None:

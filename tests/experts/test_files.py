@@ -2,6 +2,9 @@
 """A router's folder: names, classes that a configuration may name, what is downloaded, and weights that are whole."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -145,3 +148,46 @@ def test_networks_are_loaded_each_by_its_class(tmp_path):
         for before, after in zip(unets, loaded, strict=True):
             pairs = zip(before.state_dict().items(), after.state_dict().items(), strict=True)
             assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+# --- saving whole ---
+
+
+def test_a_router_whose_saving_is_killed_is_the_older_or_the_newer_one():
+    script = Path(__file__).parent / "kill_save.py"
+    result = subprocess.run([sys.executable, script, "10", "router"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "change", [{"boundaries": [0.5]}, {"guidance_scales": [1.0, 2.0]}, {"unets": [tiny_unet(7, sample_size=16)] * 2}]
+)
+def test_a_variant_joins_those_of_its_router_alone(tmp_path, change):
+    unets = [tiny_unet(0), tiny_unet(1)]
+    router = ExpertRouterUNet.from_unets(unets, [1.0])
+    other = ExpertRouterUNet.from_unets(**{"unets": unets, "boundaries": [1.0], **change})
+    router.save_pretrained(tmp_path)
+    router.save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(ValueError, match=rf"holds another variant \(experts.json\).* differs in {next(iter(change))}"):
+        other.save_pretrained(tmp_path, variant="fp16")
+    for variant in (None, "fp16"):
+        assert ExpertRouterUNet.from_pretrained(tmp_path, variant=variant).boundaries == [1.0]
+    for leftover in tmp_path.glob("experts.fp16.json"):
+        leftover.unlink()
+    other.save_pretrained(tmp_path)
+    assert ExpertRouterUNet.from_pretrained(tmp_path).boundaries == other.boundaries
+
+
+def test_a_smaller_router_leaves_nothing_of_a_larger_one(tmp_path):
+    ExpertRouterUNet.from_unets([tiny_unet(i) for i in range(3)], [0.1, 1.0]).save_pretrained(tmp_path)
+    (tmp_path / "README.md").touch()
+    ExpertRouterUNet.from_unets([tiny_unet()], []).save_pretrained(tmp_path, safe_serialization=False)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    expert = [f"expert.0/{name}" for name in ("config.json", "diffusion_pytorch_model.bin")]
+    assert files == ["README.md", "config.json", *expert, "experts.json"]
+
+
+def test_other_processes_of_a_training_leave_the_saving_to_the_main_one(tmp_path):
+    for network in (ExpertRouterUNet.from_unets([tiny_unet()], []), tiny_ediffi_unet()):
+        network.save_pretrained(tmp_path / "unet", is_main_process=False)
+        assert not (tmp_path / "unet").exists()

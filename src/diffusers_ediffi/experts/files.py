@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..files import written_whole
 from ..models.unet import EDiffIUNet, align_weights
+from ..models.weight_files import check_complete, check_finite, default_dtype_kept
 
 WEIGHTS = "diffusion_pytorch_model"
 STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -88,11 +89,58 @@ def build_expert(index: int, description: Mapping[str, Any]) -> Any:
     return expert_class(index, description).from_config(description["config"])
 
 
-def write_marker(folder: Path, num_experts: int, variant: str | None) -> None:
-    """Marks a variant of a router as complete."""
-    marker = {"experts": [expert_folder(index) for index in range(num_experts)]}
-    with written_whole(folder / f"experts{_dotted(variant)}.json") as unfinished:
+def write_marker(
+    folder: Path, num_experts: int, variant: str | None, tensors: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Marks a variant of a router as complete; `tensors` are the names of those in each low-rank expert's folder,
+    which nothing else tells."""
+    marker: dict[str, Any] = {"experts": [expert_folder(index) for index in range(num_experts)]}
+    if tensors is not None:
+        marker["tensors"] = tensors
+    with written_whole(folder / _marker_name(variant)) as unfinished:
         unfinished.write_text(json.dumps(marker) + "\n", encoding="utf-8")
+
+
+def marked_tensors(folder: Path, variant: str | None) -> dict[str, list[str]]:
+    """The names of the tensors in each low-rank expert's folder; none where a router was saved without them.
+
+    Raises:
+        ValueError: if the marker of the variant is damaged.
+    """
+    file = folder / _marker_name(variant)
+    if not file.is_file():
+        return {}
+    try:
+        tensors = json.loads(file.read_text(encoding="utf-8")).get("tensors", {})
+        return {name: [str(tensor) for tensor in listed] for name, listed in tensors.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{file} does not list the tensors of experts ({error}): download or copy it again."
+        ) from error
+
+
+def check_variants(folder: Path, variant: str | None, config: Mapping[str, Any], entries: Sequence[str]) -> None:
+    """Refuses to save a variant beside those of another router: they share a configuration.
+
+    Args:
+        folder (`Path`): The router's folder, which need not exist.
+        variant (`str`, *optional*): The variant that is saved.
+        config (`dict`): The configuration, as JSON has it.
+        entries (`list` of `str`): What must not differ in it.
+
+    Raises:
+        ValueError: if the folder holds other variants, with another configuration.
+    """
+    others = sorted(path.name for path in folder.glob("experts*.json") if path.name != _marker_name(variant))
+    if not others or not (folder / "config.json").is_file():
+        return
+    before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    different = [entry for entry in entries if before.get(entry) != config.get(entry)]
+    if different:
+        raise ValueError(
+            f"{folder} holds another variant ({', '.join(others)}) of a router that differs in "
+            f"{', '.join(different)}, and variants share a configuration: save to another folder, or remove this one."
+        )
 
 
 def local_folder(name: str | Path, subfolder: str | None, variant: str | None, hub: dict[str, Any]) -> Path:
@@ -150,7 +198,8 @@ def load_networks(
         kwargs: For `from_pretrained`.
 
     Raises:
-        OSError: if a file is missing or damaged.
+        OSError: if a file is missing or damaged, lacks tensors, or has values that are not finite. Mapped weights are
+            not read for the latter.
     """
     stored = [check_weights(folder, variant) for folder in folders]
     return [
@@ -159,12 +208,18 @@ def load_networks(
 
 
 def _load_network(network: Any, folder: Path, stored: torch.dtype | None, dtype: Any, **kwargs) -> Any:
-    if dtype != "auto":
-        loaded = network.from_pretrained(folder, dtype=dtype, **kwargs)
+    is_mapped = dtype == "auto"
+    if issubclass(network, EDiffIUNet):  # which asks the same of its weights
+        return network.from_pretrained(folder, dtype=stored if is_mapped else dtype, mapped=is_mapped, **kwargs)
+    with default_dtype_kept():
+        loaded, info = network.from_pretrained(
+            folder, dtype=stored if is_mapped else dtype, output_loading_info=True, **kwargs
+        )
+    check_complete(info["missing_keys"], folder)
+    if not is_mapped:
         align_weights(loaded)
-        return loaded
-    mapped = {"mapped": True} if issubclass(network, EDiffIUNet) else {}
-    return network.from_pretrained(folder, dtype=stored, **mapped, **kwargs)
+        check_finite(loaded, folder)
+    return loaded
 
 
 def check_weights(folder: Path, variant: str | None) -> torch.dtype | None:
@@ -200,6 +255,10 @@ def _sizes_by_dtype(file: Path) -> Counter[str]:
     except SafetensorError as error:
         raise OSError(f"{file} is damaged or truncated ({error}): download or copy it again.") from error
     return sizes
+
+
+def _marker_name(variant: str | None) -> str:
+    return f"experts{_dotted(variant)}.json"
 
 
 def _dotted(variant: str | None) -> str:

@@ -20,8 +20,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..files import written_whole
+from ..models.weight_files import check_complete
 
 CONFIG = "expert_config"
+TENSORS = "expert_tensors"  # their names: the base does not tell which tensors an expert has
 FACTORS = re.compile(r"(?P<layer>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
@@ -70,7 +72,7 @@ class LoraExpert:
         Args:
             file (`str` or `Path`): Such as `expert.safetensors`; there is never half a file.
         """
-        write_weights(self.weights, file, {CONFIG: json.dumps(self.config)})
+        write_weights(self.weights, file, {CONFIG: json.dumps(self.config), TENSORS: json.dumps(list(self.weights))})
 
     @classmethod
     def load(cls, file: str | Path) -> "LoraExpert":
@@ -80,7 +82,7 @@ class LoraExpert:
             file (`str` or `Path`): The file.
 
         Raises:
-            OSError: if it is missing or damaged.
+            OSError: if it is missing or damaged, or lacks tensors.
             ValueError: if it does not hold an expert.
         """
         weights, metadata = _read_weights(Path(file))
@@ -88,6 +90,7 @@ class LoraExpert:
             raise ValueError(
                 f"{file} is not a low-rank expert, as LoraExpert.save writes them: its header lacks {CONFIG!r}."
             )
+        check_complete(set(json.loads(metadata.get(TENSORS, "[]"))) - weights.keys(), file)
         return cls(weights, json.loads(metadata[CONFIG]))
 
 

@@ -1,9 +1,12 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -16,10 +19,13 @@ from torch import nn
 
 from ..checks import as_float
 from ..discrete_time import betas_of
-from ..models.unet import check_has_no_adapters
+from ..files import check_is_folder, saved_whole
+from ..models.turns import lock_of
+from ..models.weight_files import check_without_adapters
 from .adapter import check_adapters
 from .files import (
     build_expert,
+    check_variants,
     describe,
     expert_class,
     expert_folder,
@@ -105,7 +111,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         # Networks without (`UNet2DModel`) do not take the argument.
         self._reads_text = any("encoder_hidden_states" in signature(type(e).forward).parameters for e in experts)
         self._offload = ExpertOffload()
-        self._selected: int | None = None
+        self._selections: dict[int, int] = {}  # of each thread
         for name in MODULE_LISTS:
             setattr(self, name, _union(experts, name))
 
@@ -212,7 +218,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         self._guidance.follow(pipeline_scale)
 
     def select_expert(self, sigma: float) -> int:
-        """Chooses the expert of all calls until the next selection or `reset_expert()`; returns its index.
+        """Chooses the expert of all calls of this thread until the next selection or `reset_expert()`; returns its
+        index.
 
         Args:
             sigma (`float`): The routing sigma: the noise level at which the step begins. A Python number, so that
@@ -221,12 +228,16 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         Raises:
             ValueError: if sigma is not a noise level, or lies outside what its expert was trained on.
         """
-        self._selected = self._routes.expert_of_sigma(as_float("sigma", sigma))
-        return self._selected
+        index = self._selections[get_ident()] = self._routes.expert_of_sigma(as_float("sigma", sigma))
+        return index
 
     def reset_expert(self) -> None:
         """Goes back to routing each call by its timestep."""
-        self._selected = None
+        self._selections.pop(get_ident(), None)
+
+    @property
+    def _selected(self) -> int | None:
+        return self._selections.get(get_ident())
 
     def forward(
         self,
@@ -257,21 +268,32 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
     def _call_expert(self, index: int, inputs: tuple, kwargs: dict[str, Any], return_dict: bool) -> Any:
-        adapter, device = self._adapters[index], execution_device(self)
+        adapter = self._adapters[index]
         factor = self._guidance.factor(index) if self._selected is None else None
         if factor is not None:
             check_guided(inputs[0], NOT_RESCALED)
         if adapter is not None:
             inputs, kwargs = adapter.apply(inputs, kwargs)
-        if device is not None:
-            self._offload.fetch(self.experts, index, device)
-        if self._shared is not None:
-            self._shared.select(index)
-        output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
+        with self._present(index):
+            output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
         if factor is None:
             return output
         sample = rescale(output[0], factor)
         return UNet2DConditionOutput(sample=sample) if return_dict else (sample,)
+
+    @contextmanager
+    def _present(self, index: int) -> Iterator[None]:
+        """Keeps an expert on its device, or the shared network turned into it, and other threads away meanwhile."""
+        device = execution_device(self)
+        if device is None and self._shared is None:
+            yield
+            return
+        with lock_of(self._offload if self._shared is None else self._shared):
+            if device is not None:
+                self._offload.fetch(self.experts, index, device)
+            if self._shared is not None:
+                self._shared.select(index)
+            yield
 
     def _forward_split(self, routes: list[int], inputs: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
         """Calls each expert on its rows of the batch and puts the outputs back in order; only in training."""
@@ -304,31 +326,48 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         push_to_hub: bool = False,
         **kwargs,
     ) -> None:
-        """Saves every expert to a folder, and what joins them.
+        """Saves every expert to a folder, and what joins them: all of it or, after an error or a kill, nothing.
 
         Args:
-            save_directory (`str` or `Path`): The folder; made if it does not exist.
-            is_main_process (`bool`): Whether this process writes the configuration, in distributed training.
+            save_directory (`str` or `Path`): The folder; made if it does not exist. A router of the same variant that
+                it holds is replaced at the end; until then there has to be room for both.
+            is_main_process (`bool`): Whether this process writes, in distributed training.
             safe_serialization (`bool`): Whether to write safetensors files.
             variant (`str`, *optional*): Name of a variant such as `fp16`; variants share a folder.
             max_shard_size (`int` or `str`): Largest size of a weight file.
             push_to_hub (`bool`): Whether to upload the folder too; `repo_id`, `token`, `private`, `create_pr` and
                 `commit_message` as in diffusers.
+
+        Raises:
+            OSError: if the folder cannot be written.
+            ValueError: if what is saved could not be loaded again, or the folder holds other variants of another
+                router.
         """
         folder = Path(save_directory)
-        if folder.is_file():
-            raise NotADirectoryError(f"{folder} is a file; give a folder to save to.")
-        for i, description in enumerate(self._descriptions()):
-            expert_class(i, description)  # what could not be loaded again is not saved
-        check_has_no_adapters(self)
+        check_is_folder(folder)
+        self.check_saving(folder, variant)
+        if not is_main_process:  # which writes all of it
+            return
         how: dict[str, Any] = {"safe_serialization": safe_serialization, "max_shard_size": max_shard_size}
-        self._save_experts(folder, is_main_process=is_main_process, variant=variant, **how)
-        if is_main_process:
-            self.register_to_config(unets=self._descriptions())  # an expert's may have changed since the start
-            self.save_config(folder)
-            write_marker(folder, len(self.experts), variant)
+        with saved_whole(folder, self.config_name, variant) as unfinished:
+            self._save_experts(unfinished, variant=variant, **how)
+            self.save_config(unfinished)
+            tensors = None if self._shared is None else self._shared.tensor_names()
+            write_marker(unfinished, len(self.experts), variant, tensors)
         if push_to_hub:
             self._push(folder, **kwargs)
+
+    def check_saving(self, folder: Path, variant: str | None = None) -> None:
+        """Refuses what could not be loaded again, before anything is written; the arguments are `save_pretrained`'s.
+
+        Raises:
+            ValueError: see `save_pretrained`.
+        """
+        self.register_to_config(unets=self._descriptions())  # an expert's may have changed since the start
+        for i, (expert, description) in enumerate(zip(self.experts, self.config["unets"], strict=True)):
+            expert_class(i, description)
+            check_without_adapters(expert, expert_folder(i))
+        check_variants(folder, variant, json.loads(self.to_json_string()), (*SETTINGS, "shared_base", "unets"))
 
     def _save_experts(self, folder: Path, **how) -> None:
         if self._shared is not None:

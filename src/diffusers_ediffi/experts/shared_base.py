@@ -10,7 +10,8 @@ from diffusers.utils import is_peft_available
 from safetensors.torch import load_file
 from torch import nn
 
-from .files import BASE_FOLDER, check_weights, expert_class, expert_folder, load_networks, weights_file
+from ..models.weight_files import check_complete
+from .files import BASE_FOLDER, check_weights, expert_class, expert_folder, load_networks, marked_tensors, weights_file
 from .lora import FACTORS, LoraExpert, check_fits, factor_names, inject, without_adapters, write_weights
 
 
@@ -118,10 +119,14 @@ class LoraExperts:
                 weights[name] = getattr(module, f"{attribute}_{adapter}")
         return LoraExpert(weights, self.configs[index])
 
-    def save(self, folder: Path, variant: str | None, is_main_process: bool = True, **kwargs) -> None:
+    def tensor_names(self) -> dict[str, list[str]]:
+        """The names of each expert's tensors, by its folder."""
+        return {expert_folder(i): sorted(self.expert(i).weights) for i in range(len(self.configs))}
+
+    def save(self, folder: Path, variant: str | None, **kwargs) -> None:
         """Writes the base to `expert.base` and each expert's difference to `expert.<n>`."""
-        self.base().save_pretrained(folder / BASE_FOLDER, is_main_process, variant=variant, **kwargs)
-        for i in range(len(self.configs) if is_main_process else 0):
+        self.base().save_pretrained(folder / BASE_FOLDER, variant=variant, **kwargs)
+        for i in range(len(self.configs)):
             write_weights(self.expert(i).weights, weights_file(folder / expert_folder(i), variant))
 
 
@@ -148,10 +153,12 @@ def _load_differences(
     classes = sorted({f"{description['library']}.{description['class_name']}" for description in descriptions})
     if len(classes) > 1:
         raise ValueError(f"experts that share a base are of one class, the configuration names {', '.join(classes)}.")
-    experts = []
+    experts, names = [], marked_tensors(folder, variant)
     for i, description in enumerate(descriptions):
         check_weights(folder / expert_folder(i), variant)
-        weights = load_file(weights_file(folder / expert_folder(i), variant))
+        file = weights_file(folder / expert_folder(i), variant)
+        weights = load_file(file)
+        check_complete(set(names.get(expert_folder(i), ())) - weights.keys(), file)
         experts.append(LoraExpert(weights, description.get("config", {})))
     return experts
 

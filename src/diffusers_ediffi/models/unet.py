@@ -7,6 +7,7 @@ Imagen's Efficient U-Net for the super-resolution models. Both return the raw ou
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +22,12 @@ from torch import nn
 
 from ..checks import is_finite
 from ..edm import c_in, noisy_residual, residual_coefficients, sigma_from_c_noise
+from ..files import saved_whole
 from .attention import AttentionBlock, zero
 from .blocks import ResnetBlock, build_adm, build_efficient
 from .conditioning import ConditioningFusion
 from .presets import PRESETS
+from .weight_files import check_complete, check_finite, check_without_adapters, default_dtype_kept
 
 STRUCTURES = ("adm", "efficient")
 
@@ -177,20 +180,56 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             args, kwargs: As in diffusers.
             mapped (`bool`): Whether weights that need no conversion stay mapped from the file, so that they take no
                 memory before they are used. By default they are copied to aligned memory (see [`align_weights`]).
-        """
-        loaded = super().from_pretrained(*args, **kwargs)
-        if not mapped:
-            align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
-
-    def save_pretrained(self, *args, **kwargs) -> None:
-        """Saves the network, as every model of diffusers does.
 
         Raises:
-            ValueError: Adapters are loaded, with whose layers the weights could not be loaded again.
+            OSError: The weights lack tensors of the network (unless the caller asks for `output_loading_info`, to see
+                to it), or have values that are not finite, for which mapped weights are not read.
         """
-        check_has_no_adapters(self)
-        super().save_pretrained(*args, **kwargs)
+        with_info = kwargs.pop("output_loading_info", False)
+        with default_dtype_kept():
+            loaded, info = super().from_pretrained(*args, **kwargs, output_loading_info=True)
+        where = loaded.config.get("_name_or_path")
+        if not with_info:
+            check_complete(info["missing_keys"], where)
+        if not mapped:
+            align_weights(loaded)
+            check_finite(loaded, where)
+        return (loaded, info) if with_info else loaded
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        save_function: Any = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        use_flashpack: bool = False,
+        **kwargs,
+    ) -> None:
+        """Saves the network, as every model of diffusers does, but all of it or, after an error or a kill, nothing.
+
+        Args:
+            save_directory (`str` or `Path`): The folder; made if it does not exist.
+            is_main_process (`bool`): Whether this process writes, in distributed training.
+            save_function, safe_serialization, variant, max_shard_size, push_to_hub, use_flashpack, kwargs: As in
+                diffusers.
+
+        Raises:
+            OSError: The folder cannot be written.
+            ValueError: The network has adapters, which would not be loaded again.
+        """
+        check_without_adapters(self, f"this {type(self).__name__}")
+        if not is_main_process:  # which writes all of it
+            return
+        how = {"safe_serialization": safe_serialization, "variant": variant}
+        with saved_whole(save_directory, self.config_name, variant) as unfinished:
+            super().save_pretrained(
+                unfinished, True, save_function, max_shard_size=max_shard_size, use_flashpack=use_flashpack, **how
+            )
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", None) or Path(save_directory).name, **how, **kwargs)
 
     @property
     def total_stride(self) -> int:
@@ -324,16 +363,6 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(
                 f"height and width {tuple(sample.shape[-2:])} must be multiples of {self.total_stride} for this model."
             )
-
-
-def check_has_no_adapters(unet: Any) -> None:
-    """Refuses to save a network with layers of peft, under whose names its weights would not be found."""
-    adapters = list(getattr(unet, "peft_config", ()))
-    if adapters:
-        raise ValueError(
-            f"the adapters {adapters} are loaded: save them by save_lora_adapter; to save the network, take them away "
-            "by unload_lora() (with what they add, after fuse_lora())."
-        )
 
 
 def align_weights(module: nn.Module) -> None:

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from ..foreign_pipelines import (
     as_tokenized,
     check_takes_noise,
     check_tells_rows,
+    is_called_by_another,
+    one_thread_at_a_time,
     prompt_tokens,
     replaced,
 )
@@ -106,12 +109,14 @@ class PaintedPipeline:
         self._rows = BatchRows(pipe)
         self._images = list(range(len(prompts)))  # of each image the number of its prompt
         self._stack: ExitStack | None = None
+        self._thread: int | None = None  # that draws
         self._is_aspect_checked = False
 
     def __enter__(self) -> Any:
         if self._stack is not None:
             raise ValueError("this block was entered before; call paint_with_words again for another.")
         with ExitStack() as stack:
+            stack.enter_context(one_thread_at_a_time(self.pipe.unet))
             handle = self.pipe.unet.register_forward_pre_hook(self._begin_call, with_kwargs=True)
             stack.callback(handle.remove)
             stack.enter_context(painted(self.pipe.unet, self.painting, NoiseLevels(self.pipe)))
@@ -127,7 +132,14 @@ class PaintedPipeline:
             self._stack.close()
 
     def _begin_call(self, unet: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Tells the painting which rows of the batch are painted, and looks at the shape of the first."""
+        """Refuses calls that are not the pipeline's; tells the painting which rows of the batch are painted, and looks
+        at the shape of the first."""
+        if self._thread not in (None, get_ident()) or is_called_by_another(self.pipe):
+            raise ValueError(
+                "another pipeline or thread calls this U-Net while it is painted, and would draw the painted regions: "
+                "let it draw before or after the paint_with_words block, or with a copy (copy.deepcopy) of the U-Net "
+                "that is made before."
+            )
         sample = args[0] if args else kwargs["sample"]
         if self._rows.num_images is not None and not self.painting.is_blank:
             self._rows.check(sample)
@@ -143,7 +155,8 @@ class PaintedPipeline:
             region.check_aspect(*(scale * size for size in sample.shape[-2:]))
 
     def _encode_prompt(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Learns which images are drawn, and that they are those of the painted prompts."""
+        """Learns which images are drawn, that they are those of the painted prompts, and which thread draws."""
+        self._thread = get_ident()
         bound = inspect.signature(original).bind(*args, **kwargs)
         bound.apply_defaults()
         prompts = self._numbers_of_prompts(bound.arguments)

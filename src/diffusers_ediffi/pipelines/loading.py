@@ -2,13 +2,22 @@
 """Loading, sharing and casting the components of `EDiffIPipeline`, where that differs from diffusers."""
 
 import os
+import re
+from pathlib import Path
 from typing import Any, Self
+from weakref import WeakSet
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 
+from ..experts.router import ExpertRouterUNet
+from ..files import check_is_folder, saved_whole
+from ..models.weight_files import check_complete, check_finite, check_without_adapters, stored_names
+
 logger = logging.get_logger(__name__)
+
+_CHECKED: WeakSet[Any] = WeakSet()  # encoders
 
 
 class LoadablePipeline(DiffusionPipeline):
@@ -31,6 +40,36 @@ class LoadablePipeline(DiffusionPipeline):
         if (is_path or name.startswith((".", "~"))) and not os.path.isdir(name):
             raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Saves all components, as `DiffusionPipeline.save_pretrained` does, but all of them or, after an error or a
+        kill, none. A pipeline that the folder holds is replaced at the end; until then there has to be room for both.
+
+        Raises:
+            OSError: The folder cannot be written.
+            ValueError: A component could not be loaded again.
+        """
+        folder, how = Path(save_directory), {"safe_serialization": safe_serialization, "variant": variant}
+        check_is_folder(folder)
+        for name, component in self.components.items():
+            component = getattr(component, "_orig_mod", component)  # of torch.compile
+            if isinstance(component, ExpertRouterUNet):
+                component.check_saving(folder / name, variant)
+            elif isinstance(component, torch.nn.Module):
+                check_without_adapters(component, name)
+        with saved_whole(folder, self.config_name, variant) as unfinished:
+            flashpack = {name: kwargs.pop(name) for name in ("use_flashpack",) if name in kwargs}
+            super().save_pretrained(unfinished, max_shard_size=max_shard_size, **how, **flashpack)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", None) or folder.name, **how, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
@@ -70,3 +109,34 @@ def keep_out_of_float16(text_encoder: Any) -> None:
             "The quantised text_encoder_2 computes in float16, where T5 overflows. Load the pipeline with "
             'dtype={"default": torch.float16, "text_encoder_2": torch.bfloat16}.'
         )
+
+
+def check_encoder(encoder: Any) -> None:
+    """Refuses an encoder from a folder whose weights lack tensors, which transformers fills at random, or are not
+    finite; once for each encoder. Names are compared first, which takes no time; transformers, which knows names of
+    former days, has the last word.
+
+    Raises:
+        OSError: It is such an encoder.
+    """
+    folder = Path(getattr(encoder, "name_or_path", None) or "no folder")
+    if encoder in _CHECKED or not folder.is_dir():
+        return
+    if getattr(encoder, "hf_quantizer", None) is None:
+        for variant, files in _weights_by_variant(folder).items():
+            if set(encoder.state_dict()) - set(getattr(encoder, "all_tied_weights_keys", ())) - stored_names(files):
+                kwargs = {"variant": variant, "device_map": "meta", "output_loading_info": True}
+                _, info = type(encoder).from_pretrained(folder, **kwargs)
+                check_complete(info["missing_keys"], folder)
+    check_finite(encoder, folder)
+    _CHECKED.add(encoder)
+
+
+def _weights_by_variant(folder: Path) -> dict[str | None, list[Path]]:
+    """The safetensors files of each variant of a model of transformers."""
+    found: dict[str | None, list[Path]] = {}
+    for path in folder.glob("model*.safetensors"):
+        match = re.fullmatch(r"model(\.(?P<variant>.+?))?(-\d+-of-\d+)?\.safetensors", path.name)
+        if match:
+            found.setdefault(match["variant"], []).append(path)
+    return found

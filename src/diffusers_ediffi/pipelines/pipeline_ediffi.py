@@ -24,6 +24,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..experts.router import ExpertRouterUNet
 from ..models.encoder_table import EMBEDDINGS
+from ..models.turns import turn
 from ..models.unet import EDiffIUNet, align_weights
 from ..paint.processor import painted
 from .call import Call, CallState, Conditions, prepare_conditions
@@ -38,12 +39,21 @@ from .inputs import (
     check_prompt_schedule,
     encoders_in_use,
 )
-from .loading import LoadablePipeline, keep_out_of_float16
+from .loading import LoadablePipeline, check_encoder, keep_out_of_float16
 from .lora import LoraPipeline
 from .paintings import paintings_per_stage
 from .prediction import batches, network_conditions, network_input
 from .safety import run_safety_checker
-from .stages import Generator, GuidanceScale, Stage, loaded_stages, stages_up_to, with_noise_levels, with_steps
+from .stages import (
+    Generator,
+    GuidanceScale,
+    Stage,
+    changed_by_calls,
+    loaded_stages,
+    stages_up_to,
+    with_noise_levels,
+    with_steps,
+)
 from .style import read_style
 
 
@@ -143,9 +153,10 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
     ):
         super().__init__()
         keep_out_of_float16(text_encoder_2)
-        for encoder in (text_encoder, text_encoder_2, image_encoder):
+        for encoder in (text_encoder, text_encoder_2, image_encoder, safety_checker):
             if isinstance(encoder, torch.nn.Module):
                 align_weights(encoder)
+                check_encoder(encoder)
         self.register_modules(
             unet=unet,
             scheduler=scheduler,
@@ -297,8 +308,11 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             callback_on_step_end_tensor_inputs (`list` of `str`, defaults to `("latents",)`): Names of the tensors
                 handed to it, from `_callback_tensor_inputs`.
 
+        Threads may call the pipeline, and others with the same networks; they draw one after the other.
+
         Raises:
-            ValueError: An argument is wrong; the message names it, its value and what to pass instead.
+            ValueError: An argument is wrong; the message names it, its value and what to pass instead. Or a callback
+                calls a pipeline with the same networks, or the networks return values that are not finite.
         """
         given: Embeddings = {
             "prompt_embeds": prompt_embeds,
@@ -341,7 +355,9 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             callback=callback_on_step_end,
             callback_tensors=names,
         )
-        return self._output(self._run(call), output_type, return_dict)
+        # Threads may share the pipeline, and pipelines of `from_pipe` their networks and schedulers.
+        with turn(changed_by_calls(self, stages)):
+            return self._output(self._run(call), output_type, return_dict)
 
     def _run(self, call: Call) -> torch.Tensor:
         """Draws stage after stage; returns the sample of the last, or of the stage that was interrupted."""
@@ -358,6 +374,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             if stage.guidance_scale != scale:  # else what a callback made of it goes on
                 self._guidance_scale = scale = stage.guidance_scale
             sample = self._run_stage(call, stage, sample, conditions)
+            stage.check_finite(sample)
             if self.interrupt:
                 break
         assert sample is not None  # there is a base stage

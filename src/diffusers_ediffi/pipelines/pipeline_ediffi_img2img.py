@@ -3,6 +3,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from .pipeline_ediffi import EDiffIPipeline, EDiffIPipelineOutput
 from .stages import Stage
 
 STRENGTH = 0.7
+_START: ContextVar[ImageStart] = ContextVar("start")  # each thread has its value
 
 
 def with_arguments_of(parent: Callable) -> Callable[[Callable], Callable]:
@@ -47,7 +49,6 @@ class EDiffIImg2ImgPipeline(EDiffIPipeline):
     Its parts are those of [`EDiffIPipeline`]; so is every saved folder.
     """
 
-    _start: ImageStart  # while a call runs
     _start_sigmas: tuple[float, ...] = ()
 
     @property
@@ -88,12 +89,20 @@ class EDiffIImg2ImgPipeline(EDiffIPipeline):
         """
         return self._call_from(ImageStart(image, strength, sigma_start, unsaid=STRENGTH), prompt, kwargs)
 
+    @property
+    def _start(self) -> ImageStart:
+        """The start of the call that this thread runs; no attribute while there is none."""
+        start = _START.get(None)
+        if start is None:
+            raise AttributeError("no call is running")
+        return start
+
     def _call_from(self, start: ImageStart, prompt: Any, kwargs: dict[str, Any]) -> EDiffIPipelineOutput | tuple:
-        self._start = start
+        token = _START.set(start)
         try:
             return EDiffIPipeline.__call__(self, prompt, **kwargs)
         finally:
-            del self._start
+            _START.reset(token)
 
     def _prepare_start(self, stages: list[Stage], batch_size: int) -> None:
         self._start_sigmas = self._start.prepare(stages, batch_size)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
@@ -45,6 +46,18 @@ class Stage:
     noise_level: float | None = None
     painting: Painting | None = None
 
+    def check_finite(self, sample: torch.Tensor) -> None:
+        """Refuses a sample that is no picture.
+
+        Raises:
+            ValueError: It has values that are NaN or infinite.
+        """
+        if not torch.isfinite(sample).all():
+            raise ValueError(
+                f"{self.label} drew values that are not finite, which are no picture: its weights are damaged, or "
+                f"their type ({self.unet.dtype}) overflows. Load the model again, or with dtype=torch.float32."
+            )
+
     def noise(self, images: int, generator: Generator, device: torch.device) -> torch.Tensor:
         """Standard normal noise, (images, 3, size, size) in float32."""
         shape = (images, self.unet.config.out_channels, self.size, self.size)
@@ -80,6 +93,15 @@ class Stage:
             yield self.unet.select_expert
         finally:
             self.unet.reset_expert()
+
+
+def changed_by_calls(pipe: Any, stages: Sequence[Stage]) -> list[Any]:
+    """What a call changes while it draws: the pipeline, the networks, of which a router has several, their schedulers,
+    and what is offloaded."""
+    unets = [getattr(stage.unet, "_orig_mod", stage.unet) for stage in stages]  # of torch.compile
+    experts = chain.from_iterable(getattr(unet, "experts", ()) for unet in unets)
+    offloaded = [part for part in vars(pipe).values() if hasattr(part, "_hf_hook")]
+    return [pipe, *unets, *experts, *(stage.scheduler for stage in stages), *offloaded]
 
 
 def loaded_stages(pipe: Any) -> list[Stage]:

@@ -1,0 +1,163 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Threads that share pipelines, networks, schedulers and routers draw what each would draw alone."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from diffusers import EDMEulerScheduler, StableDiffusionPipeline
+from helpers import PROMPT, draw, picture, tiny_pipeline, tiny_unet
+from helpers_diffusers import build, unet_for
+from helpers_lora import low_rank_router
+
+from diffusers_ediffi import EDiffIImg2ImgPipeline, EDiffIPipeline, ExpertRouterUNet, PaintRegion, paint_with_words
+
+THREADS = 8
+BASE = {"unet_sr256": None, "unet_sr1024": None}
+REGIONS = [PaintRegion("red cat", (0.0, 0.0, 0.5, 1.0))]
+
+
+def drawn_alone_and_together(calls):
+    """What calls draw one after the other, and at once in eight threads."""
+    alone = [call() for call in calls]
+    with ThreadPoolExecutor(THREADS) as pool:
+        together = list(pool.map(lambda call: call(), [calls[i % len(calls)] for i in range(2 * THREADS)]))
+    return [(alone[i % len(calls)], image) for i, image in enumerate(together)]
+
+
+def plain(pipe, seed):
+    return lambda: draw(pipe, generator=torch.Generator().manual_seed(seed))
+
+
+def painted(pipe, seed):
+    return lambda: draw(pipe, generator=torch.Generator().manual_seed(seed), regions=REGIONS, region_strength=1.0)
+
+
+def from_image(pipe, seed, strength):
+    run = {"image": picture(), "strength": strength}
+    return lambda: draw(pipe, generator=torch.Generator().manual_seed(seed), **run)
+
+
+def one_pipeline():
+    pipe = tiny_pipeline(**BASE)
+    return [plain(pipe, 0), plain(pipe, 1), painted(pipe, 2)]
+
+
+def twins_of_one_scheduler():
+    pipe = tiny_pipeline(**BASE)
+    return [plain(pipe, 0), painted(quiet(EDiffIPipeline.from_pipe(pipe)), 1)]
+
+
+def twins_of_two_schedulers():
+    pipe = tiny_pipeline(**BASE)
+    return [plain(pipe, 0), painted(quiet(EDiffIPipeline.from_pipe(pipe, scheduler=EDMEulerScheduler())), 1)]
+
+
+def one_scheduler_alone():
+    pipe = tiny_pipeline(**BASE)
+    return [plain(pipe, 0), plain(quiet(EDiffIPipeline.from_pipe(pipe, unet=tiny_unet(9))), 1)]
+
+
+def starts_of_images():
+    pipe = quiet(EDiffIImg2ImgPipeline.from_pipe(tiny_pipeline(**BASE)))
+    return [from_image(pipe, 0, 0.4), from_image(pipe, 0, 1.0)]
+
+
+def a_router_and_its_expert():
+    unets = [tiny_unet(1), tiny_unet(2)]
+    router = ExpertRouterUNet.from_unets(unets, [1.0])
+    return [plain(tiny_pipeline(unet=unet, **BASE), i) for i, unet in enumerate((router, router, unets[0]))]
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+KINDS = (
+    one_pipeline,
+    twins_of_one_scheduler,
+    twins_of_two_schedulers,
+    one_scheduler_alone,
+    starts_of_images,
+    a_router_and_its_expert,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_eight_threads_draw_what_each_draws_alone(kind):
+    assert all(torch.equal(alone, together) for alone, together in drawn_alone_and_together(kind()))
+
+
+def two_experts(base):
+    return ExpertRouterUNet.from_unets([base, tiny_unet(5)], [1.0])
+
+
+@pytest.mark.parametrize("make", [low_rank_router, two_experts])
+def test_loops_of_threads_select_experts_of_one_router(make):
+    router = make(tiny_unet(3))
+    sample, text = torch.ones(1, 3, 8, 8), torch.ones(1, 77, 16)
+
+    def selected(sigma):
+        router.select_expert(sigma)
+        outputs = [router(sample, torch.tensor([0.1]), text).sample for _ in range(10)]
+        router.reset_expert()
+        return outputs
+
+    def by_timestep():
+        return [router(sample, torch.tensor([1.0]), text).sample for _ in range(10)]
+
+    with torch.no_grad():
+        calls = [lambda: selected(0.01), lambda: selected(50.0), by_timestep]
+        calls = [torch.no_grad()(call) for call in calls]
+        for alone, together in drawn_alone_and_together(calls):
+            assert torch.equal(torch.cat(alone), torch.cat(together))
+
+
+@pytest.mark.parametrize("shared", ["pipeline", "unet", "scheduler"])
+def test_a_callback_that_calls_what_the_call_uses_is_refused(shared):
+    pipe = tiny_pipeline(**BASE)
+    parts = {"unet": {"scheduler": EDMEulerScheduler()}, "scheduler": {"unet": tiny_unet(4)}}
+    inner = pipe if shared == "pipeline" else EDiffIPipeline.from_pipe(pipe, **parts[shared])
+
+    def callback(running, step, timestep, tensors):
+        inner(PROMPT, num_inference_steps=1)
+        return tensors
+
+    expected = draw(pipe)
+    with pytest.raises(ValueError, match="a callback calls a pipeline whose networks or schedulers the running call"):
+        draw(pipe, callback_on_step_end=callback)
+    assert torch.equal(draw(pipe), expected)
+
+
+def test_a_callback_may_call_a_pipeline_of_other_parts():
+    pipe, inner = tiny_pipeline(**BASE), tiny_pipeline(unet=tiny_unet(4), **BASE)
+    images = []
+
+    def callback(running, step, timestep, tensors):
+        images.append(draw(inner))
+        return tensors
+
+    assert torch.equal(draw(pipe, callback_on_step_end=callback), draw(pipe))
+    assert all(torch.equal(image, draw(inner)) for image in images)
+
+
+def test_another_thread_does_not_draw_what_is_painted():
+    """Pipelines of diffusers cannot be locked; what would be painted silently is refused."""
+    pipe = quiet(build(StableDiffusionPipeline, unet_for(StableDiffusionPipeline)))
+    twin = quiet(StableDiffusionPipeline.from_pipe(pipe))
+    run = {"num_inference_steps": 2, "output_type": "np", "height": 16, "width": 16}
+
+    def callback(running, step, timestep, tensors):
+        with (
+            ThreadPoolExecutor(1) as pool,
+            pytest.raises(ValueError, match="another pipeline or thread calls this U-Net"),
+        ):
+            pool.submit(twin, PROMPT, **run).result()
+        return tensors
+
+    with paint_with_words(pipe, PROMPT, REGIONS):
+        pipe(PROMPT, callback_on_step_end=callback, **run)
+        with ThreadPoolExecutor(1) as pool:  # which may be another thread than the block's
+            pool.submit(pipe, PROMPT, **run).result()
+    twin(PROMPT, **run)
