@@ -420,6 +420,24 @@ def test_the_refiner_reads_the_encoded_empty_text_where_the_base_reads_zeros(pro
     assert not torch.allclose(draw(plain, steps=10, **arguments), expected, atol=1e-3)
 
 
+def test_the_empty_text_is_saved_with_the_router(tmp_path):
+    router, arguments = with_empty_text(base_and_refiner()), {"negative_prompt": None}
+    pipe = build(StableDiffusionXLPipeline, router)
+    pipe.save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(draw(loaded, **arguments), draw(pipe, **arguments), rtol=0, atol=1e-3)
+    router.save_pretrained(tmp_path / "again", variant="fp16")
+    assert ExpertRouterUNet.from_pretrained(tmp_path / "again", variant="fp16")._adapters[0].empty_text is not None
+    base_and_refiner().save_pretrained(tmp_path / "again", variant="fp16")
+    assert ExpertRouterUNet.from_pretrained(tmp_path / "again", variant="fp16")._adapters[0].empty_text is None
+    file = tmp_path / "unet" / "expert.0" / "empty_text.safetensors"
+    for damage, message in ((lambda: file.write_bytes(b"0"), "is damaged"), (file.unlink, "is missing")):
+        damage()
+        with pytest.raises(OSError, match=f"empty_text.safetensors {message}.*: download or copy it again"):
+            ExpertRouterUNet.from_pretrained(tmp_path / "unet")
+
+
 def test_zeros_where_the_empty_text_is_not_known_are_said_once(caplog):
     _warn_of_zeros.cache_clear()
     pipe = build(StableDiffusionXLPipeline, base_and_refiner())

@@ -5,12 +5,16 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import logging
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from ..checks import is_finite, is_number
+from .files import EMPTY_TEXT, expert_folder
 from .guidance import check_guided
 
 logger = logging.get_logger(__name__)
@@ -63,6 +67,9 @@ class ExpertAdapter:
             if not _are_indices(self.time_ids):
                 raise ValueError(f"time_ids={self.time_ids!r} must list columns, such as [0, 1, 2, 3].")
             object.__setattr__(self, "time_ids", tuple(self.time_ids))
+        texts = ("encoder_hidden_states", "text_embeds")
+        if self.empty_text is not None and sorted(self.empty_text) != list(texts):
+            raise ValueError(f"empty_text has {sorted(self.empty_text)}; it needs {' and '.join(texts)}.")
         for name in ("aesthetic_score", "negative_aesthetic_score"):
             score = getattr(self, name)
             if score is not None and not is_finite(score):
@@ -112,17 +119,19 @@ class ExpertAdapter:
         """
         if isinstance(config, cls):
             return config
-        known = [entry.name for entry in fields(cls) if entry.name != "empty_text"]
+        known = [entry.name for entry in fields(cls)]
         if not isinstance(config, dict) or set(config) - set(known):
             unknown = sorted(set(config) - set(known)) if isinstance(config, dict) else config
             raise ValueError(f"an adapter has the unknown entries {unknown!r}; there are {', '.join(known)}.")
-        return cls(**config)
+        return cls(**{name: value for name, value in config.items() if name != "empty_text"})
 
     def to_config(self) -> dict[str, Any]:
-        """The entries that are set, as JSON can hold them; `empty_text` is saved with the weights."""
+        """The entries that are set, as JSON can hold them; of `empty_text`, which `save_texts` writes, that it is
+        there."""
         entries = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "empty_text"}
         listed = {name: list(value) if isinstance(value, tuple) else value for name, value in entries.items()}
-        return {name: value for name, value in listed.items() if value is not None}
+        flag = {} if self.empty_text is None else {"empty_text": True}
+        return {name: value for name, value in listed.items() if value is not None} | flag
 
     def apply(self, inputs: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Makes the expert's arguments of the router's.
@@ -209,6 +218,37 @@ def _check_guided(sample: torch.Tensor, hidden_states: torch.Tensor | None) -> N
         raise ValueError(
             f"the halves of a batch of {len(sample)} have the same text, so that none is unconditional: {remedy}"
         )
+
+
+def save_texts(adapters: Sequence[ExpertAdapter | None], folder: Path) -> None:
+    """Writes the empty text of each adapter that knows it to the folder of its expert."""
+    for index, adapter in enumerate(adapters):
+        if adapter is not None and adapter.empty_text is not None:
+            save_file(dict(adapter.empty_text), folder / expert_folder(index) / EMPTY_TEXT)
+
+
+def load_adapters(configs: Sequence[Any] | None, folder: Path) -> Sequence[Any] | None:
+    """The adapters of a saved configuration, with the empty texts that `save_texts` wrote.
+
+    Raises:
+        OSError: if such a file is missing or damaged.
+        ValueError: if an entry is not that of an adapter.
+    """
+    if not isinstance(configs, list):
+        return configs
+    return [config and _load_adapter(config, folder / expert_folder(i)) for i, config in enumerate(configs)]
+
+
+def _load_adapter(config: Any, folder: Path) -> ExpertAdapter:
+    adapter, file = ExpertAdapter.from_config(config), folder / EMPTY_TEXT
+    if not (isinstance(config, dict) and config.get("empty_text")):
+        return adapter
+    if not file.is_file():
+        raise OSError(f"{file} is missing: download or copy it again.")
+    try:
+        return replace(adapter, empty_text=load_file(file))
+    except SafetensorError as error:
+        raise OSError(f"{file} is damaged or truncated ({error}): download or copy it again.") from error
 
 
 def check_adapters(adapters: Sequence[Any] | None, num_experts: int) -> list[ExpertAdapter | None]:

@@ -32,6 +32,7 @@ from ..models.weight_files import check_complete, check_finite, default_dtype_ke
 
 WEIGHTS = "diffusion_pytorch_model"
 STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+EMPTY_TEXT = "empty_text.safetensors"  # of an `ExpertAdapter`
 # With a dot, as in `expert_folder`.
 BASE_FOLDER = "expert.base"
 # The libraries whose classes a config.json may name. It may come from a stranger, so nothing else is imported.
@@ -171,7 +172,7 @@ def allow_patterns(subfolder: str | None, variant: str | None) -> list[str]:
         f"{WEIGHTS}{dot}-*.safetensors",
         f"{WEIGHTS}.safetensors.index{dot}.json",
     ]
-    in_expert = [f"{start}expert.*/{name}" for name in ("config.json", *weights)]
+    in_expert = [f"{start}expert.*/{name}" for name in ("config.json", EMPTY_TEXT, *weights)]
     return [f"{start}config.json", f"{start}experts{dot}.json", *in_expert]
 
 

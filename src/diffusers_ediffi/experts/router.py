@@ -22,7 +22,7 @@ from ..discrete_time import betas_of
 from ..files import check_is_folder, saved_whole
 from ..models.turns import lock_of
 from ..models.weight_files import check_without_adapters
-from .adapter import check_adapters
+from .adapter import check_adapters, load_adapters, save_texts
 from .files import (
     build_expert,
     check_variants,
@@ -351,6 +351,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         how: dict[str, Any] = {"safe_serialization": safe_serialization, "max_shard_size": max_shard_size}
         with saved_whole(folder, self.config_name, variant) as unfinished:
             self._save_experts(unfinished, variant=variant, **how)
+            save_texts(self._adapters, unfinished)
             self.save_config(unfinished)
             tensors = None if self._shared is None else self._shared.tensor_names()
             write_marker(unfinished, len(self.experts), variant, tensors)
@@ -415,6 +416,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         load = load_shared if config.get("shared_base") else load_experts
         experts = load(root, config["unets"], variant, dtype or torch_dtype, **kwargs)
         settings = {name: config[name] for name in SETTINGS if name in config}
+        settings["adapters"] = load_adapters(settings.get("adapters"), root)
         router = cls(experts, **settings).eval()
         router.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return router
