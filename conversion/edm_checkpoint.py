@@ -1,0 +1,100 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Reads the checkpoints of EDM (github.com/NVlabs/edm) without running what they carry.
+
+An EDM checkpoint is a pickle of whole objects, with the source code of their classes, which EDM's loader executes.
+Here every object becomes a `Part`, which holds what the object held; names that are not on the list are refused.
+"""
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+Weights = dict[str, torch.Tensor]
+
+
+class Part:
+    """An object of a checkpoint: the contents of its `__dict__`, and no code."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+
+def _part_of(meta: dict[str, Any]) -> Part:
+    part = Part()
+    part.state = meta["state"]
+    return part
+
+
+def _storage(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _part_of,
+    ("torch.storage", "_load_from_bytes"): _storage,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: data,
+    ("torch.nn.modules.container", "ModuleDict"): Part,
+    ("torch.nn.modules.container", "ModuleList"): Part,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("dnnlib.util", "EasyDict"): dict,
+    ("builtins", "set"): set,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise ValueError(
+                f"it asks for {module}.{name}, which EDM's checkpoints do not need: it may be made to run code."
+            )
+        return ALLOWED[module, name]
+
+
+def read_weights(file: Path) -> Weights:
+    """The weights of a checkpoint by their names in EDM: the running average of a pickle, or a plain state dict
+    (`.safetensors`, `.pt`).
+
+    Raises:
+        OSError: The file is missing, damaged or truncated.
+        ValueError: It is a pickle of something else, or asks for code.
+    """
+    if not file.is_file():
+        raise OSError(f"there is no checkpoint {file}.")
+    readers = {".pkl": _read_pickle, ".safetensors": load_file}
+    try:
+        weights = readers.get(file.suffix, _read_state_dict)(file)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    except (pickle.UnpicklingError, EOFError, SafetensorError, RuntimeError, KeyError, AttributeError) as error:
+        raise OSError(f"{file} is damaged or no checkpoint ({error}): download or copy it again.") from error
+    return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+
+
+def _read_state_dict(file: Path) -> Weights:
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _read_pickle(file: Path) -> Weights:
+    with file.open("rb") as content:
+        checkpoint = _Unpickler(content).load()
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("ema"), Part):
+        raise ValueError("this pickle holds no network 'ema', as EDM's checkpoints do.")
+    return dict(_weights_of(checkpoint["ema"], ""))
+
+
+def _weights_of(part: Part, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters of a module and of those in it; buffers hold nothing that was learned."""
+    for name, tensor in part.state["_parameters"].items():
+        if tensor is not None:
+            yield prefix + name, tensor
+    for name, module in part.state["_modules"].items():
+        if module is not None:
+            yield from _weights_of(module, f"{prefix}{name}.")
