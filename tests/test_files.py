@@ -2,10 +2,16 @@
 """Files and folders are written whole or not at all."""
 
 import json
+import multiprocessing
+import resource
+import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from diffusers_ediffi.files import saved_whole, write_json, written_whole
 
@@ -104,6 +110,44 @@ def test_an_error_while_a_folder_is_saved_leaves_the_older_one(tmp_path, monkeyp
             (unfinished / "config.json").write_text("new")
             raise SafetensorError("no space left")
     assert tree(tmp_path) == before
+
+
+def test_folders_are_exchanged_by_two_renames_where_they_cannot_be_at_once(tmp_path, monkeypatch):
+    """As on other systems than Linux."""
+    monkeypatch.setattr(sys, "platform", "other")
+    for content in ("new", "newer"):
+        with saved_whole(tmp_path / "saved", "config.json") as unfinished:
+            (unfinished / "config.json").write_text(content)
+        assert tree(tmp_path) == {"saved/config.json": content}
+
+
+@pytest.mark.parametrize("is_fixed", [False, True])
+def test_a_full_disk_leaves_the_older_folder_and_nothing_else(tmp_path, monkeypatch, is_fixed):
+    fill(tmp_path / "saved", ["config.json", "unet/config.json", "unet/model.safetensors"])
+    before = tree(tmp_path)
+    if is_fixed:
+        monkeypatch.chdir(tmp_path / "saved")
+
+    def save():
+        # Files of at most 1 kB: the system says the same as a full disk does, to safetensors as to Python.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+        for folder in ("saved", "first"):
+            with pytest.raises(OSError, match=f"{folder}.* cannot be written|File too large"):
+                with saved_whole(tmp_path / folder, "config.json") as unfinished:
+                    write_json(unfinished / "config.json", "new")
+                    save_file({"weight": torch.zeros(1024)}, unfinished / "model.safetensors")
+
+    assert in_another_process(save) == 0
+    assert tree(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def in_another_process(function):
+    """Its exit code; a limit of a process holds to its end."""
+    process = multiprocessing.get_context("fork").Process(target=function)
+    process.start()
+    process.join(60)
+    return process.exitcode
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path):

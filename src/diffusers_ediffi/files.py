@@ -2,10 +2,12 @@
 """Files: written whole or not at all, and YAML of strangers (schedules, model cards) read as plain values of a bounded
 size. Imports nothing of this package."""
 
+import ctypes
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Hashable, Iterator
@@ -29,8 +31,9 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         ...     save_file(weights, unfinished)
 
     After an error `path` is what it was before, and nothing is left beside it. Its folder is made. Weights are on the
-    disk before they take their place. A process that is killed in the block may leave `.NAME.PID-THREAD.tmp`; one that
-    is killed between the two renames by which folders are exchanged leaves the older folder as `.NAME.PID-THREAD.old`.
+    disk before they take their place. A process that is killed may leave `.NAME.PID-THREAD.tmp`; where the system
+    cannot exchange two folders at once, one that is killed between two renames leaves the older as
+    `.NAME.PID-THREAD.old`.
 
     Args:
         path (`str` or `os.PathLike`): The file or folder that is to be written.
@@ -138,6 +141,8 @@ def _take_place(unfinished: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(unfinished, path)
         return
+    if _exchange(unfinished, path):  # what is unfinished now, is removed
+        return
     older = _beside(path, "old")
     os.rename(path, older)
     try:
@@ -146,6 +151,13 @@ def _take_place(unfinished: Path, path: Path) -> None:
         os.rename(older, path)
         raise
     _remove(older)
+
+
+def _exchange(path: Path, other: Path) -> bool:
+    """Exchanges two folders at once, where the system does: on Linux, on most file systems."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, at_once = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return exchange is not None and exchange(here, os.fsencode(path), here, os.fsencode(other), at_once) == 0
 
 
 def _is_fixed(folder: Path) -> bool:

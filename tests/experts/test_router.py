@@ -544,3 +544,20 @@ def test_refuses_a_missing_shard(router, tmp_path):
     shards[1].unlink()
     with pytest.raises(OSError, match=shards[1].name):
         ExpertRouterUNet.from_pretrained(tmp_path)
+
+
+def test_a_compiled_router_follows_the_selection():
+    """It is captured whole, with experts of diffusers that are."""
+    small = {
+        "block_out_channels": (8,),
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+        "mid_block_type": None,
+    }
+    router = ExpertRouterUNet.from_unets([tiny_unet(0, **small), tiny_unet(1, **small)], [1.0])
+    compiled = torch.compile(router, backend="eager", fullgraph=True)
+    call = {**inputs(), "timestep": torch.tensor([0.1]), "return_dict": False}
+    for sigma in (0.01, 50.0, 0.01):
+        router.select_expert(sigma)
+        with torch.no_grad():
+            assert torch.equal(compiled(**call)[0], router(**call)[0])

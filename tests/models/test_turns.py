@@ -1,7 +1,12 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Threads that share pipelines, networks, schedulers and routers draw what each would draw alone."""
 
+import copy
+import multiprocessing
+import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -11,6 +16,8 @@ from helpers_diffusers import build, unet_for
 from helpers_lora import low_rank_router
 
 from diffusers_ediffi import EDiffIImg2ImgPipeline, EDiffIPipeline, ExpertRouterUNet, PaintRegion, paint_with_words
+from diffusers_ediffi.models.turns import turn
+from diffusers_ediffi.models.weight_files import default_dtype_kept
 
 THREADS = 8
 BASE = {"unet_sr256": None, "unet_sr1024": None}
@@ -100,18 +107,80 @@ def test_loops_of_threads_select_experts_of_one_router(make):
 
     def selected(sigma):
         router.select_expert(sigma)
-        outputs = [router(sample, torch.tensor([0.1]), text).sample for _ in range(10)]
+        outputs = [router(sample, torch.tensor([0.1]), text).sample for _ in range(3)]
         router.reset_expert()
         return outputs
 
     def by_timestep():
-        return [router(sample, torch.tensor([1.0]), text).sample for _ in range(10)]
+        return [router(sample, torch.tensor([1.0]), text).sample for _ in range(3)]
 
-    with torch.no_grad():
-        calls = [lambda: selected(0.01), lambda: selected(50.0), by_timestep]
-        calls = [torch.no_grad()(call) for call in calls]
-        for alone, together in drawn_alone_and_together(calls):
-            assert torch.equal(torch.cat(alone), torch.cat(together))
+    calls = [lambda: selected(0.01), lambda: selected(50.0), by_timestep]
+    for alone, together in drawn_alone_and_together([torch.no_grad()(call) for call in calls]):
+        assert torch.equal(torch.cat(alone), torch.cat(together))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
+def test_a_forked_process_does_not_wait_for_threads_that_it_lacks():
+    thing, has_begun, may_end = tiny_unet(), Event(), Event()
+
+    def hold():
+        with turn([thing]), default_dtype_kept():
+            has_begun.set()
+            may_end.wait()
+
+    def draw_too():
+        with turn([thing]), default_dtype_kept():
+            os._exit(7)
+
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(hold)
+        has_begun.wait()
+        process = multiprocessing.get_context("fork").Process(target=draw_too)
+        process.start()
+        process.join(20)
+        process.kill()
+        may_end.set()
+        held.result()
+    assert process.exitcode == 7
+
+
+def test_networks_that_were_used_are_copied_and_pickled():
+    pipe = tiny_pipeline(unet=low_rank_router(tiny_unet()), **BASE)
+    expected = draw(pipe)
+    copies = [copy.deepcopy(pipe.unet), pickle.loads(pickle.dumps(pipe.unet))]
+    for unet in copies:
+        twin = quiet(EDiffIPipeline.from_pipe(pipe, unet=unet, scheduler=copy.deepcopy(pipe.scheduler)))
+        assert torch.equal(draw(twin), expected)
+
+
+def test_a_call_that_fails_ends_its_turn():
+    pipe = tiny_pipeline(**BASE)
+
+    def callback(running, step, timestep, tensors):
+        raise KeyError("a callback's")
+
+    with pytest.raises(KeyError):
+        draw(pipe, callback_on_step_end=callback)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(draw, pipe).result(60).isfinite().all()
+
+
+def test_saving_takes_turns_with_drawing(tmp_path):
+    """A low-rank router turns its network into the base to save it."""
+    pipe = tiny_pipeline(unet=low_rank_router(tiny_unet()), **BASE)
+    expected = draw(pipe)
+
+    def draw_and_save():
+        with ThreadPoolExecutor(2) as pool:
+            images = pool.submit(draw, pipe)
+            for i in range(3):
+                pool.submit(pipe.unet.save_pretrained, tmp_path / str(i)).result(60)
+            return images.result(60)
+
+    assert torch.equal(draw_and_save(), expected)
+    for i in range(3):
+        loaded = ExpertRouterUNet.from_pretrained(tmp_path / str(i))
+        assert torch.equal(draw(tiny_pipeline(unet=loaded, **BASE)), expected)
 
 
 @pytest.mark.parametrize("shared", ["pipeline", "unet", "scheduler"])

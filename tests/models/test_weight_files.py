@@ -2,6 +2,7 @@
 """Weights that lack tensors or are not finite are refused where they are read, adapters where they are saved."""
 
 import copy
+from shutil import copyfile
 
 import pytest
 import torch
@@ -73,6 +74,33 @@ def test_missing_tensors_are_named(save, tmp_path):
     rewrite(file, lambda weights: weights.pop(name))
     with pytest.raises(OSError, match=f"lacks {name} of the network"):
         load()
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "text_encoder_2", "image_encoder"])
+def test_tensors_of_a_pickled_encoder_are_asked_for_as_well(name, tmp_path):
+    tiny_pipeline(**BASE).save_pretrained(tmp_path)
+    file = tmp_path / name / "model.safetensors"
+    state = load_file(file)
+    file.unlink()
+    pickled = file.with_name("pytorch_model.bin")
+    torch.save(state, pickled)
+    EDiffIPipeline.from_pretrained(tmp_path)
+    missing = next(key for key in sorted(state) if "norm" not in key)
+    torch.save({key: value for key, value in state.items() if key != missing}, pickled)
+    with pytest.raises(OSError, match=f"lacks {missing} of the network"):
+        EDiffIPipeline.from_pretrained(tmp_path)
+    state[missing].view(-1)[-1:].fill_(float("nan"))
+    torch.save(state, pickled)
+    with pytest.raises(OSError, match=f"values that are not finite in {missing}"):
+        EDiffIPipeline.from_pretrained(tmp_path)
+
+
+def test_half_of_another_variant_hinders_no_encoder(tmp_path):
+    tiny_pipeline(**BASE).save_pretrained(tmp_path)
+    folder = tmp_path / "text_encoder"
+    copyfile(folder / "model.safetensors", folder / "model.fp16-00001-of-00002.safetensors")
+    rewrite(folder / "model.fp16-00001-of-00002.safetensors", lambda weights: weights.popitem())
+    EDiffIPipeline.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -112,6 +112,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         self._reads_text = any("encoder_hidden_states" in signature(type(e).forward).parameters for e in experts)
         self._offload = ExpertOffload()
         self._selections: dict[int, int] = {}  # of each thread
+        self._latest: int | None = None
         for name in MODULE_LISTS:
             setattr(self, name, _union(experts, name))
 
@@ -228,16 +229,18 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         Raises:
             ValueError: if sigma is not a noise level, or lies outside what its expert was trained on.
         """
-        index = self._selections[get_ident()] = self._routes.expert_of_sigma(as_float("sigma", sigma))
+        index = self._latest = self._selections[get_ident()] = self._routes.expert_of_sigma(as_float("sigma", sigma))
         return index
 
     def reset_expert(self) -> None:
         """Goes back to routing each call by its timestep."""
         self._selections.pop(get_ident(), None)
+        self._latest = None
 
     @property
     def _selected(self) -> int | None:
-        return self._selections.get(get_ident())
+        # torch.compile traces no threads: what it made of the router goes by the latest selection of all
+        return self._latest if torch.compiler.is_compiling() else self._selections.get(get_ident())
 
     def forward(
         self,

@@ -10,6 +10,7 @@ from diffusers.utils import is_peft_available
 from safetensors.torch import load_file
 from torch import nn
 
+from ..models.turns import lock_of
 from ..models.weight_files import check_complete
 from .files import BASE_FOLDER, check_weights, expert_class, expert_folder, load_networks, marked_tensors, weights_file
 from .lora import FACTORS, LoraExpert, check_fits, factor_names, inject, without_adapters, write_weights
@@ -125,7 +126,8 @@ class LoraExperts:
 
     def save(self, folder: Path, variant: str | None, **kwargs) -> None:
         """Writes the base to `expert.base` and each expert's difference to `expert.<n>`."""
-        self.base().save_pretrained(folder / BASE_FOLDER, variant=variant, **kwargs)
+        with lock_of(self):  # no thread that draws turns the network meanwhile
+            self.base().save_pretrained(folder / BASE_FOLDER, variant=variant, **kwargs)
         for i in range(len(self.configs)):
             write_weights(self.expert(i).weights, weights_file(folder / expert_folder(i), variant))
 

@@ -5,6 +5,7 @@ Locks are kept here, by weak references, since networks and pipelines are copied
 Imports nothing of this package.
 """
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,16 @@ from weakref import WeakKeyDictionary
 
 _GUARD = threading.Lock()
 _LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def _start_anew() -> None:
+    """In a forked process, where the threads that had locks are no more."""
+    global _GUARD, _LOCKS
+    _GUARD, _LOCKS = threading.Lock(), WeakKeyDictionary()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 class _Held(threading.local):
@@ -34,7 +45,8 @@ def lock_of(thing: Any) -> Any:
 def turn(things: Iterable[Any]) -> Iterator[None]:
     """Keeps objects for the thread in the `with` block; waits while another thread has any of them.
 
-    A thread that has a turn already does not wait, since two such threads might wait for each other.
+    A thread that has a turn already does not wait, since two such threads might wait for each other. A callback must
+    not wait for another thread that wants what the running call has: nothing tells it.
 
     Args:
         things (iterable): The objects.

@@ -1,7 +1,6 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What is asked of weights when they are read from files and written to them, whichever network they belong to."""
 
-import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-_LOADING = threading.RLock()  # the default type is one for all threads
+from .turns import lock_of
+
 _SHOWN = 5  # names in a message
 
 
@@ -19,7 +19,7 @@ _SHOWN = 5  # names in a message
 def default_dtype_kept() -> Iterator[None]:
     """Leaves torch's default type as it was: diffusers changes it while it builds a network, and forgets it there if
     that fails. One thread at a time."""
-    with _LOADING:
+    with lock_of(torch):  # the default type is one for all threads
         before = torch.get_default_dtype()
         try:
             yield

@@ -113,8 +113,7 @@ def keep_out_of_float16(text_encoder: Any) -> None:
 
 def check_encoder(encoder: Any) -> None:
     """Refuses an encoder from a folder whose weights lack tensors, which transformers fills at random, or are not
-    finite; once for each encoder. Names are compared first, which takes no time; transformers, which knows names of
-    former days, has the last word.
+    finite; once for each encoder.
 
     Raises:
         OSError: It is such an encoder.
@@ -124,19 +123,33 @@ def check_encoder(encoder: Any) -> None:
         return
     if getattr(encoder, "hf_quantizer", None) is None:
         for variant, files in _weights_by_variant(folder).items():
-            if set(encoder.state_dict()) - set(getattr(encoder, "all_tied_weights_keys", ())) - stored_names(files):
-                kwargs = {"variant": variant, "device_map": "meta", "output_loading_info": True}
-                _, info = type(encoder).from_pretrained(folder, **kwargs)
-                check_complete(info["missing_keys"], folder)
+            check_complete(_missing(encoder, folder, variant, files), folder)
     check_finite(encoder, folder)
     _CHECKED.add(encoder)
 
 
+def _missing(encoder: Any, folder: Path, variant: str | None, files: list[Path]) -> set[str]:
+    """What a variant lacks. But for pickled weights names are compared first, which takes no time; transformers, which
+    knows names of former days, has the last word."""
+    expected = set(encoder.state_dict()) - set(getattr(encoder, "all_tied_weights_keys", ()))
+    try:
+        if expected <= stored_names(files):
+            return set()
+        kwargs = {"variant": variant, "device_map": "meta", "output_loading_info": True}
+        _, info = type(encoder).from_pretrained(folder, **kwargs)
+    except OSError:  # of another variant than that of the encoder, which has been read
+        return set()
+    return set(info["missing_keys"])
+
+
 def _weights_by_variant(folder: Path) -> dict[str | None, list[Path]]:
-    """The safetensors files of each variant of a model of transformers."""
+    """The safetensors files of each variant of a model of transformers, none where its weights are pickled."""
     found: dict[str | None, list[Path]] = {}
-    for path in folder.glob("model*.safetensors"):
-        match = re.fullmatch(r"model(\.(?P<variant>.+?))?(-\d+-of-\d+)?\.safetensors", path.name)
+    for path in folder.iterdir():
+        match = re.fullmatch(
+            r"(model|pytorch_model)(\.(?P<variant>.+?))?(-\d+-of-\d+)?\.(?P<kind>safetensors|bin)", path.name
+        )
         if match:
-            found.setdefault(match["variant"], []).append(path)
+            files = found.setdefault(match["variant"], [])
+            files += [path] if match["kind"] == "safetensors" else []
     return found
