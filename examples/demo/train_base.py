@@ -14,9 +14,8 @@ An expert starts from the weights of its parent and trains on its interval alone
 """
 
 import argparse
-import sys
 
-from scenes_and_networks import add_arguments, train_unet
+from scenes_and_networks import add_arguments, errors_in_one_line, train_unet
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,10 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     add_arguments(parser, "demo-base", learning_rate=5e-4, ema_decay=0.999)
     parser.add_argument("--size", type=int, default=64, help="height and width of the pictures (default: 64)")
     args = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line():
         train_unet(args, {"size": args.size}, sample_size=args.size)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ accuracy among 256 held-out scenes.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scenes_and_networks import SmallRun, add_run_arguments, scenes_of_run
+from scenes_and_networks import SmallRun, add_run_arguments, errors_in_one_line, scenes_of_run
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPConfig,
@@ -247,7 +246,5 @@ def print_accuracy(run: SmallRun, accuracy: dict[str, float], count: int) -> Non
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scenes_and_networks import SmallRun, add_run_arguments, scenes_of_run
+from scenes_and_networks import SmallRun, add_run_arguments, errors_in_one_line, scenes_of_run
 from torch import Tensor
 
 from diffusers_ediffi.demo import GROUNDS, STYLES, Scene, SceneGenerator
@@ -161,4 +161,5 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -13,9 +13,15 @@ experts in the same way: the paper's two of SR256 are `--node 1,0` and `--node 1
 """
 
 import argparse
-import sys
 
-from scenes_and_networks import SR_SIZES, add_arguments, add_patch_arguments, patch_options, train_unet
+from scenes_and_networks import (
+    SR_SIZES,
+    add_arguments,
+    add_patch_arguments,
+    errors_in_one_line,
+    patch_options,
+    train_unet,
+)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -37,10 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     options = patch_options(args)
     size = options["crop"] or options["size"]
-    try:
+    with errors_in_one_line():
         train_unet(args, options, sample_size=size, max_noise_level=args.max_noise_level)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

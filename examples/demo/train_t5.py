@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scenes_and_networks import SmallRun, add_run_arguments, scenes_of_run
+from scenes_and_networks import SmallRun, add_run_arguments, errors_in_one_line, scenes_of_run
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T5Tokenizer
 
 from diffusers_ediffi.demo import SceneGenerator
@@ -207,4 +207,5 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -19,9 +19,10 @@ from ..experts.noise_interval import NoiseInterval
 from ..experts.router import ExpertRouterUNet
 from ..files import write_json, written_whole
 from ..models.unet import EDiffIUNet
-from .checkpoint import averaged_weights, complete_checkpoints, training_seconds
+from .checkpoint import averaged_weights, complete_checkpoints, training_seconds, writing
 from .conditioning import EncodeBatch
 from .dropout import DropoutRates
+from .learner import without_place
 from .lora import LORA_FILE
 from .plan import DONE, PLAN, TreePlan
 from .report import cost_text, mean_losses, plan_table, report_table, route_table, tree_report
@@ -262,11 +263,12 @@ class TreeTrainer(TreePlan):
         nodes = [self.schedule[route.expert] for route in self.schedule.routes]
         if self._share_a_start(nodes):
             experts = [LoraExpert.load(self.folder(node) / LORA_FILE) for node in nodes]
-            router = ExpertRouterUNet.from_lora_experts(self._origin(nodes[0]), experts, self.schedule.boundaries)
+            origin = without_place(self._origin(nodes[0]))
+            router = ExpertRouterUNet.from_lora_experts(origin, experts, self.schedule.boundaries)
         else:
-            unets = [EDiffIUNet.from_pretrained(self.folder(node) / "unet") for node in nodes]
+            unets = [without_place(EDiffIUNet.from_pretrained(self.folder(node) / "unet")) for node in nodes]
             router = ExpertRouterUNet.from_unets(unets, self.schedule.boundaries)
-        with written_whole(self.output / "unet") as unfinished:
+        with writing(self.output / "unet"), written_whole(self.output / "unet") as unfinished:
             router.save_pretrained(unfinished)
 
     def _share_a_start(self, nodes: list[Node]) -> bool:
