@@ -90,17 +90,24 @@ class StopVotes:
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
+        self.guard = SignalGuard()
         self.alone = accelerator.num_processes == 1
         self._group: Any = None
 
-    def agreed(self, reason: str | None, guard: SignalGuard) -> str | None:
-        """The reason to stop, here or elsewhere. A signal that another process received ends this one as well."""
-        if self.alone:
-            return reason
-        self._group = self._group or torch.distributed.new_group(backend="gloo")
-        vote = torch.tensor(int(guard.received or 0) or int(reason is not None))
-        torch.distributed.all_reduce(vote, torch.distributed.ReduceOp.MAX, self._group)
+    def agreed(self, reason: str | None) -> str | None:
+        """Why the run stops now: a signal, here or elsewhere, or the reason that a process gives. A signal that
+        another process received ends this one as well."""
+        vote = int(self.guard.received or reason is not None)
+        if not self.alone:
+            vote = self._highest(vote)
         if vote > 1:
-            guard.received = signal.Signals(int(vote))
-            return guard.received.name
+            self.guard.received = signal.Signals(vote)
+            return self.guard.received.name
         return reason or ("another process has used up its budget" if vote else None)
+
+    def _highest(self, vote: int) -> int:
+        """The highest vote of all processes."""
+        self._group = self._group or torch.distributed.new_group(backend="gloo")
+        votes = torch.tensor(vote)
+        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX, self._group)
+        return int(votes)

@@ -45,6 +45,7 @@ class SignalGuard:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "SignalGuard":
+        self.received = None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._receive)

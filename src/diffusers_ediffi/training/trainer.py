@@ -35,7 +35,7 @@ from .learner import Learner
 from .loss import edm_loss, step_generator
 from .noise_augmentation import augment_batch
 from .progress import Progress, announcement
-from .run import Abandoned, SignalGuard, alone_in
+from .run import Abandoned, alone_in
 from .sampling import sample_rows, write_grid
 from .settings import TrainingSettings
 
@@ -93,19 +93,19 @@ class Trainer:
         first_item: int = 0,
         title: str | None = None,
     ) -> None:
-        self.accelerator = accelerator or make_accelerator(settings.mixed_precision)
+        accelerator = accelerator or make_accelerator(settings.mixed_precision)
         self.output, self.settings = Path(output), settings
         self.interval, self.node = interval, node
         self.dataset, self.first_item = dataset, first_item
         self.data_settings, self.sample_items = data_settings or {}, sample_items or []
         self.keep_steps = frozenset(keep_steps)
-        self.conditioner = BatchConditioner(encode_batch, dropout, self.accelerator.device)
-        self.learner = Learner(unet, settings, self.accelerator)
+        self.conditioner = BatchConditioner(encode_batch, dropout, accelerator.device)
+        self.learner = Learner(unet, settings, accelerator)
         if NoiseInterval.from_config(unet.config.trained_on).ranges != interval.ranges:
             unet.register_to_config(trained_on=interval.to_config())
-        self.progress = Progress(self.output, settings, self.accelerator, title)
-        self.votes, self.guard = StopVotes(self.accelerator), SignalGuard()
-        self.step = self._first_step = 0
+        self.progress = Progress(self.output, settings, accelerator, title)
+        self.votes = StopVotes(accelerator)
+        self.step = 0
 
     def train(self) -> int:
         """Trains to `total_steps` or to this run's limit of steps or minutes; saves; returns the step.
@@ -129,23 +129,22 @@ class Trainer:
             return self.step
         last = min(total, self.step + (self.settings.max_steps_this_run or total))
         self._announce()
-        with SignalGuard() as self.guard:
+        with self.votes.guard as guard:
             reason = self._train_to(last) or ("this run's steps are done" if last < total else "finished")
             self.save()
             self._write_weights()
-            reason = self.guard.received.name if self.guard.received else reason
+            reason = guard.received.name if guard.received else reason
             self.progress.say(f"Stopped at step {self.step} of {total} ({reason}); weights: {self.output / 'unet'}")
         return self.step
 
     def _train_to(self, last: int) -> str | None:
         """Trains to a step, or until there is a reason to stop before it, which is returned."""
-        self._first_step = self.step
         self.progress.start(self.step)
         batches = iter(self._loader(self.step, last, self.settings.num_workers))
         with self.progress.bar(self.step) as bar:
             while self.step < last:
                 batch = self._next_batch(batches)
-                reason = self._reason_to_stop()
+                reason = self.votes.agreed(self.progress.budget_used(self.step))
                 if reason is not None:
                     return reason
                 try:
@@ -155,12 +154,12 @@ class Trainer:
                     continue
                 bar.update()
                 self._after_step(bar)
-        return self._reason_to_stop()
+        return self.votes.agreed(self.progress.budget_used(self.step))
 
     def _next_batch(self, batches: Iterator[dict[str, Any]]) -> Any:
         """The next batch; none, as soon as a signal comes."""
         try:
-            with self.guard.abandons():
+            with self.votes.guard.abandons():
                 return next(batches)
         except Abandoned:
             return None
@@ -168,7 +167,7 @@ class Trainer:
     def train_step(self, batch: dict[str, Any]) -> None:
         """One optimiser step on a batch of items; every random number depends on (seed, node, step, rank) alone."""
         # What is abandoned is done again. Of several processes each waits for the others' gradients, so none may.
-        with self.guard.abandons() if self.votes.alone else nullcontext():
+        with self.votes.guard.abandons() if self.votes.alone else nullcontext():
             sigma, losses = self._gradients(batch)
         self.learner.step(self.settings.learning_rate_at(self.step))
         self.progress.bins.add(sigma, losses)
@@ -250,15 +249,6 @@ class Trainer:
         with self.accelerator.autocast():
             rows = sample_rows(unet, self.interval, self.settings, images, low_res, conditioning)
         write_grid(rows, batch["caption"], self.output / "samples", self.step)
-
-    def _reason_to_stop(self) -> str | None:
-        """Why the run ends here, in all of its processes, if one of them has a reason to."""
-        limit, reason = self.settings.max_minutes_this_run, None
-        if self.guard.received is not None:
-            reason = self.guard.received.name
-        elif limit is not None and self.step > self._first_step and self.progress.seconds_of_this_run > 60 * limit:
-            reason = "this run's minutes are over"
-        return self.votes.agreed(reason, self.guard)
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, unless there is one or the weights are spoilt."""
@@ -348,6 +338,11 @@ class Trainer:
             training.append(-loaded + (ended := time.monotonic()))
         load, train = statistics.median(loading[1:]), statistics.median(training[1:])
         return max(train, load / workers) if workers else train + load
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """What knows the other processes of the run."""
+        return self.learner.accelerator
 
     @property
     def device(self) -> torch.device:
