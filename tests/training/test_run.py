@@ -52,6 +52,7 @@ def test_a_signal_does_not_wait_for_a_slow_step(tmp_path, where):
                 stop["called"] = True
                 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
                 time.sleep(60)
+                pytest.fail("the signal waited")
             stop["after"] -= 1
             return call(*arguments)
 
@@ -68,10 +69,9 @@ def test_a_signal_does_not_wait_for_a_slow_step(tmp_path, where):
         trainer.conditioner.encode_batch = hang_once(encode)
     if where == "the network":
         trainer.unet.conv_out.register_forward_pre_hook(hang_once(lambda *arguments: None))
-    started = time.monotonic()
     with pytest.raises(SystemExit) as end:
         trainer.train()
-    assert end.value.code == 143 and time.monotonic() - started < 30
+    assert end.value.code == 143
     assert state_of(tmp_path / "cut")["step"] == 3
     assert make_trainer(tmp_path / "cut").train() == 6
     assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
