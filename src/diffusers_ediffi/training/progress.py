@@ -90,11 +90,11 @@ class Progress:
         if self.accelerator.is_main_process:
             self.log.append(line)
 
-    def bar(self, step: int) -> tqdm:
-        """A progress bar that stands at this step."""
+    def bar(self, step: int, total: int | None = None) -> tqdm:
+        """A progress bar that stands at this step of so many, by default of the whole run's."""
         return tqdm(
             initial=step,
-            total=self.settings.total_steps,
+            total=total or self.settings.total_steps,
             unit="step",
             desc=self.title,
             mininterval=0.5 if sys.stderr.isatty() else 30,

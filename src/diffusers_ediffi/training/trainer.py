@@ -330,12 +330,14 @@ class Trainer:
         workers = self.settings.num_workers
         loading, training = [], []
         ended = time.monotonic()
-        for batch in self._loader(0, steps + 1, num_workers=0):
-            loaded = time.monotonic()
-            self.train_step(batch)
-            float(self.learner.grad_norm)  # waits for the device
-            loading.append(loaded - ended)
-            training.append(-loaded + (ended := time.monotonic()))
+        with self.progress.bar(0, steps + 1) as bar:
+            for batch in self._loader(0, steps + 1, num_workers=0):
+                loaded = time.monotonic()
+                self.train_step(batch)
+                float(self.learner.grad_norm)  # waits for the device
+                loading.append(loaded - ended)
+                training.append(-loaded + (ended := time.monotonic()))
+                bar.update()
         load, train = statistics.median(loading[1:]), statistics.median(training[1:])
         return max(train, load / workers) if workers else train + load
 

@@ -121,7 +121,8 @@ class TreeTrainer(TreePlan):
         return route_table(self.schedule)
 
     def dry_run(self, measured_steps: int = 3) -> str:
-        """The plan and what it costs, from real steps on this device with this data. Writes nothing.
+        """The plan and what it costs, from real steps on this device with this data. Writes nothing, and says what it
+        is timing, which may take minutes.
 
         Args:
             measured_steps (`int`, *optional*, defaults to 3): How many steps are timed of each kind of run, behind a
@@ -138,15 +139,16 @@ class TreeTrainer(TreePlan):
 
     def _seconds_per_step(self, measured_steps: int) -> dict[str, float]:
         """The time of a step of each node; nodes that differ in nothing that costs time are measured once."""
-        kinds: dict[tuple, float] = {}
-        seconds = {}
+        kinds = {name: tuple(getattr(settings, field) for field in COSTLY) for name, settings in self.settings.items()}
+        seconds: dict[tuple, float] = {}
         for node in self.schedule.nodes:
-            kind = tuple(getattr(self.settings[node.name], name) for name in COSTLY)
-            if kind not in kinds:
-                kinds[kind] = self._trainer(node, self._network(node), {}).seconds_per_step(measured_steps)
+            kind = kinds[node.name]
+            if kind not in seconds:
+                pictures = f"{self.settings[node.name].batch_size:,} images"
+                self._say(f"Timing {measured_steps + 1} steps of {pictures}: {node.name} ...")
+                seconds[kind] = self._trainer(node, self._network(node), {}).seconds_per_step(measured_steps)
                 self.accelerator.free_memory()
-            seconds[node.name] = kinds[kind]
-        return seconds
+        return {name: seconds[kind] for name, kind in kinds.items()}
 
     def _train_node(self, node: Node) -> bool:
         """Trains a node until it is done, or this call's budget is used up: then returns False."""
