@@ -8,10 +8,8 @@ train_scorer train small networks on a CPU by `SmallRun`.
 import argparse
 import json
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +38,6 @@ from diffusers_ediffi.training.run import alone_in
 GROUND_KINDS = tuple(dict.fromkeys(ground.kind for ground in GROUNDS))
 SR_SIZES = {"sr256": 256, "sr1024": 1024}
 SR_FACTOR = 4
-
-
-@contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Ends a script whose arguments or files are wrong with a line instead of a traceback."""
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        sys.exit(f"error: {error}")
 
 
 def check_above_zero(args: argparse.Namespace, *names: str) -> None:

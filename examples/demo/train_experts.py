@@ -26,19 +26,19 @@ from scenes_and_networks import (
     add_data_arguments,
     add_patch_arguments,
     build_unet,
-    errors_in_one_line,
     load_data,
     patch_options,
 )
 
 from diffusers_ediffi import EDiffIUNet, NoiseInterval
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.training import Schedule, TrainingSettings, TreeTrainer
 from diffusers_ediffi.training.plan import network_folder
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("schedule", help="a YAML file, or the name of a shipped schedule")
     parser.add_argument("--stage", choices=("base", *SR_SIZES), default="base", help="which stage of the cascade")
     parser.add_argument("--size", type=int, default=64, help="of the base: height and width (default: 64)")
@@ -81,13 +81,13 @@ def make_trainer(args: argparse.Namespace) -> TreeTrainer:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and trains."""
     args = make_parser().parse_args(arguments)
-    with errors_in_one_line():
-        trainer = make_trainer(args)
-        if args.dry_run:
-            print(trainer.dry_run())
-        else:
-            trainer.train()
+    trainer = make_trainer(args)
+    if args.dry_run:
+        print(trainer.dry_run())
+    else:
+        trainer.train()
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -14,7 +14,6 @@ it as a plot, `OUTPUT_grid.png` as pictures.
 import argparse
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from held_out import (
 from tqdm import tqdm
 
 from diffusers_ediffi import EDiffIPipeline, measure_attention_mass
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import Scene
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance
 from diffusers_ediffi.edm import c_in, c_noise
@@ -209,7 +209,5 @@ def print_row(strength: float, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

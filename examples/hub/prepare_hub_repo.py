@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from markdown_it import MarkdownIt
-
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.files import write_json
 
 LIBRARY = "diffusers_ediffi"
@@ -134,7 +133,15 @@ class HtmlLinks(HTMLParser):
 
 
 def links(text: str) -> Iterator[str]:
-    """The addresses that a Markdown text shows and links, also in HTML; those in code are none."""
+    """The addresses that a Markdown text shows and links, also in HTML; those in code are none.
+
+    Raises:
+        ImportError: markdown-it-py is not installed.
+    """
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError as error:
+        raise ImportError("a model card is read with markdown-it-py: pip install markdown-it-py.") from error
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     for token in chain(tokens, *(token.children or () for token in tokens)):
         if token.type in ("html_block", "html_inline"):
@@ -202,16 +209,14 @@ def check_places(linked: list[Path], folder: Path, components: dict[str, Any]) -
 
 def main() -> None:
     """Prepares the folder and prints what was written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what EDiffIPipeline.save_pretrained wrote")
     parser.add_argument("--model-card", type=Path, help="becomes README.md")
     args = parser.parse_args()
-    try:
-        for path in prepare(args.folder, args.model_card):
-            print(path)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    for path in prepare(args.folder, args.model_card):
+        print(path)
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -11,7 +11,7 @@ from helpers_examples import EXAMPLES, import_script, run_script
 
 def test_prepare_refuses_a_folder_without_a_pipeline(tmp_path):
     result = run_script("hub/prepare_hub_repo", tmp_path)
-    assert result.returncode == 1 and result.stderr.startswith("error: ") and "model_index.json" in result.stderr
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and "model_index.json" in result.stderr
     assert not any(tmp_path.iterdir())
 
 
@@ -25,7 +25,7 @@ def test_the_model_card_brings_what_it_links(tmp_path):
     card = tmp_path / "card.md"
     card.write_text("[a](https://example.org) [b](#part) ![c](missing.png)")
     result = run_script("hub/prepare_hub_repo", folder, "--model-card", card)
-    assert result.returncode == 1 and "missing.png" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "missing.png" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ LARGE = ("train_base", "train_sr", "train_experts")
 
 
 @pytest.fixture
-def ending_of(objects, tmp_path, monkeypatch):
-    """Runs a script as from the command line, and returns how it ended."""
+def ending_of(objects, tmp_path, monkeypatch, capsys):
+    """Runs a script as from the command line, and returns the line with which it ended."""
 
     def ending(name: str, *options) -> str:
         for state in (AcceleratorState._reset_state, PartialState._reset_state):
@@ -34,8 +34,8 @@ def ending_of(objects, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", list(map(str, [name, *first, *arguments, *options])))
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(EXAMPLES / "demo" / f"{name}.py"), run_name="__main__")
-        assert not (tmp_path / "run").exists()
-        return str(stop.value.code)
+        assert stop.value.code == 2 and not (tmp_path / "run").exists()
+        return capsys.readouterr().err.removesuffix("\n")
 
     return ending
 
