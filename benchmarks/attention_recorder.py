@@ -18,6 +18,8 @@ from diffusers import DDIMScheduler, EDMEulerScheduler
 from paint_with_words import SHAPES, build, compare
 
 from diffusers_ediffi import EDiffIUNet, record_attention
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 
 RECORDED = {
     "masses": {},
@@ -27,13 +29,17 @@ RECORDED = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["demo-base", "sd15"])
-    parser.add_argument("--calls", type=int, default=9, help="recorded calls of each U-Net (default: %(default)s)")
+    parser.add_argument(
+        "--calls", type=whole(1), default=9, help="recorded calls of each U-Net (default: %(default)s)"
+    )
     parser.add_argument("--width", type=float, default=1.0, help="factor on the channels (default: %(default)s)")
-    parser.add_argument("--layers", type=int, help="residual blocks of a level (default: the model's)")
-    parser.add_argument("--size", type=int, help="side of the input (default: the model's, 64 or for SDXL 128)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch on a CPU (default: %(default)s)")
+    parser.add_argument("--layers", type=whole(1), help="residual blocks of a level (default: the model's)")
+    parser.add_argument("--size", type=whole(1), help="side of the input (default: the model's, 64 or for SDXL 128)")
+    parser.add_argument(
+        "--threads", type=whole(1), default=1, help="threads of PyTorch on a CPU (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     arguments = parser.parse_args()
@@ -77,4 +83,5 @@ def draw_one(pipe: SimpleNamespace, sample: torch.Tensor, timestep: torch.Tensor
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

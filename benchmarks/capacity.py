@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 from diffusers_ediffi import EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.edm import c_noise
 
 SIGMAS = [80.0 * (0.002 / 80.0) ** (i / 11) for i in range(12)]
@@ -104,15 +106,17 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="demo-base", help="preset of EDiffIUNet (default: %(default)s)")
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3, 4], help="layers_per_block, smallest first")
-    parser.add_argument("--experts", type=int, default=4, help="largest ensemble (default: %(default)s)")
-    parser.add_argument("--calls", type=int, default=24, help="calls of each network (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument(
+        "--layers", type=whole(1), nargs="+", default=[1, 2, 3, 4], help="layers_per_block, smallest first"
+    )
+    parser.add_argument("--experts", type=whole(1), default=4, help="largest ensemble (default: %(default)s)")
+    parser.add_argument("--calls", type=whole(1), default=24, help="calls of each network (default: %(default)s)")
+    parser.add_argument("--batch-size", type=whole(1), default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--threads", type=whole(1), default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="name of the files, without an ending")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -132,4 +136,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

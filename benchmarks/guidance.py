@@ -10,7 +10,6 @@ turns with calls of one row, and the ratio is the median over turns. On a CPU ti
 process.
 """
 
-import argparse
 import statistics
 import time
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 
 from diffusers_ediffi import EDiffIPipeline, demo_checkpoint
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 
 ONE_ROW: dict[str, Any] = {"guidance_scale": 1.0}
 
@@ -43,12 +44,14 @@ def clock(device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="pipeline folder or Hub id; by default the packaged model")
-    parser.add_argument("--calls", type=int, default=5, help="calls of each kind (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=4, help="steps of a call (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=1, help="images of a call (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch on a CPU (default: %(default)s)")
+    parser.add_argument("--calls", type=whole(1), default=5, help="calls of each kind (default: %(default)s)")
+    parser.add_argument("--steps", type=whole(1), default=4, help="steps of a call (default: %(default)s)")
+    parser.add_argument("--images", type=whole(1), default=1, help="images of a call (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=whole(1), default=1, help="threads of PyTorch on a CPU (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -83,4 +86,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

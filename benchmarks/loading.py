@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from diffusers_ediffi import EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.edm import c_noise
 
 SMALL = {
@@ -79,7 +80,7 @@ def measure(folder: Path, dtype: torch.dtype) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of all experts (default: %(default)s)")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -94,4 +95,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

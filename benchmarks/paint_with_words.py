@@ -22,6 +22,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from diffusers_ediffi import EDiffIUNet, PaintRegion
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.paint.painting import Painting
 from diffusers_ediffi.paint.processor import painted
 
@@ -94,13 +96,15 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--calls", type=int, default=9, help="painted calls of each U-Net (default: %(default)s)")
+    parser.add_argument("--calls", type=whole(1), default=9, help="painted calls of each U-Net (default: %(default)s)")
     parser.add_argument("--width", type=float, default=1.0, help="factor on the channels (default: %(default)s)")
-    parser.add_argument("--layers", type=int, help="residual blocks of a level (default: the model's)")
-    parser.add_argument("--size", type=int, help="side of the input (default: the model's, 64 or for SDXL 128)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch on a CPU (default: %(default)s)")
+    parser.add_argument("--layers", type=whole(1), help="residual blocks of a level (default: the model's)")
+    parser.add_argument("--size", type=whole(1), help="side of the input (default: the model's, 64 or for SDXL 128)")
+    parser.add_argument(
+        "--threads", type=whole(1), default=1, help="threads of PyTorch on a CPU (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--backend", help="attention backend of eDiff-I: native, flex, xformers")
@@ -160,4 +164,5 @@ def measure(shape: str, rows: int, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

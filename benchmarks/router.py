@@ -8,13 +8,14 @@ ratio is the median over turns of router / U-Net measured right before and after
 process, so that other programs on the machine count little.
 """
 
-import argparse
 import statistics
 import time
 
 import torch
 
 from diffusers_ediffi import EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.edm import c_noise
 
 SIGMAS = [80.0 * (0.002 / 80.0) ** (i / 11) for i in range(12)]
@@ -30,10 +31,10 @@ def build(num_experts: int, preset: str) -> ExpertRouterUNet:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="demo-base", help="preset of EDiffIUNet (default: %(default)s)")
-    parser.add_argument("--calls", type=int, default=30, help="calls of each candidate (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: %(default)s)")
+    parser.add_argument("--calls", type=whole(1), default=30, help="calls of each candidate (default: %(default)s)")
+    parser.add_argument("--threads", type=whole(1), default=1, help="threads of PyTorch (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -72,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

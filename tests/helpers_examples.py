@@ -1,17 +1,19 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The scripts of examples/: where they are, and how a test imports or starts one."""
+"""The scripts of examples/ and benchmarks/: where they are, and how a test imports or starts one."""
 
 import importlib
 import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 
 
 def scripts():
     """Every script, without what scripts share."""
-    return [path for path in sorted(EXAMPLES.rglob("*.py")) if "__main__" in path.read_text(encoding="utf-8")]
+    paths = sorted([*EXAMPLES.rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+    return [path for path in paths if "__main__" in path.read_text(encoding="utf-8")]
 
 
 def import_script(name, monkeypatch):

@@ -15,6 +15,7 @@ from diffusers_ediffi.training.checkpoint import complete_checkpoints
 
 WIDTH = 16
 PAPER_RATES = DropoutRates()
+EVERYTHING = NoiseInterval.everything()
 # A tree of three experts, with a step of a parent that is kept for a child.
 SCHEDULE = """
 settings: {batch_size: 2, learning_rate: 1.0e-2, warmup_steps: 2, num_workers: 0, sample_every: 0, log_every: 2,
@@ -81,7 +82,9 @@ def tiny_unet(**changes) -> EDiffIUNet:
     )
 
 
-def make_trainer(output, unet=None, dataset=None, encoder=encode, dropout=PAPER_RATES, **changes) -> Trainer:
+def make_trainer(
+    output, unet=None, dataset=None, encoder=encode, dropout=PAPER_RATES, interval=EVERYTHING, **changes
+) -> Trainer:
     settings = {"total_steps": 6, "batch_size": 2, "num_workers": 0, "log_every": 2, "sample_every": 0}
     settings |= {"learning_rate": 1e-2, "warmup_steps": 2, **changes}
     # accelerate keeps one precision per process; each of these tests stands for a process of its own.
@@ -94,7 +97,7 @@ def make_trainer(output, unet=None, dataset=None, encoder=encode, dropout=PAPER_
         encoder,
         output,
         TrainingSettings(**settings),
-        NoiseInterval.everything(),
+        interval,
         dropout=dropout,
     )
 

@@ -12,13 +12,13 @@ gray picture for each object. Training needs none of this: it draws scenes as it
 import argparse
 import dataclasses
 import json
-import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.demo import STYLES, Scene, SceneGenerator, load_objects
 
 CELL = 256
@@ -27,7 +27,7 @@ CAPTION_HEIGHT = 42
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The options, checked."""
-    parser = argparse.ArgumentParser(description="Draw scenes of the demo model's world.")
+    parser = ScriptParser(description="Draw scenes of the demo model's world.")
     parser.add_argument("--objects", type=Path, required=True, help="folder of object pictures with an index.json")
     parser.add_argument("--grid", type=Path, help="write a grid of scenes with their captions, a row for each style")
     parser.add_argument("--columns", type=int, default=6, help="scenes for each style in the grid")
@@ -45,19 +45,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Writes what the options ask for; returns the exit code."""
+def main(argv: list[str] | None = None) -> None:
+    """Writes what the options ask for."""
     args = parse_arguments(argv)
-    try:
-        objects = load_objects(args.objects)
-        if args.grid is not None:
-            draw_grid(objects, args).save(args.grid)
-        if args.folder is not None:
-            write_folder(SceneGenerator(objects, seed=args.seed, split=args.split), args)
-    except (OSError, ValueError) as error:
-        print(f"make_demo_scenes: {error}", file=sys.stderr)
-        return 2
-    return 0
+    objects = load_objects(args.objects)
+    if args.grid is not None:
+        draw_grid(objects, args).save(args.grid)
+    if args.folder is not None:
+        write_folder(SceneGenerator(objects, seed=args.seed, split=args.split), args)
 
 
 def draw_grid(objects: list, args: argparse.Namespace) -> Image.Image:
@@ -96,4 +91,5 @@ def write_masks(generator: SceneGenerator, scene: Scene, stem: Path, size: int) 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with errors_in_one_line():
+        main()

@@ -9,29 +9,23 @@ copies 106 pictures from the clone's folder `png/512` (Copyright Google, Apache 
 picture shows what; another list of `{phrase: file name}` may be given with `--objects`.
 """
 
-import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.demo import load_objects
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Makes the folder; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Make the folder of object pictures for the demo model's scenes.")
+def main(argv: list[str] | None = None) -> None:
+    """Makes the folder."""
+    parser = ScriptParser(description="Make the folder of object pictures for the demo model's scenes.")
     parser.add_argument("--noto-emoji", type=Path, required=True, help="a clone of github.com/googlefonts/noto-emoji")
     parser.add_argument("--output", type=Path, required=True, help="the folder to make; must not exist or be empty")
     parser.add_argument("--objects", type=Path, default=Path(__file__).with_name("demo_objects.json"))
     args = parser.parse_args(argv)
-    try:
-        count = make_folder(args.noto_emoji / "png" / "512", args.output, read_list(args.objects))
-    except (OSError, ValueError) as error:
-        print(f"make_object_folder: {error}", file=sys.stderr)
-        return 2
+    count = make_folder(args.noto_emoji / "png" / "512", args.output, read_list(args.objects))
     print(f"{count} objects in {args.output}")
-    return 0
 
 
 def read_list(path: Path) -> dict[str, str]:
@@ -68,4 +62,5 @@ def make_folder(source: Path, output: Path, names: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with errors_in_one_line():
+        main()

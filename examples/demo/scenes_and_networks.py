@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusers_ediffi.demo import GROUNDS, STYLES, SceneGenerator, load_objects
+from diffusers_ediffi.demo import GROUNDS, STYLES, SceneGenerator, SceneObject, load_objects
 from diffusers_ediffi.edm import P_MEAN, P_STD
 from diffusers_ediffi.experts.noise_interval import NoiseInterval
 from diffusers_ediffi.models.presets import PRESETS
@@ -30,11 +30,22 @@ from diffusers_ediffi.training import (
     TrainingSettings,
     check_encoder_folder,
 )
-from diffusers_ediffi.training.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
+from diffusers_ediffi.training.checkpoint import load_newest, save_checkpoint, set_aside_after
+from diffusers_ediffi.training.launch import launched_device
+from diffusers_ediffi.training.plan import network_folder
+from diffusers_ediffi.training.run import alone_in
 
 GROUND_KINDS = tuple(dict.fromkeys(ground.kind for ground in GROUNDS))
 SR_SIZES = {"sr256": 256, "sr1024": 1024}
 SR_FACTOR = 4
+
+
+def check_above_zero(args: argparse.Namespace, *names: str) -> None:
+    """Refuses numbers that are not above zero, by the names of their options."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value}.")
 
 
 def node(text: str) -> tuple[int, int]:
@@ -167,19 +178,34 @@ def scene_generators(args: argparse.Namespace) -> tuple[SceneGenerator, SceneGen
         "flat_share": args.flat_share,
     }
     train = SceneGenerator(objects, **options, seed=args.seed)
-    return train, SceneGenerator(objects, **options, seed=args.seed, split="held_out")
+    train.check_combinations()
+    return train, sample_scenes(objects, options, args.seed)
+
+
+def sample_scenes(objects: list[SceneObject], options: dict[str, Any], seed: int) -> SceneGenerator:
+    """The scenes of the sample grids: held-out combinations or, where a few objects leave none, other scenes of the
+    combinations that are trained on."""
+    held_out = SceneGenerator(objects, **options, seed=seed, split="held_out")
+    try:
+        held_out.check_combinations()
+    except ValueError as error:
+        print(f"The sample grids show combinations that are trained on: {error}", flush=True)
+        return SceneGenerator(objects, **options, seed=seed + 1)
+    return held_out
 
 
 def load_data(args: argparse.Namespace, dataset_options: dict[str, Any]) -> dict[str, Any]:
     """Scenes and encoders, as keyword arguments of `Trainer` and `TreeTrainer`."""
+    check_above_zero(args, "threads")
     dropout = DropoutRates(args.drop_clip_text, args.drop_t5, args.drop_clip_image, args.drop_pooled_text)
     check_encoder_folder(args.encoders)
     train_scenes, held_out_scenes = scene_generators(args)
     dataset_options |= {"style_references": args.style_references, "painted_share": args.painted_share}
     dataset = SceneDataset(train_scenes, seed=args.seed, **dataset_options)
     samples = SceneDataset(held_out_scenes, seed=args.seed, **{**dataset_options, "crops_per_scene": 1})
+    device = launched_device()  # before the threads, which it sets as well
     torch.set_num_threads(args.threads)
-    encoder = ConditioningEncoder(args.encoders, "cuda" if torch.cuda.is_available() else "cpu")
+    encoder = ConditioningEncoder(args.encoders, device)
     return {
         "dataset": dataset,
         "encode_batch": encoder,
@@ -219,13 +245,10 @@ def load_weights(unet: EDiffIUNet, args: argparse.Namespace) -> None:
     """Gives the network the weights of `--init-from`, which may have fewer attention layers.
 
     Raises:
-        OSError: There is no network.
-        ValueError: It is another network.
+        OSError: The network cannot be read.
+        ValueError: There is no network, there are several, or it is another one.
     """
-    folder = args.init_from / "unet" if (args.init_from / "unet").is_dir() else args.init_from
-    if not (folder / "config.json").is_file():
-        config = folder / "config.json"
-        raise OSError(f"--init-from {args.init_from} does not hold a trained network: there is no {config}.")
+    folder = network_folder(args.init_from, "--init-from")
     source = EDiffIUNet.from_pretrained(folder).state_dict()
     fresh = unet.state_dict()
     # Attention, feed-forward layers and the noise level's embedding start as if they were not there.
@@ -241,6 +264,8 @@ def train_unet(args: argparse.Namespace, dataset_options: dict[str, Any], **unet
     settings = TrainingSettings.from_arguments(args)
     if settings.lora_rank and args.init_from is None:
         raise ValueError(f"--lora-rank {settings.lora_rank} trains a difference from a network: add --init-from.")
+    if args.init_from is not None:
+        network_folder(args.init_from, "--init-from")
     interval = noise_interval(args)
     data = load_data(args, dataset_options)
     unet = build_unet(args, interval, data["encode_batch"].widths, **unet_changes)
@@ -266,13 +291,22 @@ def add_run_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
 
 
 def scenes_of_run(args: argparse.Namespace, **options: Any) -> tuple[SceneGenerator, SceneGenerator]:
-    """Sets threads and seed, makes the output folder, and returns scenes to train on and held-out scenes."""
+    """Sets threads and seed, makes the output folder, and returns scenes to train on and held-out scenes.
+
+    Raises:
+        OSError: There is no folder of objects.
+        ValueError: An option makes no sense, or the objects leave no scenes.
+    """
+    lengths = ("minutes", "steps", "max_minutes_this_run", "max_steps_this_run")
+    check_above_zero(args, *lengths, "batch_size", "learning_rate", "checkpoint_every", "threads", "num_held_out")
+    options = {"objects": load_objects(args.objects), "max_objects": args.max_objects, "seed": args.seed, **options}
+    scenes = SceneGenerator(split="train", **options), SceneGenerator(split="held_out", **options)
+    for generator in scenes:
+        generator.check_combinations()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
-    objects = load_objects(args.objects)
-    options = {"max_objects": args.max_objects, "seed": args.seed, **options}
-    return SceneGenerator(objects, split="train", **options), SceneGenerator(objects, split="held_out", **options)
+    return scenes
 
 
 def learning_rate(progress: float, peak: float) -> float:
@@ -308,13 +342,15 @@ class SmallRun:
         self.settings = settings
         self.args = args
         self.step = 0
+        self.checkpoint: Path | None = None  # from which the run goes on
         self.seconds = 0.0
         self.loss = math.nan  # a running mean
         self._resume()
 
     def _resume(self) -> None:
-        for latest in complete_checkpoints(self.folder)[-1:]:
-            state = load_checkpoint(latest, self.settings)
+        found = load_newest(self.folder, self.settings)
+        if found:
+            self.checkpoint, state = found
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
@@ -338,11 +374,20 @@ class SmallRun:
             loss_of_step (`Callable`): The loss of a step, by its number.
             max_norm (`float`): Gradients are clipped to this norm.
             name (`str`): For the progress bar.
+
+        Raises:
+            OSError: Another process trains in the folder, or it cannot be written.
         """
+        with alone_in(self.folder):
+            if self.checkpoint:
+                set_aside_after(self.checkpoint)
+            self._train_steps(loss_of_step, max_norm, name)
+            self.save()
+
+    def _train_steps(self, loss_of_step: Callable[[int], Tensor], max_norm: float, name: str) -> None:
         started = time.monotonic()
         first_step = self.step
         seconds_before = self.seconds
-        self.folder.mkdir(exist_ok=True)
         with tqdm(initial=self.step, desc=name, unit="step") as bar:
             while self.progress < 1 and self.step - first_step < self.args.max_steps_this_run:
                 if time.monotonic() - started > 60 * self.args.max_minutes_this_run:
@@ -350,7 +395,6 @@ class SmallRun:
                 self._take_step(loss_of_step(self.step), max_norm)
                 self.seconds = seconds_before + time.monotonic() - started
                 self._report(bar)
-        self.save()
 
     def _take_step(self, loss: Tensor, max_norm: float) -> None:
         for group in self.optimizer.param_groups:

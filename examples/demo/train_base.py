@@ -14,22 +14,21 @@ An expert starts from the weights of its parent and trains on its interval alone
 """
 
 import argparse
-import sys
 
 from scenes_and_networks import add_arguments, train_unet
+
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and trains."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, "demo-base", learning_rate=5e-4, ema_decay=0.999)
     parser.add_argument("--size", type=int, default=64, help="height and width of the pictures (default: 64)")
     args = parser.parse_args(arguments)
-    try:
-        train_unet(args, {"size": args.size}, sample_size=args.size)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    train_unet(args, {"size": args.size}, sample_size=args.size)
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -11,7 +11,6 @@ accuracy among 256 held-out scenes.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.demo import SceneGenerator
 
 IMAGE_SIZE = 64  # pixels, the base model's resolution
@@ -175,7 +175,7 @@ def save_towers(model: CLIPModel, tokenizer: CLIPTokenizer, processor: CLIPImage
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options, checked."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ScriptParser(description=__doc__.split("\n")[0])
     add_run_arguments(parser, minutes=7.0, batch_size=128, learning_rate=1e-3, checkpoint_every=100)
     parser.add_argument("--init-from", type=Path, help="go on from the tokenizer and towers of this folder")
     # An image tower learns only what captions say, and the style image must bring the style.
@@ -247,7 +247,5 @@ def print_accuracy(run: SmallRun, accuracy: dict[str, float], count: int) -> Non
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -39,6 +39,7 @@ from transformers import (
 )
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 
 HERE = Path(__file__).resolve().parent
 # What the base draws, in all styles. Super-resolution knows all objects, encoders and scorer all grounds as well.
@@ -264,7 +265,7 @@ def run_stage(stage: str, command: list[str], output: Path, environment: Mapping
         print(f"Stopped by {name} in stage {stage}; the same command goes on from here.", file=sys.stderr)
         sys.exit(128 + stopped_by if stopped_by else code)
     if code:
-        sys.exit(f"error: stage {stage} ended with exit code {code}; see its message above.")
+        raise ValueError(f"stage {stage} ended with exit code {code}; see its message above.")
 
 
 def per_stage(text: str) -> tuple[str, float]:
@@ -280,7 +281,7 @@ def per_stage(text: str) -> tuple[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the stages one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=Path, required=True, help="folder with the object images and index.json")
     parser.add_argument("--output", type=Path, required=True, help="folder for all runs and the pipeline")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="only these, in this order")
@@ -288,8 +289,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", nargs="+", type=per_stage, default=[], help="planned length, such as base=50000")
     args = parser.parse_args(arguments)
     if not (args.objects / "index.json").is_file():
-        sys.exit(
-            f"error: {args.objects} does not hold index.json; examples/demo/make_object_folder.py makes the folder."
+        raise FileNotFoundError(
+            f"{args.objects} does not hold index.json; examples/demo/make_object_folder.py makes the folder."
         )
     scripts = commands(args.objects, args.output, {**MINUTES, **dict(args.minutes)}, {**STEPS, **dict(args.steps)})
     # On CPUs in bf16, matrix products are faster than the backward pass of the fused attention.
@@ -303,4 +304,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

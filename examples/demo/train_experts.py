@@ -18,7 +18,6 @@ exactly where they were saved. `OUTPUT/nodes/NAME` is the folder of one run, as 
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,14 @@ from scenes_and_networks import (
 )
 
 from diffusers_ediffi import EDiffIUNet, NoiseInterval
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.training import Schedule, TrainingSettings, TreeTrainer
+from diffusers_ediffi.training.plan import network_folder
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("schedule", help="a YAML file, or the name of a shipped schedule")
     parser.add_argument("--stage", choices=("base", *SR_SIZES), default="base", help="which stage of the cascade")
     parser.add_argument("--size", type=int, default=64, help="of the base: height and width (default: 64)")
@@ -59,6 +60,8 @@ def given_settings(args: argparse.Namespace) -> dict[str, Any]:
 def make_trainer(args: argparse.Namespace) -> TreeTrainer:
     """Checks schedule and arguments, cheapest first, and loads the data."""
     schedule = Schedule.load(args.schedule, start=args.init_from)
+    if schedule.start is not None:
+        network_folder(schedule.start, "--init-from" if args.init_from else "start")
     options = given_settings(args)
     settings = schedule.settings_of(schedule.nodes[0], options["overrides"])
     args.seed = settings.seed
@@ -78,15 +81,13 @@ def make_trainer(args: argparse.Namespace) -> TreeTrainer:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and trains."""
     args = make_parser().parse_args(arguments)
-    try:
-        trainer = make_trainer(args)
-        if args.dry_run:
-            print(trainer.dry_run())
-        else:
-            trainer.train()
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    trainer = make_trainer(args)
+    if args.dry_run:
+        print(trainer.dry_run())
+    else:
+        trainer.train()
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

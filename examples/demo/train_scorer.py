@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from scenes_and_networks import SmallRun, add_run_arguments, scenes_of_run
 from torch import Tensor
 
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.demo import GROUNDS, STYLES, Scene, SceneGenerator
 from diffusers_ediffi.demo.scorer import IMAGE_SIZE, MAP_SIZE, SceneScorer, ground_name, images_to_tensor
 
@@ -122,7 +123,7 @@ def held_out_rates(scorer: SceneScorer, scenes: SceneGenerator, count: int) -> d
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ScriptParser(description=__doc__.split("\n")[0])
     add_run_arguments(parser, minutes=12.0, batch_size=64, learning_rate=3e-3, checkpoint_every=200)
     parser.add_argument("--crops", type=int, default=8, help="zoomed crops beside the scenes of a batch")
     parser.add_argument("--num-held-out", type=int, default=512, help="scenes for the final rates")
@@ -161,4 +162,5 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

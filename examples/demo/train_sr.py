@@ -13,14 +13,21 @@ experts in the same way: the paper's two of SR256 are `--node 1,0` and `--node 1
 """
 
 import argparse
-import sys
 
-from scenes_and_networks import SR_SIZES, add_arguments, add_patch_arguments, patch_options, train_unet
+from scenes_and_networks import (
+    SR_SIZES,
+    add_arguments,
+    add_patch_arguments,
+    patch_options,
+    train_unet,
+)
+
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=SR_SIZES, required=True, help="which stage of the cascade")
     # The input leaves little to invent: few sampling steps without guidance show what the model can do.
     add_arguments(
@@ -37,11 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     options = patch_options(args)
     size = options["crop"] or options["size"]
-    try:
-        train_unet(args, options, sample_size=size, max_noise_level=args.max_noise_level)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    train_unet(args, options, sample_size=size, max_noise_level=args.max_noise_level)
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from scenes_and_networks import SmallRun, add_run_arguments, scenes_of_run
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T5Tokenizer
 
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.demo import SceneGenerator
 
 MAX_TOKENS = 113  # as in the paper
@@ -161,7 +162,7 @@ def save_encoder(model: T5ForConditionalGeneration, tokenizer: T5Tokenizer, outp
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ScriptParser(description=__doc__.split("\n")[0])
     add_run_arguments(parser, minutes=4.0, batch_size=128, learning_rate=3e-3, checkpoint_every=200)
     parser.add_argument("--num-captions", type=int, default=20000, help="captions that the tokenizer is trained on")
     parser.add_argument("--num-held-out", type=int, default=512, help="captions for the held-out loss")
@@ -207,4 +208,5 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -14,6 +14,8 @@ from grids_and_options import add_picture_options, make_parser
 from PIL import Image, ImageDraw, ImageFont
 
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.provenance import model_name
 
 PROMPTS = (
@@ -32,7 +34,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     parser = make_parser(__doc__)
     parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
-    parser.add_argument("--columns", type=int, default=4)
+    parser.add_argument("--columns", type=whole(1), default=4)
     add_picture_options(parser, seeds=[0], help_of_seeds="a row for each")
     return parser.parse_args(arguments)
 
@@ -91,4 +93,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

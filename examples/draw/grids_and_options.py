@@ -7,13 +7,16 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser
+
 TILE = 128  # pixels of a picture in the grid, at least
 LABEL = 18  # height of a line of text, at least
 
 
 def make_parser(description: str, output: str = "the PNG to write") -> argparse.ArgumentParser:
     """A parser with `--output` and `--model`, and the whole description in its help."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help=output)
     parser.add_argument("--model", help="pipeline folder or Hub id (default: that of the package)")
     return parser
@@ -21,7 +24,7 @@ def make_parser(description: str, output: str = "the PNG to write") -> argparse.
 
 def add_picture_options(parser: argparse.ArgumentParser, seeds: list[int], help_of_seeds: str) -> None:
     """Adds `--size`, `--seeds` and `--no-provenance`."""
-    parser.add_argument("--size", type=int, help="height and width of a picture (default: the model's largest)")
+    parser.add_argument("--size", type=whole(1), help="height and width of a picture (default: the model's largest)")
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds, help=help_of_seeds)
     parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
 

@@ -15,6 +15,8 @@ from grids_and_options import add_picture_options, draw_grid, make_parser
 from PIL import Image
 
 from diffusers_ediffi import EDiffIImg2ImgPipeline, EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.images import read_image
 from diffusers_ediffi.provenance import COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA as EDITED
 from diffusers_ediffi.provenance import model_name
@@ -27,7 +29,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--source-prompt", default="a red apple on a dark blue background", help="for that picture")
     parser.add_argument("--prompt", default="a rocket on a dark blue background", help="what it is to become")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-    parser.add_argument("--steps", type=int, help="of every stage (default: the model's)")
+    parser.add_argument("--steps", type=whole(1), help="of every stage (default: the model's)")
     add_picture_options(parser, seeds=[0, 1, 2], help_of_seeds="a row for each")
     return parser.parse_args(arguments)
 
@@ -82,4 +84,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

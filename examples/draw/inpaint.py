@@ -15,6 +15,8 @@ from grids_and_options import add_picture_options, draw_grid, make_parser
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from diffusers_ediffi import EDiffIInpaintPipeline, EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.images import read_image
 from diffusers_ediffi.provenance import COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA as EDITED
 from diffusers_ediffi.provenance import model_name
@@ -31,7 +33,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     part.add_argument("--mask", help="a file or address, white where to repaint")
     part.add_argument("--box", type=float, nargs=4, default=(0.5, 0.1, 0.98, 0.9), help="left, top, right, bottom")
     parser.add_argument("--strength", type=float, default=1.0, help="less follows what the picture shows there")
-    parser.add_argument("--steps", type=int, help="of every stage (default: the model's)")
+    parser.add_argument("--steps", type=whole(1), help="of every stage (default: the model's)")
     add_picture_options(parser, seeds=[0, 1, 2, 3, 4], help_of_seeds="a picture for each")
     return parser.parse_args(arguments)
 
@@ -105,4 +107,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

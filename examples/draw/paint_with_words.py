@@ -13,6 +13,7 @@ from grids_and_options import add_picture_options, make_parser
 from PIL import Image, ImageDraw
 
 from diffusers_ediffi import EDiffIPipeline, PaintRegion, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.paint.regions import region_settings
 from diffusers_ediffi.provenance import model_name
 
@@ -79,4 +80,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

@@ -24,6 +24,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from diffusers_ediffi import PaintRegion, Provenance, paint_with_words, regions_from_color_map, save_image
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.images import open_image
 from diffusers_ediffi.paint.regions import region_settings
 from diffusers_ediffi.provenance import model_name
@@ -43,7 +45,7 @@ def as_region(text: str) -> PaintRegion:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a Stable Diffusion or SDXL pipeline")
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--output", type=Path, required=True, help="the PNG to write")
@@ -52,9 +54,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--color", action="append", default=[], metavar="COLOR=PHRASE", help="what it means")
     parser.add_argument("--strength", type=float, default=0.4, help="how strongly attention is led")
     parser.add_argument("--negative-prompt")
-    parser.add_argument("--height", type=int)
-    parser.add_argument("--width", type=int)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--height", type=whole(1))
+    parser.add_argument("--width", type=whole(1))
+    parser.add_argument("--steps", type=whole(1), default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
@@ -97,4 +99,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

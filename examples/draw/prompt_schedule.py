@@ -12,7 +12,6 @@ shows the first pairs, a row for each.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -21,6 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.demo import GROUNDS, STYLES, SceneGenerator, load_objects
 from diffusers_ediffi.provenance import model_name
 
@@ -72,19 +73,19 @@ def measure(pipe: EDiffIPipeline, args: argparse.Namespace, captions: list[str])
 
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ScriptParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="pipeline folder or Hub id; by default that of the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for results.json and pairs.png")
     parser.add_argument(
         "--pair", nargs=2, action="append", metavar=("FIRST", "SECOND"), help="two prompts; once for each pair"
     )
     parser.add_argument("--left", type=float, nargs="+", default=[0, 7, 30, 60, 100], help="per cent of the steps")
-    parser.add_argument("--steps", type=int, nargs="+", help="number for all stages, or for base, SR256, SR1024")
+    parser.add_argument("--steps", type=whole(1), nargs="+", help="number for all stages, or for base, SR256, SR1024")
     parser.add_argument("--guidance-scale", type=float, nargs="+", help="the same")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures at a time")
+    parser.add_argument("--batch-size", type=whole(1), default=32, help="pictures at a time")
     parser.add_argument("--bf16", action="store_true", help="run the networks under bfloat16 autocast")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--threads", type=whole(1), help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of the held-out scenes")
     add_scene_options(parser)
     return parser
@@ -94,10 +95,10 @@ def add_scene_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose held-out captions."""
     scenes = parser.add_argument_group("held-out captions")
     scenes.add_argument("--objects", type=Path, help="folder with object images and index.json")
-    scenes.add_argument("--num-pairs", type=int, default=64, help="pairs of held-out captions")
+    scenes.add_argument("--num-pairs", type=whole(1), default=64, help="pairs of held-out captions")
     chosen = scenes.add_mutually_exclusive_group()
     chosen.add_argument("--phrases", nargs="+", help="only these objects, by their phrase in index.json")
-    chosen.add_argument("--num-objects", type=int, help="only the first so many objects of index.json")
+    chosen.add_argument("--num-objects", type=whole(1), help="only the first so many objects of index.json")
     scenes.add_argument("--styles", nargs="+", default=list(STYLES), choices=STYLES, help="only these drawing styles")
     scenes.add_argument("--ground-kinds", nargs="+", default=GROUND_KINDS, choices=GROUND_KINDS, help="only these")
     scenes.add_argument(
@@ -177,7 +178,5 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

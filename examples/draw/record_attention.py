@@ -21,6 +21,8 @@ from grids_and_options import make_parser
 from PIL import Image
 
 from diffusers_ediffi import AttentionRecorder, EDiffIPipeline, demo_checkpoint, record_attention
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import GROUNDS, SceneGenerator, load_objects
 
 PROMPT = "a rocket above a red apple on a dark blue background"
@@ -97,12 +99,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--phrases", nargs="+", help="phrases of the prompt for heat maps (default: its words)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--size", type=int, help="height and width for Stable Diffusion (default: the model's)")
+    parser.add_argument("--steps", type=whole(1), default=25)
+    parser.add_argument("--size", type=whole(1), help="height and width for Stable Diffusion (default: the model's)")
     parser.add_argument("--objects", type=Path, help="folder of the demo's objects, for held-out prompts")
     parser.add_argument("--phrases-of-objects", nargs="+", help="which of the objects")
     parser.add_argument("--num-prompts", type=int, default=64, help="held-out prompts")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=whole(1), default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(arguments)
 
@@ -156,4 +158,5 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

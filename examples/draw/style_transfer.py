@@ -15,6 +15,7 @@ from grids_and_options import add_picture_options, draw_grid, make_parser
 from PIL import Image
 
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.images import read_image
 from diffusers_ediffi.provenance import model_name
 
@@ -91,4 +92,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

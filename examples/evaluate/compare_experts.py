@@ -13,7 +13,6 @@ already holds is not measured again, so that networks and scales can be added, a
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from held_out import (
 from torch import Tensor
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import SceneGenerator
 from diffusers_ediffi.models.low_res import upsample_low_res
 from diffusers_ediffi.training import edm_loss
@@ -194,7 +194,5 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

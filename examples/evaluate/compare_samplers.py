@@ -25,9 +25,10 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 
 from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, demo_checkpoint
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.edm import SIGMA_MAX, SIGMA_MIN, c_in, c_noise, c_out, c_skip, karras_sigmas
 from diffusers_ediffi.schedulers.deis_weights import step_weights
 from diffusers_ediffi.schedulers.sigma_grids import atan_sigmas
@@ -235,12 +236,25 @@ class Mixture:
         return sigma * (x * (weights @ precisions) - weights @ weighted).ravel()
 
     def solve(self, x: np.ndarray) -> np.ndarray:
-        result = solve_ivp(self.slope, (SIGMA_MAX, 0.0), x.ravel(), method="DOP853", rtol=1e-10, atol=1e-10)
+        result = scipy_solver()(self.slope, (SIGMA_MAX, 0.0), x.ravel(), method="DOP853", rtol=1e-10, atol=1e-10)
         return result.y[:, -1].reshape(x.shape)
 
     def denoise(self, x: torch.Tensor, sigma: float, routing_sigma: float) -> torch.Tensor:
         slope = self.slope(sigma, x.double().numpy().ravel()).reshape(tuple(x.shape))
         return x - sigma * torch.from_numpy(slope)
+
+
+def scipy_solver() -> Any:
+    """The solver of the exact results.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
+    try:
+        from scipy.integrate import solve_ivp
+    except ImportError as error:
+        raise ImportError("the mixtures are solved with scipy: pip install scipy, or give --problems demo.") from error
+    return solve_ivp
 
 
 def mixtures() -> dict[str, Mixture]:
@@ -460,18 +474,18 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ScriptParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", choices=("analytic", "demo"), default=["analytic", "demo"])
-    parser.add_argument("--nfe", type=int, nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50])
-    parser.add_argument("--demo-nfe", type=int, nargs="+", default=[12, 20, 25], help="the demo model's")
+    parser.add_argument("--nfe", type=whole(1), nargs="+", default=[8, 10, 12, 15, 20, 25, 36, 50])
+    parser.add_argument("--demo-nfe", type=whole(1), nargs="+", default=[12, 20, 25], help="the demo model's")
     parser.add_argument(
         "--grids", nargs="+", choices=list(GRIDS), default=ANALYTIC_GRIDS, help="of diffusers' solvers on the mixtures"
     )
     parser.add_argument(
         "--demo-grids", nargs="+", choices=list(GRIDS), default=["karras", "demo's"], help="the same on the demo"
     )
-    parser.add_argument("--images", type=int, default=8, help="pictures of the demo model, at most 8")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--images", type=whole(1), default=8, help="pictures of the demo model, at most 8")
+    parser.add_argument("--threads", type=whole(1), default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="name of the files, without an ending")
     return parser.parse_args()
 
@@ -524,4 +538,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

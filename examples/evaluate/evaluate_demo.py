@@ -16,7 +16,6 @@ By default it judges the model that comes with the package, at the model's setti
 
 import argparse
 import math
-import sys
 
 from held_out import (
     SR_STAGES,
@@ -33,6 +32,7 @@ from held_out import (
 from torch import Tensor
 
 from diffusers_ediffi import EDiffIPipeline
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import Scene, SceneGenerator
 from diffusers_ediffi.demo.scorer import SceneScorer
 
@@ -124,7 +124,5 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -14,7 +14,6 @@ it as a plot, `OUTPUT_grid.png` as pictures.
 import argparse
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,15 @@ from held_out import (
 )
 from tqdm import tqdm
 
-from diffusers_ediffi import EDiffIPipeline, PaintRegion, measure_attention_mass
+from diffusers_ediffi import EDiffIPipeline, measure_attention_mass
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import Scene
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance
 from diffusers_ediffi.edm import c_in, c_noise
 from diffusers_ediffi.models.encoder_table import NULL_COLUMN
 from diffusers_ediffi.paint.painting import NORMALIZERS, Painting
 from diffusers_ediffi.paint.processor import painted
+from diffusers_ediffi.training.data import scene_regions
 
 GRID_PROMPTS = 8
 PANELS = {
@@ -50,14 +51,9 @@ PANELS = {
 }
 
 
-def boxes(scene: Scene) -> list[PaintRegion]:
-    """The boxes of a scene's objects as regions."""
-    return [PaintRegion(placed.phrase, placed.box) for placed in scene.objects]
-
-
 def box_masks(scene: Scene, size: int) -> dict[str, np.ndarray]:
-    """The same as masks."""
-    return {region.phrase: region.coverage(size, size).numpy() for region in boxes(scene)}
+    """The boxes of a scene's objects as masks."""
+    return {region.phrase: region.coverage(size, size).numpy() for region in scene_regions(scene)}
 
 
 def draw(pipe: EDiffIPipeline, batch: list[Scene], strength: float, args: Any) -> torch.Tensor:
@@ -66,7 +62,7 @@ def draw(pipe: EDiffIPipeline, batch: list[Scene], strength: float, args: Any) -
     pipe.region_normalizer = args.normalizer
     for start in tqdm(range(0, len(batch), args.batch_size), desc=f"strength {strength:g}"):
         part = batch[start : start + args.batch_size]
-        paint = {"regions": [boxes(scene) for scene in part], "region_strength": strength} if strength else {}
+        paint = {"regions": [scene_regions(scene) for scene in part], "region_strength": strength} if strength else {}
         images = pipe(
             [scene.caption for scene in part],
             height=pipe.stages[0].size,
@@ -118,7 +114,7 @@ def attention_masses(
 
 def painting_of(pipe: EDiffIPipeline, batch: list[Scene], strength: float, args: Any) -> Painting:
     """The scenes' captions, painted with their boxes."""
-    regions = [boxes(scene) for scene in batch]
+    regions = [scene_regions(scene) for scene in batch]
     columns = [pipe.region_columns(scene.caption, found) for scene, found in zip(batch, regions, strict=True)]
     return Painting(regions, columns, NULL_COLUMN + 1, strength, args.normalizer)
 
@@ -213,7 +209,5 @@ def print_row(strength: float, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import statistics
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -35,6 +34,8 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
 from diffusers_ediffi import PaintRegion, Provenance, paint_with_words, save_image
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.paint.painting import NORMALIZERS
 from diffusers_ediffi.paint.regions import check_strength
 from diffusers_ediffi.phrases import find_phrase
@@ -307,7 +308,7 @@ def write_card(args: argparse.Namespace, settings: dict[str, Any], known: dict[t
 
 def make_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ScriptParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, help="folder or Hub id of a Stable Diffusion or SDXL pipeline")
     parser.add_argument("--annotations", type=Path, required=True, help="instances_val2017.json of COCO")
     parser.add_argument("--captions", type=Path, required=True, help="captions_val2017.json of COCO")
@@ -316,10 +317,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threshold", type=float, default=0.5, help="score from which a segment counts")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0, 0.2, 0.4])
     parser.add_argument("--normalizer", choices=NORMALIZERS, default="max", help="see paint_with_words")
-    parser.add_argument("--num-captions", type=int, help="only the first so many")
+    parser.add_argument("--num-captions", type=whole(1), help="only the first so many")
     parser.add_argument("--min-area", type=float, default=0.05, help="share of the picture below which nothing counts")
-    parser.add_argument("--size", type=int, help="of the pictures; by default that of the model")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--size", type=whole(1), help="of the pictures; by default that of the model")
+    parser.add_argument("--steps", type=whole(1), default=30)
     parser.add_argument("--guidance-scale", type=float, default=7.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-pictures", action="store_true", help="keep what is drawn, as OUTPUT/STRENGTH/ID.png")
@@ -413,7 +414,5 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -26,7 +26,6 @@ import argparse
 import contextlib
 import json
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ import torch
 from held_out import first_scenes, generate, make_parser, precision, prepare, render, save_grid
 
 from diffusers_ediffi import EDiffIPipeline
+from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import Scene
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance
 
@@ -188,7 +188,5 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -18,6 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
+from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.scripts import ScriptParser
 from diffusers_ediffi.demo import GROUNDS, STYLES, Scene, SceneGenerator, load_objects
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance, images_to_tensor
 from diffusers_ediffi.models.low_res import augment_low_res, upsample_low_res
@@ -28,7 +30,7 @@ SR_STAGES = ("sr256", "sr1024")
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """The options that the scripts share; some use a part of them alone."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = ScriptParser(description=description)
     parser.add_argument("--model", help="pipeline folder or Hub id; by default that of the package")
     parser.add_argument("--scorer", type=Path, help="folder of a trained scorer; by default that of the package")
     parser.add_argument("--output", type=Path, required=True, help="where results and pictures go; see above")
@@ -36,7 +38,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--num-style-prompts", type=int, default=120)
     parser.add_argument("--num-sr256", type=int, default=64, help="pictures for the first super-resolution stage")
     parser.add_argument("--num-sr1024", type=int, default=16, help="pictures for the second")
-    parser.add_argument("--patches-per-image", type=int, default=32)
+    parser.add_argument("--patches-per-image", type=whole(1), default=32)
     add_scene_options(parser)
     add_sampling_options(parser)
     return parser
@@ -47,7 +49,7 @@ def add_scene_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objects", type=Path, required=True, help="folder with object images and index.json")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--phrases", nargs="+", help="only these objects, by their phrase in index.json")
-    chosen.add_argument("--num-objects", type=int, help="only the first so many objects of index.json")
+    chosen.add_argument("--num-objects", type=whole(1), help="only the first so many objects of index.json")
     parser.add_argument("--styles", nargs="+", default=list(STYLES), choices=STYLES, help="only these drawing styles")
     kinds = sorted({ground.kind for ground in GROUNDS})
     parser.add_argument("--ground-kinds", nargs="+", default=kinds, choices=kinds, help="only these kinds of ground")
@@ -58,12 +60,14 @@ def add_scene_options(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """The options that say how pictures are drawn."""
-    parser.add_argument("--steps", type=int, nargs="+", help="number for all stages, or for base, SR256, SR1024")
+    parser.add_argument("--steps", type=whole(1), nargs="+", help="number for all stages, or for base, SR256, SR1024")
     parser.add_argument("--guidance-scale", type=float, nargs="+", help="the same; SR stages are judged without")
-    parser.add_argument("--batch-size", type=int, default=32, help="base pictures at a time; fewer of larger ones")
+    parser.add_argument(
+        "--batch-size", type=whole(1), default=32, help="base pictures at a time; fewer of larger ones"
+    )
     parser.add_argument("--bf16", action="store_true", help="run the networks under bfloat16 autocast")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--threads", type=whole(1), help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of the held-out scenes")
 
 

@@ -4,6 +4,8 @@
     python examples/hub/prepare_hub_repo.py FOLDER --model-card model_card.md
     hf upload ORG/NAME FOLDER
 
+It needs markdown-it-py: pip install "diffusers_ediffi[hub]".
+
 Adds to the folder that `EDiffIPipeline.save_pretrained` wrote what people need who do not import diffusers_ediffi
 themselves (they still need it installed): `pipeline.py` and, in the folder of each component of ours, a module of one
 line. The model card becomes README.md, and what it shows or links beside it comes along. Then all of these work:
@@ -15,11 +17,18 @@ line. The model card becomes README.md, and what it shows or links beside it com
 
 import argparse
 import json
-import re
+import os
 import shutil
 import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
+from diffusers_ediffi.files import write_json
 
 LIBRARY = "diffusers_ediffi"
 PIPELINE = f"from {LIBRARY} import EDiffIPipeline  # noqa: F401\n"
@@ -28,18 +37,20 @@ PIPELINE = f"from {LIBRARY} import EDiffIPipeline  # noqa: F401\n"
 def prepare(folder: Path, model_card: Path | None = None) -> list[Path]:
     """Adds the files to what `EDiffIPipeline.save_pretrained` wrote, replacing those of an earlier run.
 
-    The model card becomes README.md; the files that it links by a relative path are copied, too. Returns the files
-    that were written.
+    The model card becomes README.md; the files that it links by a relative path are copied, too, as far as they lie
+    in its folder. Returns the files that were written.
 
     Raises:
-        ValueError: The folder does not hold an EDiffIPipeline.
+        ValueError: The folder does not hold an EDiffIPipeline, or the card links a file that would replace a part of
+            it.
         FileNotFoundError: There is no such model card, or a file that it links is missing.
     """
     components = read_index(folder)
     if model_card is not None and not model_card.is_file():
         raise FileNotFoundError(f"there is no model card {model_card}.")
-    linked = linked_files(model_card) if model_card else []
-    written = write_modules(folder, components)
+    linked = linked_files(model_card, folder) if model_card else []
+    check_places(linked, folder, components)
+    written = [*write_modules(folder, components), *forget_places(folder)]
     if model_card is not None:
         written += copy_card(model_card, linked, folder)
     return written
@@ -79,30 +90,133 @@ def copy_card(model_card: Path, linked: list[Path], folder: Path) -> list[Path]:
     return [folder / "README.md", *(folder / path for path in linked)]
 
 
-def linked_files(model_card: Path) -> list[Path]:
-    """The files that a Markdown text links by a path relative to it; of a linked folder all files."""
+def forget_places(folder: Path) -> list[Path]:
+    """Takes out of all configs where they were loaded from; returns the files that said so."""
+    changed = []
+    for path in sorted(folder.rglob("*.json")):
+        text = path.read_text(encoding="utf-8")
+        if '"_name_or_path"' in text:
+            content = json.loads(text)
+            if content != (content := without_places(content)):
+                write_json(path, content)
+                changed.append(path)
+    return changed
+
+
+def without_places(value: Any) -> Any:
+    """JSON without entries that name a folder; the names of repositories stay."""
+    if isinstance(value, list):
+        return [without_places(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: without_places(entry) for key, entry in value.items() if not (key == "_name_or_path" and is_place(entry))
+    }
+
+
+def is_place(name: Any) -> bool:
+    """Whether a name is that of a folder of some machine, rather than of a repository such as ORG/NAME."""
+    text = str(name)
+    return Path(text).exists() or text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1
+
+
+class HtmlLinks(HTMLParser):
+    """The addresses of what a piece of HTML shows and links."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Called for each tag."""
+        self.found += [value for name, value in attrs if name in ("src", "href", "poster") and value]
+
+
+def links(text: str) -> Iterator[str]:
+    """The addresses that a Markdown text shows and links, also in HTML; those in code are none.
+
+    Raises:
+        ImportError: markdown-it-py is not installed.
+    """
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError as error:
+        raise ImportError("a model card is read with markdown-it-py: pip install markdown-it-py.") from error
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    for token in chain(tokens, *(token.children or () for token in tokens)):
+        if token.type in ("html_block", "html_inline"):
+            parser = HtmlLinks()
+            parser.feed(token.content)
+            yield from parser.found
+        elif token.type in ("link_open", "image"):
+            yield str(token.attrs.get("href") or token.attrs.get("src") or "")
+
+
+def linked_files(model_card: Path, folder: Path) -> list[Path]:
+    """The files that a card links by a path relative to it; of a linked folder all files that are not hidden.
+
+    What lies outside of the card's folder is named and left out, and what the repository has already stays there.
+    """
     files: list[Path] = []
-    for target in re.findall(r"\]\((?![a-z]+:|#|/)([^)#\s]+)", model_card.read_text(encoding="utf-8")):
+    for address in links(model_card.read_text(encoding="utf-8")):
+        target = local_path(address)
+        if target is None:
+            continue
         path = model_card.parent / target
-        if not path.exists():
+        if not is_inside(path, model_card.parent):
+            print(f"warning: {model_card} links {address}, which is not in its folder: not copied.", file=sys.stderr)
+        elif path.exists():
+            files += [part.relative_to(model_card.parent) for part in files_in(path, model_card.parent)]
+        elif not (is_inside(folder / target, folder) and (folder / target).exists()):
             raise FileNotFoundError(f"{model_card} links {target}, which is missing beside it.")
-        found = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
-        files += [part.relative_to(model_card.parent) for part in found]
     return list(dict.fromkeys(files))
+
+
+def local_path(address: str) -> str | None:
+    """The path of an address, relative to the file that has it; `None` for other addresses."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return None
+    path = unquote(parts.path)
+    if parts.scheme or parts.netloc or not path or path.startswith("/") or os.path.normpath(path) == ".":
+        return None
+    return os.path.normpath(path)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, also behind links."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def files_in(path: Path, around: Path) -> list[Path]:
+    """A file, or the files of a folder; not hidden ones, nor links that lead out of the folder around it."""
+    if path.is_file():
+        return [path]
+    found = [part for part in sorted(path.rglob("*")) if part.is_file() and is_inside(part, around)]
+    return [part for part in found if not any(name.startswith(".") for name in part.relative_to(path).parts)]
+
+
+def check_places(linked: list[Path], folder: Path, components: dict[str, Any]) -> None:
+    """Refuses files that would replace a part of the pipeline, or be written outside of the repository."""
+    parts = {"model_index.json", "pipeline.py", "README.md", *components}
+    for path in linked:
+        if path.parts[0] in parts:
+            raise ValueError(f"the model card links {path}, which would replace a part of the pipeline: rename it.")
+        if not is_inside(folder / path, folder):
+            raise ValueError(f"the model card links {path}, and {folder / path} leads out of {folder}.")
 
 
 def main() -> None:
     """Prepares the folder and prints what was written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what EDiffIPipeline.save_pretrained wrote")
     parser.add_argument("--model-card", type=Path, help="becomes README.md")
     args = parser.parse_args()
-    try:
-        for path in prepare(args.folder, args.model_card):
-            print(path)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    for path in prepare(args.folder, args.model_card):
+        print(path)
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

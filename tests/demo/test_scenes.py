@@ -21,7 +21,9 @@ from diffusers_ediffi.demo.scenes import (
     load_objects,
     with_article,
 )
+from diffusers_ediffi.phrases import find_phrase
 from diffusers_ediffi.training import SceneDataset
+from diffusers_ediffi.training.data import scene_regions
 
 SHAPES = ("red ball", "blue box", "green arrow", "orange egg", "pink bar", "yellow tent")
 
@@ -157,6 +159,19 @@ def test_a_painted_scene_has_the_boxes_of_its_objects_as_regions(objects):
         SceneDataset(generator, 64, painted_share=-0.1)
     with pytest.raises(ValueError, match="painted_share needs whole pictures"):
         SceneDataset(generator, 64, crop=32, painted_share=0.1)
+
+
+def test_a_region_stands_where_the_scene_put_its_phrase(objects):
+    """A phrase may be the end or the beginning of another one."""
+    picture = objects[0].image
+    for phrases in (("tree", "palm tree"), ("bear", "teddy bear"), ("fire", "fire truck"), ("a", "picture")):
+        generator = SceneGenerator(
+            [SceneObject(phrase, picture) for phrase in phrases], object_weights=(0, 1, 0), max_objects=2
+        )
+        for index in range(20):
+            scene = generator.scene(index)
+            for placed, region in zip(scene.objects, scene_regions(scene), strict=True):
+                assert find_phrase(scene.caption, region.phrase, region.occurrence) == [placed.span]
 
 
 def test_scenes_are_flat_in_the_share_asked_for(objects):

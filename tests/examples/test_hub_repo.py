@@ -1,15 +1,17 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The script that makes a saved pipeline ready for the Hub. tests/test_hub.py loads what it makes."""
 
+import json
 import re
 
+import pytest
 from helpers import tiny_pipeline
-from helpers_examples import EXAMPLES, run_script
+from helpers_examples import EXAMPLES, import_script, run_script
 
 
 def test_prepare_refuses_a_folder_without_a_pipeline(tmp_path):
     result = run_script("hub/prepare_hub_repo", tmp_path)
-    assert result.returncode == 1 and result.stderr.startswith("error: ") and "model_index.json" in result.stderr
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and "model_index.json" in result.stderr
     assert not any(tmp_path.iterdir())
 
 
@@ -23,4 +25,91 @@ def test_the_model_card_brings_what_it_links(tmp_path):
     card = tmp_path / "card.md"
     card.write_text("[a](https://example.org) [b](#part) ![c](missing.png)")
     result = run_script("hub/prepare_hub_repo", folder, "--model-card", card)
-    assert result.returncode == 1 and "missing.png" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "missing.png" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch):
+    """Prepares a repository with a card of this text; returns the names of what came along."""
+    script = import_script("hub/prepare_hub_repo", monkeypatch)
+    repo, card = tmp_path / "upload" / "repo", tmp_path / "project" / "docs" / "card.md"
+    (repo / "unet").mkdir(parents=True)
+    (repo / "unet" / "config.json").write_text('{"weights": "theirs"}')
+    index = {"_class_name": "EDiffIPipeline", "unet": ["diffusers_ediffi", "EDiffIUNet"]}
+    (repo / "model_index.json").write_text(json.dumps(index))
+    for name in ("cat.png", "cat 1.png", "more/dog.png", "more/.secret", "unet/config.json"):
+        (card.parent / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
+        (card.parent / "pics" / name).write_text(name)
+    (card.parents[1] / "LICENSE").write_text("theirs")
+    (repo.parent / "LICENSE").write_text("mine")
+
+    def names(text: str) -> set[str]:
+        before = set(repo.rglob("*"))
+        card.write_text(text)
+        written = script.prepare(repo, card)
+        assert all(path.resolve().is_relative_to(repo) for path in written)
+        assert (repo.parent / "LICENSE").read_text() == "mine"
+        assert (repo / "unet" / "config.json").read_text() == '{"weights": "theirs"}'
+        found = {path for path in repo.rglob("*") if path.is_file() and "pics" in path.parts}
+        for path in found - before:
+            path.unlink()
+        return {path.relative_to(repo / "pics").as_posix() for path in found}
+
+    names.repo, names.card = repo, card
+    return names
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("![cat](pics/cat.png)", {"cat.png"}),
+        ('![cat](pics/cat.png "A (grey) cat")', {"cat.png"}),
+        ("![cat](pics/cat%201.png)", {"cat 1.png"}),
+        ("![cat](<pics/cat 1.png>)", {"cat 1.png"}),
+        ("![cat][1]\n\n[1]: pics/cat.png", {"cat.png"}),
+        ("[![cat](pics/cat.png)](pics/more/dog.png#part)", {"cat.png", "more/dog.png"}),
+        ('<img src="pics/cat.png">', {"cat.png"}),
+        ('a <a href="pics/more/dog.png?raw=1">dog</a>', {"more/dog.png"}),
+        ("| a |\n|---|\n| ![cat](pics/cat.png) |", {"cat.png"}),
+        ("[all](pics/more)", {"more/dog.png"}),
+        ("[all](pics/../pics/cat.png)", {"cat.png"}),
+        ('```python\nimage = pipes["demo"](prompt).images[0]\n```', set()),
+        ('`registry["a"](b)` and    \n\n    indented["code"](c)', set()),
+        ("<!-- ![old](pics/gone.png) -->", set()),
+        ("[a](https://example.org/x.png) [b](#part) [c](mailto:a@b.c) [d](/docs) [e](//host/x)", set()),
+        ("[the weights' config](unet/config.json)", set()),
+    ],
+)
+def test_links_are_those_that_a_reader_of_markdown_sees(prepare, text, expected):
+    assert prepare(text) == expected
+
+
+@pytest.mark.parametrize("text", ["[licence](../LICENSE)", "[x](pics/../../LICENSE)", "[x](leads/LICENSE)"])
+def test_what_lies_outside_of_the_cards_folder_is_not_copied(prepare, text, capsys):
+    (prepare.card.parent / "leads").symlink_to("..")
+    assert prepare(text) == set()
+    assert "which is not in its folder: not copied" in capsys.readouterr().err
+
+
+def test_links_do_not_lead_out_of_the_repository(prepare):
+    (prepare.repo / "pics").symlink_to("..")
+    with pytest.raises(ValueError, match="leads out of"):
+        prepare("![cat](pics/cat.png)")
+
+
+@pytest.mark.parametrize("name", ["unet/config.json", "model_index.json", "pipeline.py"])
+def test_a_link_does_not_replace_a_part_of_the_pipeline(prepare, name):
+    path = prepare.card.parent / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(ValueError, match=f"links {name}, which would replace a part of the pipeline"):
+        prepare(f"[x]({name})")
+
+
+def test_configs_do_not_name_the_folders_of_a_machine(prepare):
+    places = {"_name_or_path": "/home/me/secret", "unets": [{"_name_or_path": "../secret/run", "a": 1}]}
+    (prepare.repo / "vae").mkdir()
+    (prepare.repo / "vae" / "config.json").write_text(json.dumps({**places, "b": [{"_name_or_path": "org/name"}]}))
+    prepare("")
+    found = json.loads((prepare.repo / "vae" / "config.json").read_text())
+    assert found == {"unets": [{"a": 1}], "b": [{"_name_or_path": "org/name"}]}

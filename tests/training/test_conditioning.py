@@ -17,7 +17,7 @@ class PaintedScenes(HalfScenes):
 
     def scene(self, index: int) -> SimpleNamespace:
         left = index % 2 / 2
-        white = SimpleNamespace(phrase=str(index), box=(left, 0.0, left + 0.5, 1.0))
+        white = SimpleNamespace(phrase=str(index), box=(left, 0.0, left + 0.5, 1.0), span=(6, 6 + len(str(index))))
         return SimpleNamespace(index=index, caption=f"scene {index}", objects=[white])
 
 

@@ -1,9 +1,13 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Items that depend on their number alone, and batches that take each of them once."""
 
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from helpers_training import HalfScenes
+from PIL import Image
 
 from diffusers_ediffi.training.data import (
     SceneDataset,
@@ -58,6 +62,15 @@ def test_worker_processes_give_the_same_batches():
         assert here["caption"] == there["caption"] and torch.equal(here["low_res"], there["low_res"])
 
 
+def test_a_worker_process_may_be_spawned():
+    """It is sent the data set, also one that has rendered."""
+    dataset = SceneDataset(HalfScenes(), 8)
+    item = dataset[0]
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert sent[0]["caption"] == "scene 0" and torch.equal(sent[0]["image"], item["image"])
+    assert sent.generator.renderings == 2, "what was rendered here stays here"
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -73,5 +86,37 @@ def test_data_set_rejects(options: dict, message: str):
 
 
 def test_items_of_a_batch_are_stacked():
-    batch = collate([{"image": torch.zeros(3), "caption": "a"}, {"image": torch.ones(3), "caption": "b"}])
-    assert batch["image"].shape == (2, 3) and batch["caption"] == ["a", "b"]
+    batch = collate([{"image": PICTURE, "caption": "a"}, {"image": PICTURE, "caption": "b"}])
+    assert batch["image"].shape == (2, 3, 8, 8) and batch["caption"] == ["a", "b"]
+
+
+PICTURE = torch.zeros(3, 8, 8, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", ["image", "clip_image", "low_res"])
+@pytest.mark.parametrize(
+    "picture, found",
+    [
+        (PICTURE / 255, "float32"),
+        (PICTURE.half(), "float16"),
+        (PICTURE.int() * 257, "int32"),
+        (PICTURE.to(torch.uint16), "uint16"),
+        (PICTURE > 0, "bool"),
+        (PICTURE[:1], r"\(1, 8, 8\)"),
+        (PICTURE.permute(1, 2, 0), r"\(8, 8, 3\)"),
+        (PICTURE[0], r"\(8, 8\)"),
+        (torch.zeros(4, 8, 8, dtype=torch.uint8), r"\(4, 8, 8\)"),
+        (PICTURE.numpy(), "ndarray"),
+        (Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)), "Image"),
+    ],
+)
+def test_pictures_of_another_kind_are_refused(name, picture, found):
+    """Floats in [0, 1] or [-1, 1] and sixteen bits would be trained on as if they were dark or bright."""
+    item = {"image": PICTURE, "clip_image": PICTURE, "caption": "a"}
+    with pytest.raises(ValueError, match=rf"{name} of an item is a? ?.*{found}.*; give a uint8 tensor \(3, height"):
+        collate([item, {**item, name: picture}])
+
+
+def test_pictures_of_several_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"image has the shapes \[\(3, 8, 4\), \(3, 8, 8\)\] in one batch"):
+        collate([{"image": PICTURE}, {"image": PICTURE[:, :, :4]}])

@@ -38,10 +38,13 @@ def test_the_map_stands_first(tmp_path, capsys):
     assert lines[-1].startswith("1 of the tree's 15 steps are done (7%), about ")
 
 
-def test_dry_run_says_what_it_costs_and_writes_nothing(tmp_path):
+def test_dry_run_says_what_it_costs_and_writes_nothing(tmp_path, capsys):
+    """Before it times a kind of step, which takes minutes with large batches, it says so."""
     output = tmp_path / "tree"
     text = make_tree(output).dry_run(measured_steps=1)
     assert not output.exists()
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"Timing 2 steps of {size} images: {node} ..." for size, node in ((2, "base"), (3, "high"))]
     assert "3 nodes, 15 steps, 33 samples. Left: " in text and " device hours, from 1 measured steps" in text
     line = next(line for line in text.splitlines() if re.match(r"high +\[9.61, inf\) +base@4", line))
     assert line.split()[4:7] == ["3", "9", "0"] and float(line.split()[7]) > 0, "steps, samples, done, s/step"

@@ -5,10 +5,12 @@ import json
 import os
 import signal
 import threading
+import time
 
 import pytest
-from helpers_training import make_trainer, state_of
+from helpers_training import HalfScenes, assert_same, encode, make_trainer, state_of
 
+from diffusers_ediffi.training import SceneDataset
 from diffusers_ediffi.training.run import RunLog, SignalGuard, alone_in
 
 
@@ -38,6 +40,41 @@ def test_a_signal_saves_and_ends_the_run_with_an_exit_code(tmp_path, number, cod
     assert state_of(tmp_path)["step"] == 3 and (tmp_path / "unet" / "config.json").exists()
     assert signal.getsignal(number) is handler
     assert make_trainer(tmp_path).train() == 6
+
+
+@pytest.mark.parametrize("where", ["the data", "the encoders", "the network"])
+def test_a_signal_does_not_wait_for_a_slow_step(tmp_path, where):
+    """What was begun is done again: the run equals one that was not cut."""
+
+    def hang_once(call):
+        def hanging(*arguments):
+            if not stop["called"] and stop["after"] == 0:
+                stop["called"] = True
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                time.sleep(60)
+                pytest.fail("the signal waited")
+            stop["after"] -= 1
+            return call(*arguments)
+
+        return hanging
+
+    class Slow(SceneDataset):
+        def __getitem__(self, index):
+            return (hang_once(super().__getitem__) if where == "the data" else super().__getitem__)(index)
+
+    make_trainer(tmp_path / "whole").train()
+    stop = {"called": False, "after": 6 if where == "the data" else 3}
+    trainer = make_trainer(tmp_path / "cut", dataset=Slow(HalfScenes(), 8, clip_image_size=8))
+    if where == "the encoders":
+        trainer.conditioner.encode_batch = hang_once(encode)
+    if where == "the network":
+        trainer.unet.conv_out.register_forward_pre_hook(hang_once(lambda *arguments: None))
+    with pytest.raises(SystemExit) as end:
+        trainer.train()
+    assert end.value.code == 143
+    assert state_of(tmp_path / "cut")["step"] == 3
+    assert make_trainer(tmp_path / "cut").train() == 6
+    assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
 
 
 def test_a_guarded_block_ends_as_it_likes_and_is_followed_by_the_exit():

@@ -1,15 +1,25 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Runs that are cut and go on exactly, and what a resumed run must share."""
 
+import json
+from types import SimpleNamespace
+
+import filelock
 import pytest
 import torch
+from accelerate.utils import DistributedType
+from diffusers import UNet2DModel
 from helpers_training import HalfScenes, assert_same, make_trainer, state_of, tiny_unet
 from PIL import Image
 
+from diffusers_ediffi import ExpertRouterUNet
+from diffusers_ediffi.experts.lora import LoraExpert
+from diffusers_ediffi.experts.noise_interval import NoiseInterval
 from diffusers_ediffi.models.unet import EDiffIUNet
 from diffusers_ediffi.provenance import read_provenance
 from diffusers_ediffi.training.checkpoint import complete_checkpoints
 from diffusers_ediffi.training.data import SceneDataset
+from diffusers_ediffi.training.launch import check_launch
 
 
 def test_a_run_that_is_cut_equals_one_that_is_not(tmp_path):
@@ -83,3 +93,113 @@ def test_nan_stops_the_run_and_saves_nothing(tmp_path):
     with pytest.raises(FloatingPointError, match="last good checkpoint is .*checkpoint-2"):
         trainer.train()
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize("before", [None, [[1.898, None]], [[0.0, 0.3]]])
+@pytest.mark.parametrize("interval", [NoiseInterval(((0.0, 0.3),)), NoiseInterval.everything()])
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_config_says_what_was_trained(tmp_path, before, interval, lora_rank):
+    trainer = make_trainer(
+        tmp_path, tiny_unet(trained_on=before), interval=interval, total_steps=1, lora_rank=lora_rank
+    )
+    trainer.train()
+    saved = EDiffIUNet.from_pretrained(tmp_path / "unet").config.trained_on
+    assert NoiseInterval.from_config(saved).ranges == interval.ranges
+    if lora_rank:
+        expert = LoraExpert.load(tmp_path / "lora_expert.safetensors")
+        assert NoiseInterval.from_config(expert.config["trained_on"]).ranges == interval.ranges
+
+
+def test_a_checkpoint_that_says_another_interval_in_its_config_resumes(tmp_path):
+    make_trainer(tmp_path, max_steps_this_run=1).train()
+    path = tmp_path / "checkpoint-1" / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["unet"]["trained_on"] = [[0.0, 1.0]]
+    path.write_text(json.dumps(settings))
+    assert make_trainer(tmp_path).train() == 6
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_what_is_saved_names_no_place(tmp_path, lora_rank):
+    tiny_unet().save_pretrained(tmp_path / "private")
+    unet = EDiffIUNet.from_pretrained(tmp_path / "private")
+    make_trainer(tmp_path / "run", unet, total_steps=1, lora_rank=lora_rank).train()
+    assert "private" not in (tmp_path / "run" / "unet" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_low_precision_are_refused(tmp_path, dtype):
+    with pytest.raises(ValueError, match=rf"weights of {dtype}.*give unet.float\(\)"):
+        make_trainer(tmp_path, tiny_unet().to(dtype))
+    partly = tiny_unet()
+    partly.conv_in.to(dtype)
+    with pytest.raises(ValueError, match=f"weights of {dtype}"):
+        make_trainer(tmp_path, partly)
+
+
+def test_other_networks_are_refused(tmp_path):
+    for network in (torch.nn.Linear(1, 1), UNet2DModel(block_out_channels=(32, 32, 32, 32))):
+        with pytest.raises(TypeError, match=f"A {type(network).__name__} is not an EDiffIUNet, which alone"):
+            make_trainer(tmp_path, network)
+    with pytest.raises(TypeError, match="ExpertRouterUNet .*train each of its experts alone"):
+        make_trainer(tmp_path, ExpertRouterUNet.from_unets([tiny_unet(), tiny_unet()], boundaries=[1.0]))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 9])
+def test_a_launchers_accumulation_takes_a_batch_in_parts(tmp_path, number, monkeypatch):
+    """The gradient is that of the whole batch, and so are the samples of a step."""
+
+    def gradient(name: str) -> tuple[torch.Tensor, dict]:
+        trainer = make_trainer(tmp_path / name, tiny_unet(dropout=0.0), total_steps=1, batch_size=4, log_every=1)
+        trainer.train()
+        return trainer.learner.grad_norm, trainer.progress.log.lines()[0]
+
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", raising=False)
+    whole, line = gradient("whole")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", str(number))
+    parts, line_of_parts = gradient("parts")
+    torch.testing.assert_close(parts, whole)
+    assert line_of_parts["samples"] == line["samples"] == 4
+    assert line_of_parts["loss"] == pytest.approx(line["loss"], abs=2e-5)
+
+
+@pytest.mark.parametrize("asked", ["fp16", "bf16", "fp8"])
+def test_another_precision_of_the_launcher_is_refused(tmp_path, asked, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
+    with pytest.raises(ValueError, match=f"mixed precision '{asked}' .* mixed_precision = 'no'"):
+        make_trainer(tmp_path)
+
+
+def test_a_launcher_that_shards_weights_is_refused():
+    for kind in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        with pytest.raises(ValueError, match=f"{kind.value}, which shards"):
+            check_launch(SimpleNamespace(distributed_type=kind))
+
+
+def test_pictures_of_another_type_are_refused_before_anything_is_written(tmp_path):
+    class Floats(SceneDataset):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return {**item, "image": item["image"] / 255}
+
+    with pytest.raises(ValueError, match="image of an item is torch.float32"):
+        make_trainer(tmp_path, dataset=Floats(HalfScenes(), 8, clip_image_size=8)).train()
+    assert not complete_checkpoints(tmp_path)
+
+
+def test_a_second_process_in_a_folder_is_refused(tmp_path):
+    make_trainer(tmp_path, max_steps_this_run=1).train()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(OSError, match="Another process trains in"):
+        make_trainer(tmp_path).train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(tmp_path, capsys):
+    make_trainer(tmp_path / "whole").train()
+    make_trainer(tmp_path / "cut", max_steps_this_run=4, checkpoint_every=1).train()
+    (tmp_path / "cut" / "checkpoint-4" / "state.pt").write_bytes(b"")
+    assert make_trainer(tmp_path / "cut", checkpoint_every=4).train() == 6
+    assert "checkpoint-4/state.pt is damaged" in capsys.readouterr().out
+    assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
+    assert (tmp_path / "cut" / "checkpoint-4-damaged").is_dir() and (tmp_path / "cut" / "checkpoint-4").is_dir()

@@ -257,9 +257,21 @@ class SceneGenerator:
         placed = tuple(PlacedObject(*parts) for parts in zip(phrases, boxes, spans, strict=True))
         return Scene(placed, relation, ground, style, said, caption, int(rng.integers(2**32)))
 
+    def check_combinations(self) -> None:
+        """Refuses lists in which this split has no scene of some number of objects.
+
+        Raises:
+            ValueError: It names the number; a scene of it would be refused only when it is drawn.
+        """
+        for count, share in enumerate(np.diff(self._count_cdf, prepend=0), start=1):
+            if share > 0:
+                self._combination_of(count, np.random.default_rng(0))
+
     def _draw_combination(self, rng: np.random.Generator) -> tuple[list[str], Ground]:
         """Phrases and a ground of this split; others are drawn again."""
-        count = _pick(self._count_cdf, rng) + 1
+        return self._combination_of(_pick(self._count_cdf, rng) + 1, rng)
+
+    def _combination_of(self, count: int, rng: np.random.Generator) -> tuple[list[str], Ground]:
         for _ in range(MAX_TRIES):
             phrases = [self.phrases[i] for i in _distinct(count, len(self.phrases), rng)]
             ground = self.grounds[_pick(self._ground_cdf, rng)]

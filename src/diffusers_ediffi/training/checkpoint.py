@@ -2,18 +2,36 @@
 """Checkpoint folders that are either complete or do not count."""
 
 import json
+import os
+import pickle
 import re
 import shutil
-from collections.abc import Collection
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ..files import write_json, written_whole
 
 MARKER = "COMPLETE"
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
+# What `written_whole` leaves of the files and folders of a run when the process is killed.
+_UNFINISHED = re.compile(
+    r"\.(?P<name>checkpoint-\d+|unet|log\.jsonl|plan\.json|done\.json|lora_expert\.safetensors)"
+    r"(\.\d+(-\d+)?)?\.(?P<ending>tmp|old)"
+)
+# What older checkpoints note twice: `interval` says it, and what was trained is what counts.
+_SAID_TWICE = ("unet.trained_on",)
+# What PyTorch and Python say of a file that is cut, empty or has other bytes.
+_DAMAGE = (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+class DamagedError(OSError):
+    """A complete checkpoint cannot be read."""
 
 
 def save_checkpoint(
@@ -40,30 +58,82 @@ def save_checkpoint(
 
     Returns:
         `Path`: The checkpoint's folder.
+
+    Raises:
+        OSError: It cannot be written; nothing of it is left.
     """
     folder = output / f"checkpoint-{step}"
-    with written_whole(folder) as unfinished:
+    with writing(folder), written_whole(folder) as unfinished:
         unfinished.mkdir()
         torch.save(state, unfinished / "state.pt")
         write_json(unfinished / "settings.json", settings)
         (unfinished / "seconds.json").write_text(f"{seconds:.3f}\n")
-    (folder / MARKER).touch()
+        for path in (*unfinished.iterdir(), unfinished):
+            _sync(path)
+    with writing(folder):
+        _sync(output)
+        (folder / MARKER).touch()
+        _sync(folder)
     _rotate(output, keep_last, keep_steps)
     return folder
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A block that writes a file or a folder; PyTorch and safetensors do not say what they could not write.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise OSError(
+            f"{path} cannot be written ({_first_line(error)}): make room on the disk, or choose another folder. "
+            "What was saved before is whole."
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk and would survive a power cut."""
+    if path.is_dir() and os.name == "nt":  # which cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def _rotate(output: Path, keep_last: int, keep_steps: Collection[int]) -> None:
     """Removes the oldest checkpoints."""
     rotating = [path for path in complete_checkpoints(output) if step_of(path) not in keep_steps]
     for old in rotating[:-keep_last]:
-        (old / MARKER).unlink()  # first, so that a half-removed folder does not count
-        shutil.rmtree(old)
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or folder; of a link the link alone."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    (path / MARKER).unlink(missing_ok=True)  # first, so that a half-removed folder does not count
+    shutil.rmtree(path)
+
+
+def _checkpoints(output: Path) -> list[Path]:
+    """Every folder with the name of a checkpoint, by step. Copies and archives beside them have other names."""
+    named = [path for path in output.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(named, key=step_of)
 
 
 def complete_checkpoints(output: Path) -> list[Path]:
     """The complete checkpoints of a run, by step."""
-    named = [path for path in output.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
-    return [path for path in sorted(named, key=step_of) if (path / MARKER).exists()]
+    return [path for path in _checkpoints(output) if (path / MARKER).exists()]
 
 
 def step_of(checkpoint: Path) -> int:
@@ -72,17 +142,26 @@ def step_of(checkpoint: Path) -> int:
 
 
 def remove_incomplete(output: Path) -> None:
-    """Removes what a killed process left half-written or half-removed."""
+    """Removes what a killed process left half-written or half-removed, and nothing else."""
     complete = complete_checkpoints(output)
-    for path in (*output.glob("checkpoint-*"), *output.glob(".*.tmp")):
+    for path in (*_checkpoints(output), *filter(_is_left_over, output.glob(".*"))):
         if path not in complete:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a file or folder is unfinished, or the older one of what has taken its place."""
+    match = _UNFINISHED.fullmatch(path.name)
+    return match is not None and (match["ending"] == "tmp" or path.with_name(match["name"]).exists())
 
 
 def averaged_weights(checkpoint: Path) -> list[torch.Tensor]:
-    """The averaged (EMA) weights of a checkpoint, in the order of the network's `parameters()`."""
-    state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True, mmap=True)
-    return state["ema"]["shadow_params"]
+    """The averaged (EMA) weights of a checkpoint, in the order of the network's `parameters()`.
+
+    Raises:
+        OSError: It is damaged.
+    """
+    return _read_state(checkpoint, mmap=True)["ema"]["shadow_params"]
 
 
 def training_seconds(checkpoint: Path) -> float:
@@ -91,13 +170,53 @@ def training_seconds(checkpoint: Path) -> float:
     return float(path.read_text()) if path.exists() else 0.0
 
 
+def load_newest(
+    output: Path, settings: dict[str, Any], say: Callable[[str], None] = print
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest complete checkpoint that can be read, and its state; `None` if there is no checkpoint.
+
+    Args:
+        output (`Path`): The run's folder.
+        settings (`dict`): What the run must share with its checkpoint.
+        say (`Callable`, *optional*, defaults to `print`): Is told of damaged ones.
+
+    Raises:
+        OSError: There are checkpoints, and all of them are damaged.
+        ValueError: The run's settings are not those of the checkpoint.
+    """
+    damage: DamagedError | None = None
+    for folder in reversed(complete_checkpoints(output)):
+        try:
+            state = load_checkpoint(folder, settings)
+        except DamagedError as error:
+            damage = damage or error
+            say(f"{error} Looking for an older checkpoint.")
+        else:
+            return folder, state
+    if damage is None:
+        return None
+    raise OSError(f"{damage} There is no older one: copy it here again, or remove it to start anew.")
+
+
+def set_aside_after(checkpoint: Path) -> None:
+    """Renames the checkpoints after one, which are damaged: their steps are trained anew."""
+    for folder in complete_checkpoints(checkpoint.parent):
+        if step_of(folder) > step_of(checkpoint):
+            names = (f"{folder.name}-damaged{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+            folder.rename(next(path for name in names if not (path := folder.with_name(name)).exists()))
+
+
 def load_checkpoint(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The saved state.
 
     Raises:
+        OSError: The checkpoint is damaged.
         ValueError: The run's settings are not those of the checkpoint; the message names the first difference.
     """
-    saved = json.loads((folder / "settings.json").read_text())
+    try:
+        saved = json.loads((folder / "settings.json").read_text())
+    except (ValueError, FileNotFoundError) as error:
+        raise DamagedError(f"{folder / 'settings.json'} is damaged ({_first_line(error)}).") from error
     difference = first_difference(saved, settings)
     if difference is not None:
         name, before, now = difference
@@ -105,7 +224,25 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
             f"{folder} was trained with {name} = {before!r}, but this run has {now!r}. "
             f"Resume with the same {name}, or choose another output folder and start from this run's unet/."
         )
-    return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    return _read_state(folder)
+
+
+def _read_state(folder: Path, mmap: bool = False) -> dict[str, Any]:
+    """What `save_checkpoint` was given as state."""
+    path = folder / "state.pt"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()  # PyTorch does not look at the checksums that it writes
+        if wrong is not None:
+            raise ValueError(f"the checksum of {wrong} is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if not isinstance(state, dict) or "step" not in state:
+            raise ValueError("it is not the state of a run")
+        return state
+    except (*_DAMAGE, FileNotFoundError) as error:
+        if "memory" in str(error):  # there is too little of it
+            raise
+        raise DamagedError(f"{path} is damaged ({_first_line(error)}).") from error
 
 
 def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
@@ -120,7 +257,8 @@ def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, A
 def _difference(saved: Any, now: Any, name: str) -> tuple[str, Any, Any] | None:
     if isinstance(saved, dict) and isinstance(now, dict):
         for key in saved:  # what is only in `now` was introduced after the checkpoint was written
-            found = _difference(saved[key], now.get(key), f"{name}.{key}" if name else key)
+            path = f"{name}.{key}" if name else key
+            found = None if path in _SAID_TWICE else _difference(saved[key], now.get(key), path)
             if found:
                 return found
         return None

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 
 from ..models.encoder_table import NULL_COLUMN
 from ..paint.painting import Painting
@@ -21,11 +22,12 @@ class BatchConditioner:
         encode_batch (`Callable`): `(captions, clip_images, keep_image)` to keyword arguments of the network, such as
             [`ConditioningEncoder`], whose `region_columns` is needed for batches with regions.
         rates ([`DropoutRates`]): How often each condition is dropped.
+        device (`torch.device`, *optional*): Where the conditions are needed; by default where the encoders are.
     """
 
-    def __init__(self, encode_batch: EncodeBatch, rates: DropoutRates) -> None:
+    def __init__(self, encode_batch: EncodeBatch, rates: DropoutRates, device: torch.device | None = None) -> None:
         self.encode_batch: Any = encode_batch
-        self.rates = rates
+        self.rates, self.device = rates, device
 
     def draw(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[dict[str, Any], Kept]:
         """Draws which sample keeps which condition, and encodes what is kept."""
@@ -38,7 +40,8 @@ class BatchConditioner:
         return self._encode(batch, Kept(everyone, everyone, ~everyone, everyone))
 
     def _encode(self, batch: dict[str, Any], kept: Kept) -> dict[str, Any]:
-        return keep_only(self.encode_batch(batch["caption"], batch["clip_image"], kept.clip_image), kept)
+        encoded = self.encode_batch(batch["caption"], batch["clip_image"], kept.clip_image)
+        return keep_only(encoded if self.device is None else send_to_device(encoded, self.device), kept)
 
     def painting(self, batch: dict[str, Any], kept: Kept) -> Painting | None:
         """The regions of a batch, painted on the words that its samples keep; None if nothing is painted."""

@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..paint.regions import PaintRegion
+from ..phrases import find_phrase
 from .degradation import degrade, distort, downsample
 
 # The arguments of `SceneDataset` that decide what its items are.
@@ -20,6 +21,12 @@ SETTINGS = (
     *("size", "crop", "crops_per_scene"),
     *("low_res_factor", "degradation_strength", "distortion_strength"),
     *("clip_image_size", "style_references", "painted_share", "seed"),
+)
+
+PICTURES = ("image", "clip_image", "low_res")
+MUST_BE = (
+    "give a uint8 tensor (3, height, width) with values from 0 to 255, such as "
+    "torch.from_numpy(np.array(picture.convert('RGB'))).permute(2, 0, 1) of a PIL picture"
 )
 
 
@@ -39,7 +46,8 @@ class SceneDataset(Dataset):
     small image) and with a `painted_share` `regions` (a list of `PaintRegion`).
 
     Args:
-        generator ([`SceneSource`]): Makes the scenes; their captions are read from `scene.caption`.
+        generator ([`SceneSource`]): Makes the scenes; their captions are read from `scene.caption`, with a
+            `painted_share` their objects from `scene.objects`: phrase, box, and span, its place in the caption.
         size (`int`): Height and width of a rendering in pixels.
         crop (`int`, *optional*): Side of the random patches to train on; by default the whole picture.
         crops_per_scene (`int`, *optional*, defaults to 1): Patches taken from a rendering, since large ones are slow.
@@ -80,8 +88,19 @@ class SceneDataset(Dataset):
         self.clip_image_size, self.style_references = clip_image_size, style_references
         self.painted_share, self.seed = painted_share, seed
         self._check()
-        # Neighbouring items share a rendering; two, since a batch may start in the middle of a scene.
+        self._remember_renderings()
+
+    def _remember_renderings(self) -> None:
+        """Neighbouring items share a rendering; two, since a batch may start in the middle of a scene."""
         self._rendering = lru_cache(maxsize=2)(self._render)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a spawned worker process is sent: it renders for itself."""
+        return {name: value for name, value in vars(self).items() if name != "_rendering"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._remember_renderings()
 
     def _check(self) -> None:
         patch = self.crop or self.size
@@ -125,9 +144,7 @@ class SceneDataset(Dataset):
         is_painted, weight = np.random.default_rng([self.seed, scene_index, 1]).random(2)
         if is_painted >= self.painted_share:
             return []
-        return [
-            PaintRegion(thing.phrase, thing.box, weight=weight) for thing in self.generator.scene(scene_index).objects
-        ]
+        return scene_regions(self.generator.scene(scene_index), weight)
 
     def _render(self, scene_index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
         """The picture of a scene, what the CLIP image encoder sees of it, and its caption."""
@@ -146,6 +163,16 @@ class SceneDataset(Dataset):
         assert self.crop is not None
         top, left = torch.randint(0, self.size - self.crop + 1, (2,), generator=generator).tolist()
         return image[:, top : top + self.crop, left : left + self.crop]
+
+
+def scene_regions(scene: Any, weight: float = 1.0) -> list[PaintRegion]:
+    """The boxes of a scene's objects as regions of their phrases, where the scene put these: a "palm tree" has a
+    "tree" as well."""
+    regions = []
+    for thing in scene.objects:
+        occurrence = find_phrase(scene.caption, thing.phrase).index(thing.span)
+        regions.append(PaintRegion(thing.phrase, thing.box, weight, occurrence))
+    return regions
 
 
 class StepBatchSampler(Sampler[list[int]]):
@@ -197,10 +224,29 @@ def make_loader(dataset: Dataset, sampler: StepBatchSampler, num_workers: int, p
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Stacks the tensors of items, and lists everything else."""
+    check_items(items)
     columns = {key: [item[key] for item in items] for key in items[0]}
     return {
         key: torch.stack(values) if isinstance(values[0], torch.Tensor) else values for key, values in columns.items()
     }
+
+
+def check_items(items: list[dict[str, Any]]) -> None:
+    """Refuses pictures that would be read wrong, or not at all.
+
+    Raises:
+        ValueError: It names the entry, what it is, and what it must be.
+    """
+    for name in PICTURES:
+        pictures = [item[name] for item in items if name in item]
+        for picture in pictures:
+            if not isinstance(picture, torch.Tensor):
+                raise ValueError(f"{name} of an item is a {type(picture).__name__}; {MUST_BE}.")
+            if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3:
+                raise ValueError(f"{name} of an item is {picture.dtype} {tuple(picture.shape)}; {MUST_BE}.")
+        if len({picture.shape for picture in pictures}) > 1:
+            shapes = sorted({tuple(picture.shape) for picture in pictures})
+            raise ValueError(f"{name} has the shapes {shapes} in one batch; make them equal.")
 
 
 def image_to_float(images: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 """What learns in a run: the network, its optimiser, and the moving average of its weights, which is the result."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -10,12 +10,37 @@ from diffusers.training_utils import EMAModel
 
 from ..experts.lora import LoraExpert
 from ..files import written_whole
+from ..models.unet import EDiffIUNet
+from .checkpoint import writing
+from .launch import check_launch, expect_unused
 from .lora import LORA_FILE, add_lora, merged, trained_expert
 from .optimizer import make_optimizer
 from .settings import TrainingSettings
 
-if TYPE_CHECKING:
-    from ..models.unet import EDiffIUNet
+
+def check_network(unet: Any) -> None:
+    """Refuses what a run cannot train.
+
+    Raises:
+        TypeError: It is not an `EDiffIUNet`.
+        ValueError: Its weights are of low precision.
+    """
+    if not isinstance(unet, EDiffIUNet):
+        experts = "; train each of its experts alone" if hasattr(unet, "experts") else ""
+        raise TypeError(f"A {type(unet).__name__} is not an EDiffIUNet, which alone is trained here{experts}.")
+    low = {str(p.dtype) for p in unet.parameters() if p.dtype not in (torch.float32, torch.float64)}
+    if low:
+        raise ValueError(
+            f"The network has weights of {', '.join(sorted(low))}, in which small updates are lost: give "
+            "unet.float(), and compute in bf16 by mixed_precision='bf16'."
+        )
+
+
+def without_place(unet: EDiffIUNet) -> EDiffIUNet:
+    """Takes out of a network's config where it was loaded from: what is saved may be published."""
+    if unet.config.get("_name_or_path"):
+        unet.register_to_config(_name_or_path="")
+    return unet
 
 
 class Learner:
@@ -26,9 +51,15 @@ class Learner:
             the prefixes of DDP or torch.compile.
         settings ([`TrainingSettings`]): The numbers of the run.
         accelerator (`Accelerator`): Its device is where the network goes.
+
+    Raises:
+        TypeError: The network is not an `EDiffIUNet`.
+        ValueError: Its weights are of low precision, or the launcher shards them.
     """
 
-    def __init__(self, unet: "EDiffIUNet", settings: TrainingSettings, accelerator: Accelerator) -> None:
+    def __init__(self, unet: EDiffIUNet, settings: TrainingSettings, accelerator: Accelerator) -> None:
+        check_network(unet)
+        check_launch(accelerator)
         self.settings, self.accelerator = settings, accelerator
         if settings.lora_rank:
             torch.manual_seed(settings.seed)
@@ -38,8 +69,10 @@ class Learner:
         if settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
+        expect_unused(accelerator, self.unet)
+        network = accelerator.prepare(self.unet)  # before the optimiser is made: DDP moves weights to other memory
         optimizer = make_optimizer(settings.optimizer, self.unet, settings.learning_rate, settings.weight_decay)
-        network, self.optimizer = accelerator.prepare(self.unet, optimizer)
+        self.optimizer = accelerator.prepare(optimizer)
         self.network = torch.compile(network) if settings.compile else network
         self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=True)
         self.grad_norm = torch.zeros(())
@@ -68,7 +101,7 @@ class Learner:
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self.accelerator.device)
 
-    def averaged(self) -> "EDiffIUNet":
+    def averaged(self) -> EDiffIUNet:
         """A copy of the network with the averaged weights, in plain memory layout."""
         if self.settings.lora_rank:
             return merged(self.unet, self.lora_expert()).eval()
@@ -84,7 +117,9 @@ class Learner:
 
     def write(self, output: Path) -> None:
         """Writes the averaged weights to `output/unet`, and with `lora_rank` their difference beside it."""
+        averaged = without_place(self.averaged())
         if self.settings.lora_rank:
-            self.lora_expert().save(output / LORA_FILE)
-        with written_whole(output / "unet") as unfinished:
-            self.averaged().save_pretrained(unfinished)
+            with writing(output / LORA_FILE):
+                self.lora_expert().save(output / LORA_FILE)
+        with writing(output / "unet"), written_whole(output / "unet") as unfinished:
+            averaged.save_pretrained(unfinished)

@@ -14,6 +14,7 @@ from ..experts.files import expert_folder
 from ..experts.noise_interval import NoiseInterval
 from .checkpoint import complete_checkpoints, first_difference, step_of
 from .dropout import DropoutRates
+from .launch import make_accelerator
 from .schedule import Schedule, outside
 from .schedule_entries import Node, show_range
 
@@ -45,7 +46,7 @@ class TreePlan:
         self.schedule, self.output = schedule, Path(output)
         self.settings = {node.name: schedule.settings_of(node, overrides) for node in schedule.nodes}
         precision = self.settings[schedule.nodes[0].name].mixed_precision
-        self.accelerator = accelerator or Accelerator(mixed_precision=precision)
+        self.accelerator = accelerator or make_accelerator(precision)
         self.dropout, self.data_settings = dropout, data_settings or {}
 
     def folder(self, node: Node) -> Path:
@@ -102,7 +103,7 @@ class TreePlan:
         if self.schedule.start is None:
             return None
         digest = hashlib.sha256()
-        for path in sorted(_network_folder(self.schedule.start).glob("*.safetensors")):
+        for path in sorted(network_folder(self.schedule.start).glob("*.safetensors")):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()[:16]
@@ -159,7 +160,7 @@ class TreePlan:
         """What the schedule's start says it was trained on must hold the nodes that start from it."""
         if self.schedule.start is None:
             return
-        folder = _network_folder(self.schedule.start)
+        folder = network_folder(self.schedule.start)
         trained_on = NoiseInterval.from_config(json.loads((folder / "config.json").read_text()).get("trained_on"))
         for node in self.schedule.nodes:
             left = outside(node.interval, trained_on) if node.parent is None else None
@@ -188,8 +189,12 @@ class TreePlan:
                 )
 
 
-def _network_folder(start: str) -> Path:
+def network_folder(start: str | Path, option: str = "start") -> Path:
     """The folder of a network, given that folder itself or that of the run that wrote it.
+
+    Args:
+        start (`str` or `Path`): The folder.
+        option (`str`, *optional*, defaults to `"start"`): What the caller calls it.
 
     Raises:
         ValueError: There is no network, or there are several experts.
@@ -199,7 +204,9 @@ def _network_folder(start: str) -> Path:
             continue
         if "unets" in json.loads((folder / "config.json").read_text()):
             raise ValueError(
-                f"start: {folder} holds several experts: name one of them, such as {folder / expert_folder(0)}."
+                f"{option}: {folder} holds several experts: name one of them, such as {folder / expert_folder(0)}."
             )
         return folder
-    raise ValueError(f"start: {start} holds no trained network: there is no {Path(start) / 'unet' / 'config.json'}.")
+    raise ValueError(
+        f"{option}: {start} holds no trained network: there is no {Path(start) / 'unet' / 'config.json'}."
+    )

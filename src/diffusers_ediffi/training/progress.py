@@ -41,7 +41,7 @@ class Progress:
     def start(self, step: int) -> None:
         """Training goes on now, from this step."""
         self._started = self._log_time = time.monotonic()
-        self._log_step = step
+        self._first_step = self._log_step = step
 
     def resume(self, step: int, seconds: float, bin_sums: torch.Tensor | None) -> None:
         """Goes on from a checkpoint: its step, the training time before it, and the losses it has not logged yet."""
@@ -59,6 +59,13 @@ class Progress:
     def seconds_of_this_run(self) -> float:
         """Training time since `start`."""
         return time.monotonic() - self._started
+
+    def budget_used(self, step: int) -> str | None:
+        """Why the run ends at a step, if its minutes are over; it makes one step at least."""
+        limit = self.settings.max_minutes_this_run
+        if limit is None or step == self._first_step or self.seconds_of_this_run <= 60 * limit:
+            return None
+        return "this run's minutes are over"
 
     def read_losses(self) -> tuple[float, dict[str, float]]:
         """The mean loss since the last reading, over all processes, and that of each bin of noise levels."""
@@ -83,11 +90,11 @@ class Progress:
         if self.accelerator.is_main_process:
             self.log.append(line)
 
-    def bar(self, step: int) -> tqdm:
-        """A progress bar that stands at this step."""
+    def bar(self, step: int, total: int | None = None) -> tqdm:
+        """A progress bar that stands at this step of so many, by default of the whole run's."""
         return tqdm(
             initial=step,
-            total=self.settings.total_steps,
+            total=total or self.settings.total_steps,
             unit="step",
             desc=self.title,
             mininterval=0.5 if sys.stderr.isatty() else 30,

@@ -13,6 +13,11 @@ from typing import Any
 import filelock
 
 from ..files import written_whole
+from .checkpoint import writing
+
+
+class Abandoned(BaseException):
+    """A signal came in a block of `SignalGuard.abandons`."""
 
 
 class SignalGuard:
@@ -35,10 +40,12 @@ class SignalGuard:
 
     def __init__(self, at_once: bool = False) -> None:
         self.at_once = at_once
+        self._abandons = False
         self.received: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "SignalGuard":
+        self.received = None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._receive)
@@ -55,6 +62,24 @@ class SignalGuard:
         if self.at_once:
             raise SystemExit(128 + number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._abandons:
+            self._abandons = False
+            raise Abandoned
+
+    @contextmanager
+    def abandons(self) -> Iterator[None]:
+        """A block whose work may be lost: a signal ends it where it is, however long it would take.
+
+        Raises:
+            Abandoned: A signal came.
+        """
+        self._abandons = True
+        try:
+            if self.received is not None:
+                raise Abandoned
+            yield
+        finally:
+            self._abandons = False
 
 
 class RunLog:
@@ -69,7 +94,7 @@ class RunLog:
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes one line."""
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def cut_back(self, step: int) -> None:

@@ -37,7 +37,9 @@ class TrainingSettings:
     total_steps: int = setting(
         100_000, "optimiser steps of the whole run, to which the learning rate decays", free=True
     )
-    batch_size: int = setting(64, "images per process and step")
+    batch_size: int = setting(
+        64, "images per process and step; a launcher's gradient accumulation takes them in parts"
+    )
     optimizer: str = setting("adamw", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = setting(1e-4, "after the warm-up", free=True)
     lr_schedule: str = setting("constant", f"after the warm-up: {', '.join(SCHEDULES)} decay to zero", free=True)

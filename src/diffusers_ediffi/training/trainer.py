@@ -4,7 +4,8 @@
 import math
 import statistics
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,29 +15,31 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..experts.noise_interval import NoiseInterval
 from ..models.low_res import upsample_low_res
 from ..paint.processor import painted
 from .checkpoint import (
     MARKER,
     complete_checkpoints,
-    load_checkpoint,
+    load_newest,
     remove_incomplete,
     save_checkpoint,
+    set_aside_after,
     training_seconds,
 )
 from .conditioning import BatchConditioner, EncodeBatch
 from .data import StepBatchSampler, collate, image_to_float, make_loader
-from .dropout import DropoutRates
+from .dropout import DropoutRates, Kept
+from .launch import StopVotes, make_accelerator, part_of, parts
 from .learner import Learner
 from .loss import edm_loss, step_generator
 from .noise_augmentation import augment_batch
 from .progress import Progress, announcement
-from .run import SignalGuard
+from .run import Abandoned, alone_in
 from .sampling import sample_rows, write_grid
 from .settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from ..experts.noise_interval import NoiseInterval
     from ..models.unet import EDiffIUNet
 
 
@@ -48,7 +51,8 @@ class Trainer:
     difference from the start as `LoraExpert.load` reads it. Starting again with the same arguments resumes.
 
     Args:
-        unet ([`EDiffIUNet`]): The network; its weights are where a fresh run starts.
+        unet ([`EDiffIUNet`]): The network; its weights, in single precision, are where a fresh run starts. Its
+            config comes to say as `trained_on` what `interval` is.
         dataset (`Dataset`): Items like those of [`SceneDataset`].
         encode_batch (`Callable`): `(captions, clip_images uint8, keep_image)` to keyword arguments of the network,
             such as [`ConditioningEncoder`], whose `region_columns` is needed for items with regions.
@@ -66,6 +70,10 @@ class Trainer:
         first_item (`int`, *optional*, defaults to 0): Number of the first item to train on; a node goes on in the data
             where its parent was.
         title (`str`, *optional*): Stands before the progress bar.
+
+    Raises:
+        TypeError: The network is not an `EDiffIUNet`.
+        ValueError: Its weights are of low precision, or the launcher asks for what no run can honour.
     """
 
     def __init__(
@@ -75,7 +83,7 @@ class Trainer:
         encode_batch: EncodeBatch,
         output: str | Path,
         settings: TrainingSettings,
-        interval: "NoiseInterval",
+        interval: NoiseInterval,
         node: tuple[int, int] = (0, 0),
         dropout: DropoutRates = DropoutRates(),  # noqa: B008 (frozen)
         data_settings: dict[str, Any] | None = None,
@@ -85,15 +93,18 @@ class Trainer:
         first_item: int = 0,
         title: str | None = None,
     ) -> None:
-        self.accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
+        accelerator = accelerator or make_accelerator(settings.mixed_precision)
         self.output, self.settings = Path(output), settings
         self.interval, self.node = interval, node
         self.dataset, self.first_item = dataset, first_item
         self.data_settings, self.sample_items = data_settings or {}, sample_items or []
         self.keep_steps = frozenset(keep_steps)
-        self.conditioner = BatchConditioner(encode_batch, dropout)
-        self.learner = Learner(unet, settings, self.accelerator)
-        self.progress = Progress(self.output, settings, self.accelerator, title)
+        self.conditioner = BatchConditioner(encode_batch, dropout, accelerator.device)
+        self.learner = Learner(unet, settings, accelerator)
+        if NoiseInterval.from_config(unet.config.trained_on).ranges != interval.ranges:
+            unet.register_to_config(trained_on=interval.to_config())
+        self.progress = Progress(self.output, settings, accelerator, title)
+        self.votes = StopVotes(accelerator)
         self.step = 0
 
     def train(self) -> int:
@@ -103,8 +114,13 @@ class Trainer:
             SystemExit: After SIGTERM (143) or Ctrl-C (130), once all is saved, so that what would follow does not
                 take the run for a finished one.
             ValueError: The output folder holds a run with other settings.
+            OSError: Another process trains in the output folder, or it cannot be written.
             FloatingPointError: The loss is no longer finite.
         """
+        with alone_in(self.output) if self.accelerator.is_main_process else nullcontext():
+            return self._train()
+
+    def _train(self) -> int:
         total = self.settings.total_steps
         self._resume()
         if self.step >= total:
@@ -113,30 +129,52 @@ class Trainer:
             return self.step
         last = min(total, self.step + (self.settings.max_steps_this_run or total))
         self._announce()
-        with SignalGuard() as guard:
-            reason = self._train_to(last, guard) or ("this run's steps are done" if last < total else "finished")
+        with self.votes.guard as guard:
+            reason = self._train_to(last) or ("this run's steps are done" if last < total else "finished")
             self.save()
             self._write_weights()
             reason = guard.received.name if guard.received else reason
             self.progress.say(f"Stopped at step {self.step} of {total} ({reason}); weights: {self.output / 'unet'}")
         return self.step
 
-    def _train_to(self, last: int, guard: SignalGuard) -> str | None:
+    def _train_to(self, last: int) -> str | None:
         """Trains to a step, or until there is a reason to stop before it, which is returned."""
-        reason = None
         self.progress.start(self.step)
+        batches = iter(self._loader(self.step, last, self.settings.num_workers))
         with self.progress.bar(self.step) as bar:
-            for batch in self._loader(self.step, last, self.settings.num_workers):
-                self.train_step(batch)
+            while self.step < last:
+                batch = self._next_batch(batches)
+                reason = self.votes.agreed(self.progress.budget_used(self.step))
+                if reason is not None:
+                    return reason
+                try:
+                    self.train_step(batch)
+                except Abandoned:
+                    self.learner.optimizer.zero_grad()
+                    continue
                 bar.update()
                 self._after_step(bar)
-                reason = reason or self._reason_to_stop(guard)
-                if self._should_stop(reason):
-                    break
-        return reason
+        return self.votes.agreed(self.progress.budget_used(self.step))
+
+    def _next_batch(self, batches: Iterator[dict[str, Any]]) -> Any:
+        """The next batch; none, as soon as a signal comes."""
+        try:
+            with self.votes.guard.abandons():
+                return next(batches)
+        except Abandoned:
+            return None
 
     def train_step(self, batch: dict[str, Any]) -> None:
         """One optimiser step on a batch of items; every random number depends on (seed, node, step, rank) alone."""
+        # What is abandoned is done again. Of several processes each waits for the others' gradients, so none may.
+        with self.votes.guard.abandons() if self.votes.alone else nullcontext():
+            sigma, losses = self._gradients(batch)
+        self.learner.step(self.settings.learning_rate_at(self.step))
+        self.progress.bins.add(sigma, losses)
+        self.step += 1
+
+    def _gradients(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Computes the gradients of a batch; returns its noise levels and losses, both `(batch,)`."""
         rank, config = self.accelerator.process_index, self.unet.config
         generator = step_generator(self.settings.seed, self.node, self.step, rank, self.device)
         torch.manual_seed(generator.initial_seed())  # for dropout inside the network
@@ -147,12 +185,24 @@ class Trainer:
             sigma = self.interval.sample((len(images),), generator=generator, device=self.device)
             noise = torch.randn(images.shape, generator=generator, device=self.device)
             low_res, conditioning, residual = augment_batch(config, low_res, conditioning, generator)
+        inputs = (images, sigma, noise, conditioning, low_res, config.sigma_data, residual)
+        rows = parts(len(images), self.accelerator.gradient_accumulation_steps)
+        losses = []
+        for some in rows:
+            with nullcontext() if some is rows[-1] else self.accelerator.no_sync(self.network):
+                losses.append(
+                    self._gradients_of_part(part_of(batch, some), part_of(kept, some), part_of(inputs, some))
+                )
+        return sigma, torch.cat(losses)
+
+    def _gradients_of_part(self, batch: dict[str, Any], kept: Kept, inputs: tuple) -> torch.Tensor:
+        """Adds the share that some samples have in the gradients of a batch; returns their losses."""
         with painted(self.unet, self.conditioner.painting(batch, kept)):
-            losses = edm_loss(self.network, images, sigma, noise, conditioning, low_res, config.sigma_data, residual)
-            self.accelerator.backward(losses.mean())  # painted as well: it may compute layers again
-        self.learner.step(self.settings.learning_rate_at(self.step))
-        self.progress.bins.add(sigma, losses)
-        self.step += 1
+            losses = edm_loss(self.network, *inputs)
+            # accelerate divides by the number of parts, which need not be equal
+            share = self.accelerator.gradient_accumulation_steps / self.settings.batch_size
+            self.accelerator.backward(losses.sum() * share)  # painted as well: it may compute layers again
+        return losses.detach()
 
     def _images(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The clean images and the upsampled low-resolution ones in [-1, 1], on the device."""
@@ -200,23 +250,6 @@ class Trainer:
             rows = sample_rows(unet, self.interval, self.settings, images, low_res, conditioning)
         write_grid(rows, batch["caption"], self.output / "samples", self.step)
 
-    def _reason_to_stop(self, guard: SignalGuard) -> str | None:
-        limit = self.settings.max_minutes_this_run
-        if guard.received is not None:
-            return guard.received.name
-        if limit is not None and self.progress.seconds_of_this_run > 60 * limit:
-            return "this run's minutes are over"
-        return None
-
-    def _should_stop(self, reason: str | None) -> bool:
-        """Whether the run ends here: if this process, or any of several, has a reason to."""
-        if self.accelerator.num_processes == 1:
-            return reason is not None
-        if self.step % 10:  # all processes must stop at the same step; asking each time would cost a synchronisation
-            return False
-        votes = torch.tensor(float(reason is not None), device=self.device)
-        return bool(self.accelerator.reduce(votes) > 0)
-
     def save(self) -> None:
         """Writes a checkpoint of the present step, unless there is one or the weights are spoilt."""
         bins = self.progress.bins.sums  # in it, so that a log line tells the same, whether or not the run was cut
@@ -239,14 +272,17 @@ class Trainer:
         if self.accelerator.is_main_process:
             remove_incomplete(self.output)
         self.accelerator.wait_for_everyone()
-        found = complete_checkpoints(self.output)
+        found = load_newest(self.output, self._fixed_settings(), self.progress.say)
+        self.accelerator.wait_for_everyone()
         if found:
-            state = load_checkpoint(found[-1], self._fixed_settings())
+            folder, state = found
             self.learner.load_state_dict(state)
             self.step = state["step"]
-            self.progress.resume(self.step, training_seconds(found[-1]), state.get("bins"))
-            self.progress.say(f"Resuming from {found[-1]}.")
+            self.progress.resume(self.step, training_seconds(folder), state.get("bins"))
+            self.progress.say(f"Resuming from {folder}.")
         if self.accelerator.is_main_process:
+            if found:
+                set_aside_after(folder)
             self.progress.log.cut_back(self.step)
 
     def _fixed_settings(self) -> dict[str, Any]:
@@ -294,14 +330,21 @@ class Trainer:
         workers = self.settings.num_workers
         loading, training = [], []
         ended = time.monotonic()
-        for batch in self._loader(0, steps + 1, num_workers=0):
-            loaded = time.monotonic()
-            self.train_step(batch)
-            float(self.learner.grad_norm)  # waits for the device
-            loading.append(loaded - ended)
-            training.append(-loaded + (ended := time.monotonic()))
+        with self.progress.bar(0, steps + 1) as bar:
+            for batch in self._loader(0, steps + 1, num_workers=0):
+                loaded = time.monotonic()
+                self.train_step(batch)
+                float(self.learner.grad_norm)  # waits for the device
+                loading.append(loaded - ended)
+                training.append(-loaded + (ended := time.monotonic()))
+                bar.update()
         load, train = statistics.median(loading[1:]), statistics.median(training[1:])
         return max(train, load / workers) if workers else train + load
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """What knows the other processes of the run."""
+        return self.learner.accelerator
 
     @property
     def device(self) -> torch.device:

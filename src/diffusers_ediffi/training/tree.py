@@ -19,9 +19,10 @@ from ..experts.noise_interval import NoiseInterval
 from ..experts.router import ExpertRouterUNet
 from ..files import write_json, written_whole
 from ..models.unet import EDiffIUNet
-from .checkpoint import averaged_weights, complete_checkpoints, training_seconds
+from .checkpoint import averaged_weights, complete_checkpoints, training_seconds, writing
 from .conditioning import EncodeBatch
 from .dropout import DropoutRates
+from .learner import without_place
 from .lora import LORA_FILE
 from .plan import DONE, PLAN, TreePlan
 from .report import cost_text, mean_losses, plan_table, report_table, route_table, tree_report
@@ -120,7 +121,8 @@ class TreeTrainer(TreePlan):
         return route_table(self.schedule)
 
     def dry_run(self, measured_steps: int = 3) -> str:
-        """The plan and what it costs, from real steps on this device with this data. Writes nothing.
+        """The plan and what it costs, from real steps on this device with this data. Writes nothing, and says what it
+        is timing, which may take minutes.
 
         Args:
             measured_steps (`int`, *optional*, defaults to 3): How many steps are timed of each kind of run, behind a
@@ -137,15 +139,16 @@ class TreeTrainer(TreePlan):
 
     def _seconds_per_step(self, measured_steps: int) -> dict[str, float]:
         """The time of a step of each node; nodes that differ in nothing that costs time are measured once."""
-        kinds: dict[tuple, float] = {}
-        seconds = {}
+        kinds = {name: tuple(getattr(settings, field) for field in COSTLY) for name, settings in self.settings.items()}
+        seconds: dict[tuple, float] = {}
         for node in self.schedule.nodes:
-            kind = tuple(getattr(self.settings[node.name], name) for name in COSTLY)
-            if kind not in kinds:
-                kinds[kind] = self._trainer(node, self._network(node), {}).seconds_per_step(measured_steps)
+            kind = kinds[node.name]
+            if kind not in seconds:
+                pictures = f"{self.settings[node.name].batch_size:,} images"
+                self._say(f"Timing {measured_steps + 1} steps of {pictures}: {node.name} ...")
+                seconds[kind] = self._trainer(node, self._network(node), {}).seconds_per_step(measured_steps)
                 self.accelerator.free_memory()
-            seconds[node.name] = kinds[kind]
-        return seconds
+        return {name: seconds[kind] for name, kind in kinds.items()}
 
     def _train_node(self, node: Node) -> bool:
         """Trains a node until it is done, or this call's budget is used up: then returns False."""
@@ -262,11 +265,12 @@ class TreeTrainer(TreePlan):
         nodes = [self.schedule[route.expert] for route in self.schedule.routes]
         if self._share_a_start(nodes):
             experts = [LoraExpert.load(self.folder(node) / LORA_FILE) for node in nodes]
-            router = ExpertRouterUNet.from_lora_experts(self._origin(nodes[0]), experts, self.schedule.boundaries)
+            origin = without_place(self._origin(nodes[0]))
+            router = ExpertRouterUNet.from_lora_experts(origin, experts, self.schedule.boundaries)
         else:
-            unets = [EDiffIUNet.from_pretrained(self.folder(node) / "unet") for node in nodes]
+            unets = [without_place(EDiffIUNet.from_pretrained(self.folder(node) / "unet")) for node in nodes]
             router = ExpertRouterUNet.from_unets(unets, self.schedule.boundaries)
-        with written_whole(self.output / "unet") as unfinished:
+        with writing(self.output / "unet"), written_whole(self.output / "unet") as unfinished:
             router.save_pretrained(unfinished)
 
     def _share_a_start(self, nodes: list[Node]) -> bool:

@@ -1,0 +1,113 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""What a launcher (`accelerate launch`, torchrun) asks of a run: honoured here, or refused."""
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
+
+from .run import SignalGuard
+
+if TYPE_CHECKING:
+    from ..models.unet import EDiffIUNet
+
+# They cut the weights into pieces, and a run saves and averages whole ones.
+SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
+PRECISION = "ACCELERATE_MIXED_PRECISION"
+
+
+def make_accelerator(mixed_precision: str) -> Accelerator:
+    """The accelerator of a run.
+
+    Raises:
+        ValueError: The launcher asks for another precision than the settings.
+    """
+    asked = os.environ.get(PRECISION, "no")
+    if asked not in ("no", mixed_precision):
+        raise ValueError(
+            f"The launcher asks for mixed precision {asked!r} ({PRECISION}), but the settings have "
+            f"mixed_precision = {mixed_precision!r}: launch without it, and choose no or bf16 in the settings."
+        )
+    return Accelerator(mixed_precision=mixed_precision)
+
+
+def launched_device() -> torch.device:
+    """What the launcher gives to this process, for encoders that are loaded before there is an accelerator."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Refuses what no run can honour.
+
+    Raises:
+        ValueError: The launcher shards the weights.
+    """
+    if accelerator.distributed_type in SHARDED:
+        raise ValueError(
+            f"The launcher asks for {accelerator.distributed_type.value}, which shards the weights; launch with plain "
+            "processes (DDP), each of which holds the whole network."
+        )
+
+
+def expect_unused(accelerator: Accelerator, unet: "EDiffIUNet") -> None:
+    """Tells DDP whether a network has parameters without a gradient: without cross-attention the tokens of a text
+    reach nothing. Looking for them takes time, so that it is done for such networks alone."""
+    if accelerator.ddp_handler is None:
+        accelerator.ddp_handler = DistributedDataParallelKwargs()
+    if not unet.config.cross_attention_factors:
+        accelerator.ddp_handler.find_unused_parameters = True
+
+
+def part_of(value: Any, rows: slice) -> Any:
+    """Some rows of everything in a batch; numbers and `None` belong to all of them."""
+    if isinstance(value, torch.Tensor | list):
+        return value[rows]
+    if isinstance(value, dict):
+        return {name: part_of(entry, rows) for name, entry in value.items()}
+    if isinstance(value, tuple):
+        parts = [part_of(entry, rows) for entry in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def parts(size: int, number: int) -> list[slice]:
+    """The rows of a batch in so many parts, or fewer where there are not so many rows."""
+    step = -(-size // number)
+    return [slice(first, min(first + step, size)) for first in range(0, size, step)]
+
+
+class StopVotes:
+    """All processes of a run stop at the same step: if one of them was told to.
+
+    They vote on the CPU, so that no accelerator has to wait.
+
+    Args:
+        accelerator (`Accelerator`): It says how many processes there are.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.guard = SignalGuard()
+        self.alone = accelerator.num_processes == 1
+        self._group: Any = None
+
+    def agreed(self, reason: str | None) -> str | None:
+        """Why the run stops now: a signal, here or elsewhere, or the reason that a process gives. A signal that
+        another process received ends this one as well."""
+        vote = int(self.guard.received or reason is not None)
+        if not self.alone:
+            vote = self._highest(vote)
+        if vote > 1:
+            self.guard.received = signal.Signals(vote)
+            return self.guard.received.name
+        return reason or ("another process has used up its budget" if vote else None)
+
+    def _highest(self, vote: int) -> int:
+        """The highest vote of all processes."""
+        self._group = self._group or torch.distributed.new_group(backend="gloo")
+        votes = torch.tensor(vote)
+        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX, self._group)
+        return int(votes)

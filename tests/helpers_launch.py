@@ -1,0 +1,89 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Runs of two processes on a CPU, as torchrun starts them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+import warnings
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers_training import HalfScenes, encode, make_trainer, tiny_unet
+
+from diffusers_ediffi.training import SceneDataset
+
+FOR_EVER = 300.0  # seconds, after which processes only wait for each other
+
+
+def in_two_processes(work: Any, folder: Path, *arguments: Any, **environment: str) -> list[int | None]:
+    """Calls `work(rank, folder, *arguments)` in two processes of one run; returns their exit codes.
+
+    They come from a server that has imported everything and computed nothing: copies of this process would have the
+    locks of its threads and the settings that tests before left in it. They meet at a file, since a free port may be
+    taken by the time that they open it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["diffusers_ediffi.training"])
+    calls = [(rank, folder, environment, work, arguments) for rank in (0, 1)]
+    processes = [context.Process(target=_start, args=call) for call in calls]
+    for process in processes:
+        process.start()
+    _wait_for(processes)
+    return [process.exitcode for process in processes]
+
+
+def _wait_for(processes: list[Any]) -> None:
+    """Waits until all processes have ended, but not for the others of one that failed."""
+    running = list(processes)
+    while running:
+        ended = wait([process.sentinel for process in running], FOR_EVER)
+        running = [process for process in running if process.sentinel not in ended]
+        if not ended or any(process.exitcode == 1 for process in processes):
+            for process in running:
+                process.kill()
+    for process in processes:
+        process.join()
+
+
+def _start(rank: int, folder: Path, environment: dict[str, str], work: Any, arguments: tuple) -> None:
+    """What each process does. Of threads a launcher gives it one, too."""
+    launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
+    os.environ.update({name: str(value) for name, value in launch.items()})
+    os.environ.update({"ACCELERATE_USE_CPU": "true", **environment})
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    try:
+        meeting = f"file://{folder / 'meeting'}"
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+        work(rank, folder / "run", *arguments)
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def train(rank: int, output: Path, network: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Three steps, after which both processes must have the same weights."""
+    trainer = make_trainer(output, tiny_unet(**network), total_steps=3, batch_size=4, **settings)
+    assert trainer.train() == 3
+    weights = torch.cat([parameter.detach().flatten() for parameter in trainer.unet.parameters()])
+    others = [torch.empty_like(weights) for _ in range(2)]
+    torch.distributed.all_gather(others, weights)
+    assert torch.equal(*others)
+
+
+def train_until_told(rank: int, output: Path, receivers: tuple[int, ...]) -> None:
+    """SIGTERM comes to some of the processes, whose data never come then, in step 2."""
+
+    class Scenes(SceneDataset):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            if index == 16 + 4 * rank and rank in receivers:
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                time.sleep(10 * FOR_EVER)
+            return super().__getitem__(index)
+
+    make_trainer(output, dataset=Scenes(HalfScenes(), 8, clip_image_size=8), batch_size=4, encoder=encode).train()

@@ -1,0 +1,39 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""What a launcher asks of a run: several processes, and batches in parts."""
+
+import pytest
+import torch
+from helpers_launch import in_two_processes, train, train_until_told
+from helpers_training import state_of
+
+from diffusers_ediffi.training.launch import part_of, parts
+
+NO_ATTENTION = {"self_attention_factors": (), "cross_attention_factors": ()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("network", [{}, NO_ATTENTION], ids=["attention", "no attention"])
+@pytest.mark.parametrize("accumulation", ["1", "2"])
+def test_two_processes_train(tmp_path, optimizer, network, accumulation):
+    """Also a network with parameters that no gradient reaches, and with layers for Muon."""
+    settings = {"optimizer": optimizer, "checkpoint_every": 2}
+    asked = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": accumulation}
+    assert in_two_processes(train, tmp_path, network, settings, **asked) == [0, 0]
+    assert state_of(tmp_path / "run")["step"] == 3
+
+
+@pytest.mark.parametrize("receivers", [(0, 1), (0,), (1,)])
+def test_a_signal_to_any_process_stops_all_at_the_same_step(tmp_path, receivers):
+    """At once, whatever it waits for."""
+    assert in_two_processes(train_until_told, tmp_path, receivers) == [143, 143]
+    assert state_of(tmp_path / "run")["step"] == 2
+
+
+def test_parts_of_a_batch():
+    assert [(part.start, part.stop) for part in parts(5, 2)] == [(0, 3), (3, 5)]
+    assert len(parts(2, 4)) == 2
+    batch = {"images": torch.arange(5), "captions": list("abcde"), "more": ({"x": torch.ones(5, 2)}, None, 0.5)}
+    found = [part_of(batch, part) for part in parts(5, 2)]
+    assert "".join("".join(part["captions"]) for part in found) == "abcde"
+    assert found[1]["images"].tolist() == [3, 4]
+    assert found[1]["more"][0]["x"].shape == (2, 2) and found[1]["more"][1:] == (None, 0.5)
