@@ -26,11 +26,10 @@ requirements = [
 ]
 extras = {
     "train": ["filelock>=3.12", "peft>=0.17", "tokenizers>=0.22", "tqdm>=4.60"],
-    "eval": ["tqdm>=4.60"],
-    "demo": ["gradio>=5"],
+    "eval": ["scipy>=1.11", "tqdm>=4.60"],
     "xformers": ["xformers"],
 }
-extras["test"] = ["pytest>=8", "scipy>=1.11", "torchao>=0.15", *extras["train"], *extras["eval"]]
+extras["test"] = ["markdown-it-py>=3", "pytest>=8", "torchao>=0.15", *extras["train"], *extras["eval"]]
 extras["dev"] = ["mypy>=1.15", "ruff>=0.11", *extras["test"]]
 
 setup(

@@ -14,9 +14,11 @@ where matplotlib is installed, OUTPUT.png.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,7 +27,6 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 
 from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, demo_checkpoint
 from diffusers_ediffi.edm import SIGMA_MAX, SIGMA_MIN, c_in, c_noise, c_out, c_skip, karras_sigmas
@@ -235,6 +236,8 @@ class Mixture:
         return sigma * (x * (weights @ precisions) - weights @ weighted).ravel()
 
     def solve(self, x: np.ndarray) -> np.ndarray:
+        from scipy.integrate import solve_ivp
+
         result = solve_ivp(self.slope, (SIGMA_MAX, 0.0), x.ravel(), method="DOP853", rtol=1e-10, atol=1e-10)
         return result.y[:, -1].reshape(x.shape)
 
@@ -478,6 +481,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure_mixtures(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of all mixtures, and what comes out of each and of their mean."""
+    if importlib.util.find_spec("scipy") is None:
+        sys.exit("error: the mixtures are solved by scipy; pip install scipy, or give --problems demo.")
     rows: list[dict[str, Any]] = []
     summary = {}
     for name, problem in mixtures().items():
