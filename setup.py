@@ -27,7 +27,6 @@ requirements = [
 extras = {
     "train": ["filelock>=3.12", "peft>=0.17", "tokenizers>=0.22", "tqdm>=4.60"],
     "eval": ["scipy>=1.11", "tqdm>=4.60"],
-    "demo": ["gradio>=5"],
     "hub": ["markdown-it-py>=3"],
     "xformers": ["xformers"],
 }

@@ -8,6 +8,10 @@ from transformers import CLIPTokenizer, T5Tokenizer
 from diffusers_ediffi import demo_checkpoint
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all-docs", action="store_true", help="run the commands of all pages of the documentation")
+
+
 @pytest.fixture(autouse=True)
 def no_hooks_of_another_test():
     yield

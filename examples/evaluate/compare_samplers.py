@@ -14,9 +14,11 @@ where matplotlib is installed, OUTPUT.png.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -492,6 +494,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure_mixtures(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of all mixtures, and what comes out of each and of their mean."""
+    if importlib.util.find_spec("scipy") is None:
+        sys.exit("error: the mixtures are solved by scipy; pip install scipy, or give --problems demo.")
     rows: list[dict[str, Any]] = []
     summary = {}
     for name, problem in mixtures().items():

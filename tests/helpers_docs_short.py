@@ -1,0 +1,89 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""How the commands of the documentation are made short, and which of its blocks do not run here."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+_SCENES = "--num-objects 4 --object-weights 0.5 0.5"
+_TRAINING = "--batch-size 2 --num-samples 2 --threads 1"
+_EVALUATION = "--num-prompts 4 --num-style-prompts 4 --num-sr256 4 --num-sr1024 2 --steps 1 --batch-size 2"
+_NETWORKS = ("base", "base-high", "base-middle", "base-low", "sr256", "sr256-low", "sr1024")
+
+# What is appended to each command of a program or script: the last of several values of an option counts.
+SHORT_FORMS = {
+    "ediffi generate": "--size 64 --steps 2",
+    "ediffi paint": "--size 64 --steps 2",
+    "ediffi edit": "--size 64 --steps 2",
+    "attention_recorder.py": "--calls 1 --width 0.25 --size 16",
+    "capacity.py": "--calls 1 --layers 1 2 --experts 2",
+    "guidance.py": "--calls 1 --steps 2",
+    "loading.py": "--gigabytes 0.02",
+    "paint_with_words.py": "--calls 1 --width 0.25 --size 16",  # of benchmarks/
+    "router.py": "--calls 1",
+    "draw/draw_grid.py": "--size 64 --prompts 'a red car' --columns 1",
+    "draw/image_to_image.py": "--size 64 --steps 2 --seeds 0 --strengths 0.5",
+    "draw/inpaint.py": "--size 64 --steps 2 --seeds 0",
+    "draw/paint_with_words.py": "--size 64 --seeds 0 --strengths 1",
+    "draw/paint_with_words_sd.py": "--steps 2",
+    "draw/prompt_schedule.py": "--steps 2 --left 0 100 --num-pairs 1",
+    "draw/record_attention.py": "--steps 2 --num-prompts 2 --batch-size 2",
+    "draw/style_transfer.py": "--size 64 --seeds 3 --scales 0",
+    "draw/variations.py": "--size 64 --seeds 0",
+    "demo/train_base.py": f"{_TRAINING} --total-steps 1",
+    "demo/train_clip.py": "--steps 1 --batch-size 4 --num-captions 200 --num-held-out 4",
+    "demo/train_demo.py": f"--stages clip t5 {' '.join(_NETWORKS)} assemble "
+    f"--steps {' '.join(f'{stage}=1' for stage in ('clip', 't5', *_NETWORKS))}",
+    "demo/train_experts.py": _TRAINING,
+    "demo/train_scorer.py": "--steps 1 --batch-size 4 --num-held-out 8",
+    "demo/train_sr.py": f"{_TRAINING} --total-steps 1 --crop 64",
+    "demo/train_t5.py": "--steps 1 --batch-size 4 --num-captions 200 --num-held-out 8",
+    "evaluate/compare_experts.py": f"{_EVALUATION} --num-loss-scenes 2 --patches-per-image 2 --guidance-scales 1",
+    "evaluate/compare_samplers.py": "--nfe 8 --demo-nfe 4 --images 1",
+    "evaluate/evaluate_demo.py": f"{_EVALUATION} --patches-per-image 2",
+    "evaluate/evaluate_layout.py": f"{_EVALUATION} --strengths 0 0.2",
+    "evaluate/evaluate_layout_coco.py": "--strengths 0 --num-captions 1 --steps 2",
+    "evaluate/guidance_table.py": f"{_EVALUATION} --scales 1 --settings plain --curves both",
+}
+
+# Scripts that run with --all-docs alone, since even their short forms take minutes.
+LONG = ("demo/train_demo.py",)
+
+# Blocks that do not run, by page and a line of them, each with the reason.
+NOT_RUN = {
+    ("CONTRIBUTING.md", "git clone <your fork> && cd diffusers_ediffi"): ".ci/run does the same, from the clone on",
+    ("CONTRIBUTING.md", "pytest tests/experts"): "the tests would run themselves",
+    ("README.md", 'pip install -c constraints.txt ".[test]" && pytest'): "the last line of .ci/run is this one",
+    ("docs/experts.md", "pipe.enable_model_cpu_offload()"): "needs a GPU",
+}
+
+# What needs a network, and what lies in the folder of a page instead of it.
+FETCHED = {
+    "github.com/googlefonts/noto-emoji": "noto-emoji",
+    "images.cocodataset.org/annotations": "annotations",
+    "annotations_trainval2017.zip": "annotations",
+}
+
+
+def short_form(words: Sequence[str]) -> list[str]:
+    """The words of a command with what makes it short."""
+    name = " ".join(words[:2]) if words[0] == "ediffi" else _script(words[1])
+    return [*words, *shlex.split(SHORT_FORMS.get(name, ""))]
+
+
+def is_long(words: Sequence[str]) -> bool:
+    """Whether a command is none for the fast tests."""
+    return words[0] == "python" and _script(words[1]) in LONG
+
+
+def _script(path: str) -> str:
+    """The name of a script of examples/ with its folder, or of benchmarks/ alone."""
+    parts = Path(path).parts
+    return parts[-1] if "benchmarks" in parts else "/".join(parts[-2:])
+
+
+def reason_not_to_run(page: str, text: str) -> str | None:
+    """Why a block does not run here, where it does not."""
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    found = [reason for (of_page, line), reason in NOT_RUN.items() if of_page == page and line in lines]
+    return found[0] if found else None

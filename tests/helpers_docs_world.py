@@ -1,0 +1,151 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The folder that a reader of the documentation works in: the repository, and what pages take for granted.
+
+A repository of the Hub is a folder of its name, which diffusers and transformers take instead of the Hub's.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import helpers_diffusers as sd
+import torch
+import yaml
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from helpers import WIDTH, tiny_pipeline, tiny_unet
+from helpers_coco import tiny_segmenter, write_annotations
+from helpers_docs import ROOT
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from diffusers_ediffi import ExpertRouterUNet, demo_checkpoint
+
+SD = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SDXL = "stabilityai/stable-diffusion-xl"
+# The widths of SDXL's text encoders. Its refiner reads the second alone, and an aesthetic score instead of two sizes.
+WIDTHS = (768, 1280)
+SDXL_BASE = {
+    **sd.SDXL_BASE,
+    "cross_attention_dim": sum(WIDTHS),
+    "projection_class_embeddings_input_dim": 6 * 8 + WIDTHS[1],
+}
+REFINER = {**SDXL_BASE, "cross_attention_dim": WIDTHS[1], "projection_class_embeddings_input_dim": 5 * 8 + WIDTHS[1]}
+
+
+def make_world(folder: Path) -> None:
+    """Fills a folder that every page gets a copy of."""
+    _repository(folder)
+    _emoji(folder / "noto-emoji" / "png" / "512")
+    _hub(folder)
+    _coco(folder / "annotations")
+    shutil.copytree(folder / "org" / "name", folder / "runs" / "demo" / "pipeline")
+    (folder / "runs" / "encoders").symlink_to(demo_checkpoint())
+
+
+def _repository(folder: Path) -> None:
+    """Copies of what commands read and write, since nothing may be written into the repository."""
+    for name in ("benchmarks", "docs", "examples"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "constraints.txt", "model_card.md"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "src").symlink_to(ROOT / "src")
+    for path in (folder / "examples" / "demo" / "schedules").glob("*.yaml"):
+        schedule = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for node in schedule["nodes"]:
+            node["steps"] = 1
+        path.write_text(yaml.safe_dump(schedule), encoding="utf-8")
+
+
+def _emoji(folder: Path) -> None:
+    """A coloured square for each picture of Noto Emoji that the demo's scenes are made of."""
+    folder.mkdir(parents=True)
+    names = json.loads((ROOT / "examples" / "demo" / "demo_objects.json").read_text(encoding="utf-8")).values()
+    for i, name in enumerate(names):
+        Image.new("RGBA", (48, 48), (37 * i % 256, 91 * i % 256, 151 * i % 256, 255)).save(folder / name)
+
+
+def make_objects(folder: Path) -> None:
+    """The folder of objects, as make_object_folder.py makes it."""
+    names = json.loads((ROOT / "examples" / "demo" / "demo_objects.json").read_text(encoding="utf-8"))
+    pictures = folder / "noto-emoji" / "png" / "512"
+    (folder / "noto_objects").mkdir()
+    index = [{"file": name, "phrase": phrase} for phrase, name in names.items()]
+    for name in names.values():
+        shutil.copy(pictures / name, folder / "noto_objects")
+    (folder / "noto_objects" / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _hub(folder: Path) -> None:
+    """Tiny models with random weights under the names that the pages load."""
+    sd.build(StableDiffusionPipeline, sd.tiny_unet()).save_pretrained(folder / SD)
+    for seed, name in enumerate(("low-noise", "high-noise"), start=1):
+        sd.tiny_unet(seed).save_pretrained(folder / "org" / name / "unet")
+    (folder / "org" / "fine-details").mkdir()
+    save_file(sd.lora(StableDiffusionPipeline), folder / "org" / "fine-details" / "pytorch_lora_weights.safetensors")
+    _sdxl().save_pretrained(folder / f"{SDXL}-base-1.0")
+    sd.tiny_unet(2, **REFINER).save_pretrained(folder / f"{SDXL}-refiner-1.0" / "unet")
+    tiny_pipeline(default_num_inference_steps=(2, 1, 1)).save_pretrained(folder / "org" / "name")
+    _safety_checker().save_pretrained(folder / "CompVis" / "stable-diffusion-safety-checker")
+    tiny_segmenter(folder / "facebook" / "mask2former-swin-large-coco-panoptic")
+
+
+def _sdxl() -> StableDiffusionXLPipeline:
+    """Small, but with text encoders as wide as SDXL's, since the refiner reads some of their columns."""
+    pipe = sd.build(StableDiffusionXLPipeline, sd.tiny_unet(**SDXL_BASE))
+    classes = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    for (name, encoder), width in zip(classes.items(), WIDTHS, strict=True):
+        config = {**getattr(pipe, name).config.to_dict(), "hidden_size": width, "projection_dim": width}
+        pipe.register_modules(**{name: encoder(CLIPTextConfig(**config)).eval()})
+    return pipe
+
+
+def _safety_checker() -> StableDiffusionSafetyChecker:
+    tower = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**tower, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    return StableDiffusionSafetyChecker(CLIPConfig(text_config=tower, vision_config=vision, projection_dim=WIDTH))
+
+
+def _coco(folder: Path) -> None:
+    folder.mkdir()
+    write_annotations(folder)
+    for name in ("instances", "captions"):
+        (folder / f"{name}.json").rename(folder / f"{name}_val2017.json")
+
+
+# Networks that hours of training make: here tiny ones, or those of the packaged model.
+TRAINED = ("runs/base-high/unet", "runs/painted/unet", "runs/root/nodes/root/unet", "runs/config-d/unet")
+PACKAGED = {"runs/single/unet": "unet/expert.2", "runs/level-2/unet": "unet"}
+
+
+def make_page_folder(world: Path, folder: Path, text: str, shell: bool) -> None:
+    """Copies the world for a page of this text, with what its own commands make only if they do not run."""
+    shutil.copytree(world, folder, symlinks=True)
+    if not shell or "--output noto_objects" not in text:
+        make_objects(folder)
+    if shell and "examples/demo/schedules" in text:  # its commands train all of these
+        return
+    for number, name in enumerate(TRAINED):
+        unet = tiny_unet(number)
+        if name == "runs/config-d/unet":
+            unet = ExpertRouterUNet.from_unets([tiny_unet(5), tiny_unet(6)], [1.0])
+        unet.save_pretrained(folder / name)
+    for name, part in PACKAGED.items():
+        (folder / name).parent.mkdir()
+        (folder / name).symlink_to(Path(demo_checkpoint()) / part)
+
+
+def make_short_demo(folder: Path) -> Path:
+    """The demo model with few steps and without its last stage, which takes the most time."""
+    index = json.loads((Path(demo_checkpoint()) / "model_index.json").read_text(encoding="utf-8"))
+    none = {name: [None, None] for name in ("unet_sr1024", "scheduler_sr1024")}
+    index |= {**none, "default_num_inference_steps": [2, 1, 1]}
+    folder.mkdir()
+    for path in Path(demo_checkpoint()).iterdir():
+        if path.is_dir():
+            os.symlink(path, folder / path.name)
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
