@@ -1,11 +1,20 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Tiny, complete parts of a pipeline with random weights: real classes throughout, only small."""
 
+import os
+
 import pytest
+import torch
 from helpers import forget_hooked_parts, tiny_pipeline
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from diffusers_ediffi import demo_checkpoint
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):  # of several processes, which share the cores
+        torch.set_num_threads(1)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
 
 
 def pytest_addoption(parser):

@@ -2,6 +2,7 @@
 """Tiny, complete parts of a pipeline with random weights, real classes throughout, and short calls of it."""
 
 import functools
+import re
 import string
 
 import numpy as np
@@ -155,6 +156,11 @@ def tiny_pipeline(**changes):
 
 
 PROMPT = "a red cat above a blue house"
+
+
+def as_id(value):
+    """The name of a parameter, the same in every process."""
+    return re.sub(r" at 0x\w+", "", str(value))
 
 
 def seeded(seed=0):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from helpers import PROMPT, SIZES, seeded, tiny_pipeline, tiny_unet
+from helpers import PROMPT, SIZES, as_id, seeded, tiny_pipeline, tiny_unet
 from helpers_editing import SCHEDULERS, STEPS, draw, img2img, picture, pixels, seeds
 from PIL import Image
 
@@ -359,7 +359,7 @@ def test_the_signature_names_all_arguments():
         ({"height": 9}, "height=9"),
         ({"prompt": ""}, "prompt='' is empty"),
     ],
-    ids=str,
+    ids=as_id,
 )
 def test_bad_input_is_refused_before_anything_runs(edit, monkeypatch, arguments, message):
     monkeypatch.setattr(edit, "encode_prompt", None)  # what is expensive begins here

@@ -7,7 +7,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from helpers import PROMPT, SIZES, seeded, tiny_pipeline, tiny_unet
+from helpers import PROMPT, SIZES, as_id, seeded, tiny_pipeline, tiny_unet
 from helpers_editing import SCHEDULERS, STEPS, draw, img2img, picture, pixels, seeds
 from PIL import Image
 
@@ -239,7 +239,7 @@ def test_from_pipe_from_pretrained_and_the_signature(pipe, tmp_path):
         ({"sigma_start": 2.5, "strength": 0.5}, "strength=0.5 and sigma_start=2.5 both say where a stage begins"),
         ({"sigma_start": 100}, "sigma_start=100"),
     ],
-    ids=str,
+    ids=as_id,
 )
 def test_bad_input_is_refused_before_anything_runs(fill, monkeypatch, arguments, message):
     monkeypatch.setattr(fill, "encode_prompt", None)  # what is expensive begins here
