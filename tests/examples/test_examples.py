@@ -6,7 +6,7 @@ import runpy
 import sys
 
 import pytest
-from helpers_examples import EXAMPLES, scripts
+from helpers_examples import BENCHMARKS, EXAMPLES, scripts
 
 
 @pytest.mark.parametrize("path", scripts(), ids=lambda path: path.name)
@@ -17,6 +17,22 @@ def test_help(path, monkeypatch, capsys):
         runpy.run_path(str(path), run_name="__main__")
     assert stop.value.code == 0
     assert f"usage: {path.name}" in capsys.readouterr().out
+
+
+# What `pip install .` brings, with what PyTorch and transformers bring.
+INSTALLED = {"accelerate", "diffusers", "diffusers_ediffi", "filelock", "huggingface_hub", "numpy", "PIL"}
+INSTALLED |= {"safetensors", "tokenizers", "torch", "tqdm", "transformers", "yaml"}
+
+
+@pytest.mark.parametrize("path", [*scripts(), *sorted(BENCHMARKS.glob("*.py"))], ids=lambda path: path.name)
+def test_help_needs_no_more_than_is_installed(path):
+    """What is imported at the top is there without extras; what is not is asked for in one line where it is needed."""
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    beside = {other.stem for other in path.parent.glob("*.py")}
+    foreign = {name.partition(".")[0] for name in names} - beside - sys.stdlib_module_names
+    assert foreign <= INSTALLED
 
 
 @pytest.mark.parametrize("path", scripts(), ids=lambda path: path.name)
