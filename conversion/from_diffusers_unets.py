@@ -20,7 +20,6 @@ where they come from, with the hashes of the files. Nothing is written where any
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
@@ -35,6 +34,7 @@ from tqdm.auto import tqdm
 
 import diffusers_ediffi
 from diffusers_ediffi import ExpertAdapter, ExpertRouterUNet
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.discrete_time import betas_of
 from diffusers_ediffi.experts.files import check_weights, load_networks
 from diffusers_ediffi.experts.routes import UNITS, check_boundaries
@@ -191,7 +191,7 @@ def described(router: Any, sources: Sequence[Source]) -> str:
 
 def parse_arguments(arguments: list[str] | None) -> Wanted:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unets", nargs="+", required=True, metavar="MODEL", help="lowest noise first")
     parser.add_argument("--boundaries", nargs="*", type=float, default=[], help="one fewer than there are U-Nets")
     parser.add_argument("--unit", choices=UNITS, default="sigma", help="of the boundaries (default: sigma)")
@@ -206,12 +206,9 @@ def parse_arguments(arguments: list[str] | None) -> Wanted:
 
 def main(arguments: list[str] | None = None) -> None:
     """Converts and prints the table."""
-    args = parse_arguments(arguments)
-    try:
-        print(convert(args))
-    except (OSError, ValueError, TypeError) as error:
-        sys.exit(f"error: {error}")
+    print(convert(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

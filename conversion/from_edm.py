@@ -15,7 +15,6 @@ Writes OUTPUT, an EDiffIUNet's folder, and in it `conversion.json` with the hash
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
 from adm_layout import Transfer, transfer_edm
@@ -25,6 +24,7 @@ from tables import counted, table
 from torch import nn
 
 from diffusers_ediffi import EDiffIUNet
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.files import write_json, written_whole
 from diffusers_ediffi.models.attention import zero
 
@@ -149,7 +149,7 @@ def described(unet: nn.Module, transfer: Transfer, fresh: list[str]) -> str:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the .pkl of EDM, or a plain state dict of it")
     parser.add_argument("--output", type=Path, required=True, help="the new folder")
     parser.add_argument("--encoder-hid-dim", type=int, default=768, help="width of CLIP's text tokens (768)")
@@ -161,12 +161,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Converts and prints the table."""
-    args = parse_arguments(arguments)
-    try:
-        print(convert(args))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    print(convert(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line():
+        main()

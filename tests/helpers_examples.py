@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The scripts of examples/ and benchmarks/: where they are, and how a test imports or starts one."""
+"""The scripts of examples/, conversion/ and benchmarks/: where they are, and how a test imports or starts one."""
 
 import importlib
 import subprocess
@@ -12,7 +12,8 @@ EXAMPLES = ROOT / "examples"
 
 def scripts():
     """Every script, without what scripts share."""
-    paths = sorted([*EXAMPLES.rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+    others = [path for folder in ("benchmarks", "conversion") for path in (ROOT / folder).glob("*.py")]
+    paths = sorted([*EXAMPLES.rglob("*.py"), *others])
     return [path for path in paths if "__main__" in path.read_text(encoding="utf-8")]
 
 

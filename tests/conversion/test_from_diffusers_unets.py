@@ -127,16 +127,15 @@ def test_what_makes_no_router_is_refused_and_nothing_written(converter, pipeline
     weights.write_bytes(weights.read_bytes()[:-100])
     before = sorted(path.name for path in tmp_path.iterdir())
     change = [part.format(tmp=tmp_path) for part in change]
-    with pytest.raises(SystemExit, match=message) as error:
+    with pytest.raises((ValueError, OSError), match=message):
         converter.main([*options(pipelines, tmp_path / "out"), *change])
-    assert str(error.value).startswith("error: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_networks_that_differ_are_refused(converter, tmp_path):
     tiny_unet(0).save_pretrained(tmp_path / "a")
     tiny_unet(0, in_channels=9).save_pretrained(tmp_path / "b")
-    with pytest.raises(SystemExit, match="the experts differ in in_channels"):
+    with pytest.raises(ValueError, match="the experts differ in in_channels"):
         converter.main(
             options([tmp_path / "a", tmp_path / "b"], tmp_path / "out", "--boundaries", "9", "--unit", "timestep")
         )

@@ -59,9 +59,12 @@ def wrong_values(path, nowhere):
         "demo": [*output, "--objects", nowhere],
         "hub": [nowhere],
         "benchmarks": ["--calls", "0"],
+        "conversion": ["--output", nowhere / "out"],
     }[room] + {
         "compare_experts": ["--networks", f"a={nowhere}"],
         "compare_samplers": [],
+        "from_diffusers_unets": ["--unets", nowhere, nowhere, "--boundaries", "1"],
+        "from_edm": ["--checkpoint", nowhere],
         "evaluate_layout_coco": ["--model", nowhere, "--captions", nowhere, "--annotations", nowhere],
         "loading": [],
         "make_object_folder": ["--noto-emoji", nowhere],

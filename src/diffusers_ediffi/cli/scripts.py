@@ -1,5 +1,6 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""How a script says what is wrong with its arguments or files: in one line. Those of examples/ and benchmarks/ do."""
+"""How a script says what is wrong with its arguments or files: in one line. Those of examples/,
+conversion/ and benchmarks/ do."""
 
 import argparse
 import sys
