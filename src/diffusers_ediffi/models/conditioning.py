@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 from torch import nn
 
+from ..checks import is_number
 from ..images import as_pil_images
 from ..phrases import quoted
 from .encoder_table import CLIP_TEXT_COLUMNS, CLIP_TEXT_TOKENS, T5_COLUMNS, T5_TOKENS
@@ -205,10 +207,22 @@ def encode_clip_image(
     return image_encoder(pixels.to(device or image_encoder.device, image_encoder.dtype)).image_embeds
 
 
+def longest(tokenizer: Any, tokens: int) -> int:
+    """How many tokens a text has at most: those of an encoder, or fewer where its tokenizer is for fewer.
+
+    Raises:
+        ValueError: The tokenizer's file says no number.
+    """
+    length = tokenizer.model_max_length
+    if not is_number(length, Real) or not length >= 1:
+        raise ValueError(f"model_max_length={length!r} of the tokenizer must be a number of tokens, at least 1.")
+    return int(min(length, tokens))
+
+
 def _tokenize(prompt: Sequence[str], tokenizer: Any, tokens: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns ids and mask (batch, tokens); warns with the words that do not fit."""
     prompt = list(prompt)
-    length = min(tokenizer.model_max_length, tokens)
+    length = longest(tokenizer, tokens)
     _warn_of_lost_words(prompt, tokenizer, length, name)
     # Padding to the full length gives every prompt the same columns, so that a batch equals its single images.
     batch = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..models.conditioning import encode_clip_text, encode_t5
+from ..models.conditioning import encode_clip_text, encode_t5, longest
 from ..models.encoder_table import (
     CLIP_IMAGE,
     CLIP_TEXT,
@@ -156,7 +156,7 @@ class EncodersMixin:
         for encoder in TEXT_ENCODERS:
             tokenizer = getattr(self, encoder.processor)
             if getattr(self, encoder.component) is not None and tokenizer is not None:
-                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, encoder.tokens))
+                tokens = PromptTokens(prompt, tokenizer, longest(tokenizer, encoder.tokens))
                 readers.append((encoder.label, tokens, encoder.columns.start))
         return readers
 

@@ -8,6 +8,8 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 
+from ..models.folders import check_folder, names_its_folder
+
 logger = logging.get_logger(__name__)
 
 
@@ -20,6 +22,7 @@ class LoadablePipeline(DiffusionPipeline):
     unet_sr1024: Any
 
     @classmethod
+    @names_its_folder
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
         """Loads a pipeline, see `DiffusionPipeline.from_pretrained`.
 
@@ -30,6 +33,8 @@ class LoadablePipeline(DiffusionPipeline):
         is_path = isinstance(pretrained_model_name_or_path, os.PathLike) or os.path.isabs(name) or name.count("/") > 1
         if (is_path or name.startswith((".", "~"))) and not os.path.isdir(name):
             raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
+        if os.path.isdir(name):
+            check_folder(name)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
@@ -51,6 +56,13 @@ class LoadablePipeline(DiffusionPipeline):
         super().to(*args, **kwargs)
         keep_out_of_float16(self.text_encoder_2)
         return self
+
+    @classmethod
+    def download(cls, *args: Any, **kwargs: Any) -> str | os.PathLike:
+        """Brings a pipeline from the Hub, see `DiffusionPipeline.download`."""
+        folder = super().download(*args, **kwargs)
+        check_folder(folder)
+        return folder
 
     def set_attention_backend(self, backend: str) -> None:
         """Sets the attention backend of every U-Net that is loaded, such as `"native"` or `"xformers"`."""
