@@ -57,6 +57,7 @@ def test_what_is_no_configuration_is_an_error_that_names_it(stranger, file, cont
         ("unet/config.json", {"unets": [{"config": 3}, None]}),
         ("unet/config.json", {"betas": "a"}),
         ("unet/config.json", {"boundaries": [[]]}),
+        ("unet/config.json", {"shared_base": "false"}),
         ("text_encoder/config.json", {"dtype": "FLOAT32"}),
         ("tokenizer/tokenizer.json", {"version": ""}),
         ("tokenizer/tokenizer.json", {"added_tokens": [1]}),
@@ -96,6 +97,15 @@ def test_a_tokenizer_says_how_long_a_text_may_be(stranger):
     pipe = EDiffIPipeline.from_pretrained(stranger)
     pipe.set_progress_bar_config(disable=True)
     with pytest.raises(ValueError, match="model_max_length='77' of the tokenizer"):
+        pipe("a cat", num_inference_steps=1)
+
+
+@pytest.mark.parametrize(("tokenizer", "encoder"), [("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")])
+def test_a_tokenizer_of_another_model_is_refused(saved, tokenizer, encoder):
+    pipe = EDiffIPipeline.from_pretrained(saved)
+    pipe.set_progress_bar_config(disable=True)
+    getattr(pipe, tokenizer).add_tokens(["cat"])
+    with pytest.raises(ValueError, match="gives the token .* load both from the same model"):
         pipe("a cat", num_inference_steps=1)
 
 

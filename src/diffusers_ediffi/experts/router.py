@@ -395,6 +395,8 @@ def _check_is_router(root: Path, config: Any) -> None:
     entries = config if isinstance(config, dict) else {"_class_name": type(config).__name__}
     if not isinstance(entries.get("unets"), list):
         raise ValueError(f"{root} does not hold a router but a {entries.get('_class_name')}; load it by that class.")
+    if not isinstance(config.get("shared_base", False), bool):
+        raise ValueError(f"shared_base={config['shared_base']!r} of {root} must be true or false.")
     check_folder(root)
     check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
 

@@ -156,6 +156,7 @@ def encode_clip_text(
         (batch, projection width).
     """
     input_ids, _ = _tokenize(prompt, tokenizer, CLIP_TEXT_TOKENS, "CLIP")
+    _check_ids(input_ids, text_encoder, "CLIP")
     output = text_encoder(input_ids.to(device or text_encoder.device))
     return output.last_hidden_state, output.text_embeds
 
@@ -180,6 +181,7 @@ def encode_t5(
         ValueError: The encoder returned values that are not finite, as T5 does in float16.
     """
     input_ids, mask = _tokenize(prompt, tokenizer, T5_TOKENS, "T5")
+    _check_ids(input_ids, text_encoder, "T5")
     device = device or text_encoder.device
     mask = mask.to(device)
     tokens = text_encoder(input_ids.to(device), attention_mask=mask).last_hidden_state
@@ -227,6 +229,16 @@ def _tokenize(prompt: Sequence[str], tokenizer: Any, tokens: int, name: str) -> 
     # Padding to the full length gives every prompt the same columns, so that a batch equals its single images.
     batch = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return batch.input_ids, batch.attention_mask
+
+
+def _check_ids(input_ids: torch.Tensor, text_encoder: Any, name: str) -> None:
+    """A tokenizer and an encoder of different models: on a GPU it would be an error that ends the process."""
+    known, highest = text_encoder.config.vocab_size, int(input_ids.max())
+    if highest >= known:
+        raise ValueError(
+            f"the tokenizer of {name} gives the token {highest}, and its encoder knows {known} tokens: load both from "
+            "the same model."
+        )
 
 
 def _warn_of_lost_words(prompt: list[str], tokenizer: Any, length: int, name: str) -> None:
