@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Whether timesteps are c_noise or the steps of a discrete-time model, asked of every scheduler in the same way."""
 
+import functools
 import math
 
 import pytest
@@ -131,3 +132,11 @@ def test_the_largest_model_that_is_taken():
     assert (
         len(log_sigmas({"num_train_timesteps": MAX_TRAIN_TIMESTEPS, "beta_start": 1e-6, "beta_end": 1e-4})) == 100_000
     )
+
+
+@pytest.mark.parametrize(
+    "trained", [[], [[0.1]], ["a"], [None], 0.1, "0.1", functools.reduce(lambda x, _: [x], range(99), 0.1)]
+)
+def test_trained_betas_are_a_list_of_numbers(trained):
+    with pytest.raises(ValueError, match="trained_betas"):
+        log_sigmas({"trained_betas": trained, "num_train_timesteps": 1})

@@ -127,7 +127,7 @@ def _check_betas(betas: Mapping[str, Any]) -> None:
 
 
 def _are_finite(values: Sequence[Any] | np.ndarray) -> bool:
-    return np.ndim(values) == 1 and len(values) > 0 and all(map(is_finite, values))
+    return len(values) > 0 and all(map(is_finite, values))
 
 
 def check_train_timesteps(steps: Any) -> None:

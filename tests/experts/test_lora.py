@@ -45,3 +45,10 @@ def test_refuses_files_that_hold_no_expert(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:20])
     with pytest.raises(OSError, match="is damaged"):
         LoraExpert.load(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize("config", ["", "[", "[" * 9000, "null", "[1]", "NaN"], ids=lambda text: text[:5])
+def test_a_header_that_holds_no_configuration_is_refused(tmp_path, config):
+    save_file({"a": torch.zeros(1)}, tmp_path / "expert.safetensors", metadata={"expert_config": config})
+    with pytest.raises(ValueError, match=r"expert_config in the header of .*expert\.safetensors"):
+        LoraExpert.load(tmp_path / "expert.safetensors")

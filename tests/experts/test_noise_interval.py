@@ -172,3 +172,17 @@ def test_ensembles_of_the_paper():
 def test_bad_input_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize(("p_mean", "p_std"), [(0.0, 100.0), (-1.2, 10.0), (90.0, 1.2), (-1e300, 1e-3), (0.0, 1e308)])
+def test_noise_levels_beyond_float32_are_refused(p_mean, p_std):
+    with pytest.raises(ValueError, match="p_std"):
+        NoiseInterval.from_node(3, 7, p_mean, p_std)
+
+
+@pytest.mark.parametrize(("level", "index"), [(0, 0), (3, 0), (3, 7), (9, 511)])
+@pytest.mark.parametrize(("p_mean", "p_std"), [(-1.2, 9.5), (60.0, 3.0), (-60.0, 3.0), (0.0, 1e-3)])
+def test_widest_distributions_draw_inside_their_intervals(level, index, p_mean, p_std):
+    interval = NoiseInterval.from_node(level, index, p_mean, p_std)
+    sigmas = interval.sample((500,), generator=torch.Generator().manual_seed(0))
+    assert sigmas.isfinite().all() and (sigmas > 0).all() and all(interval.contains(float(s)) for s in sigmas)

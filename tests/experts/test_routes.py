@@ -207,3 +207,15 @@ def test_refuses_no_expert_at_all():
 def test_refuses_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         Routes(**{"boundaries": [1.0], "trained_on": untrained(2), **settings})
+
+
+@pytest.mark.parametrize("betas", ["linear", 3, [1], [["beta_start", 0.1]]], ids=str)
+def test_betas_are_settings_by_name(betas):
+    with pytest.raises(ValueError, match="betas=.* must be a dict"):
+        Routes([1.0], betas=betas, trained_on=[None, None])
+
+
+@pytest.mark.parametrize("trained_on", [3, [3], [[0.0]], [[0.0, [None]]], ["ab"]], ids=str)
+def test_trained_on_of_any_network_is_checked(trained_on):
+    with pytest.raises(ValueError, match="trained_on"):
+        Routes([1.0], trained_on=[None, trained_on])

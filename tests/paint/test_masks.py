@@ -61,6 +61,8 @@ def test_soft_masks_and_boxes():
         (np.full((4, 4), 300), r"must lie in \[0, 255\]"),
         (np.ones((3, 4, 4)), r"shape \(3, 4, 4\)"),
         (np.array([["a"]]), "dtype"),
+        (torch.ones(4, 4, dtype=torch.complex64), "dtype torch.complex64"),
+        (np.full((4, 4), 1j), "dtype complex128"),
         ([[1, 0], [1]], "ragged"),
         ("mask.png", "is of type str"),
         (None, "is of type NoneType"),

@@ -129,3 +129,9 @@ def test_regions_as_settings():
         {"phrase": "cat", "mask": [0, 0, 0.5, 1], "seed": 3},
         {"phrase": "sun", "mask": "picture", "weight": 0.5},
     ]
+
+
+@pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf"), 10**400, "48", [48.0], None], ids=str)
+def test_the_tolerance_of_a_canvas_is_a_distance(tolerance):
+    with pytest.raises(ValueError, match="tolerance="):
+        regions_from_color_map(np.zeros((2, 2, 3), np.uint8), {"black": "cat"}, tolerance)

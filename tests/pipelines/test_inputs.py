@@ -188,3 +188,15 @@ def test_t5_that_overflows_is_refused(pipe):
         pipe.text_encoder_2.shared.weight.fill_(math.inf)
     with pytest.raises(ValueError, match="overflows"):
         draw(pipe)
+
+
+@pytest.mark.parametrize("callback", [3, "print", ["print"], object()], ids=lambda value: type(value).__name__)
+def test_a_callback_can_be_called(base_pipe, callback):
+    with pytest.raises(ValueError, match="callback_on_step_end=.* must be a function"):
+        base_pipe("a cat", callback_on_step_end=callback)
+
+
+@pytest.mark.parametrize("names", [3, 0.5, None, "latents", {"latents": 1}, [3], ["x"]], ids=str)
+def test_a_callback_is_given_tensors_by_a_list_of_names(base_pipe, names):
+    with pytest.raises(ValueError, match="callback_on_step_end_tensor_inputs="):
+        base_pipe("a cat", callback_on_step_end_tensor_inputs=names)

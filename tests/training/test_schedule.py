@@ -220,3 +220,11 @@ def test_schedules_in_the_documentation_are_sound():
 def test_a_child_outside_of_its_parent_may_say_why():
     schedule = Schedule.parse(changed(nodes_2={"init_from": "high", "outside_parent": "the parent was at hand"}))
     assert schedule["rest"].parent == "high"
+
+
+@pytest.mark.parametrize("expert", ["3", "[base]", "null", "{base: 1}", "''", "../base"])
+def test_a_route_names_a_node(expert):
+    with pytest.raises(ValueError, match=r"routes\[0\].expert"):
+        Schedule.parse(
+            f"nodes: [{{name: base, node: [0, 0], steps: 1}}]\nroutes: [{{expert: {expert}, node: [0, 0]}}]\n"
+        )

@@ -73,6 +73,8 @@ def expert_class(index: int, description: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: if folder, library or class are not allowed.
     """
+    if not isinstance(description, Mapping) or not isinstance(description.get("config", {}), Mapping):
+        raise ValueError(f"unets[{index}] of the configuration must hold folder, library, class_name and config.")
     folder, library, name = (description.get(key) for key in ("folder", "library", "class_name"))
     allowed = expert_folder(index)
     if folder != allowed:
@@ -87,7 +89,7 @@ def expert_class(index: int, description: Mapping[str, Any]) -> Any:
 
 def build_expert(index: int, description: Mapping[str, Any]) -> Any:
     """The network that a configuration describes, untrained."""
-    return expert_class(index, description).from_config(description["config"])
+    return expert_class(index, description).from_config(description.get("config", {}))
 
 
 def write_marker(

@@ -91,7 +91,18 @@ class LoraExpert:
                 f"{file} is not a low-rank expert, as LoraExpert.save writes them: its header lacks {CONFIG!r}."
             )
         check_complete(set(json.loads(metadata.get(TENSORS, "[]"))) - weights.keys(), file)
-        return cls(weights, json.loads(metadata[CONFIG]))
+        return cls(weights, _config(metadata[CONFIG], file))
+
+
+def _config(text: str, file: str | Path) -> dict[str, Any]:
+    """The configuration in a file's header."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the {CONFIG} in the header of {file} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"the {CONFIG} in the header of {file} is {config!r}, not a configuration.")
+    return config
 
 
 def write_weights(weights: dict[str, torch.Tensor], file: str | Path, metadata: dict[str, str] | None = None) -> None:

@@ -18,6 +18,8 @@ import torch
 from ..checks import as_float, is_finite, is_number
 from ..edm import P_MEAN, P_STD, sigma_cdf, sigma_quantile
 
+_FARTHEST = 9.0  # standard deviations from the mean, beyond which `sample` draws nothing
+_LARGEST_LOG = 87.0  # of float32
 _DEEPEST_LEVEL = 53  # below it float64 no longer tells the last interval from the end of the axis
 
 
@@ -32,7 +34,12 @@ def _check_node(level: int, index: int) -> None:
 
 def _check_distribution(p_mean: float, p_std: float) -> None:
     if not (is_finite(p_mean) and is_finite(p_std) and p_std > 0):
-        raise ValueError(f"p_mean must be finite and p_std positive, got {p_mean} and {p_std}.")
+        raise ValueError(f"p_mean must be finite and p_std positive, got {p_mean!r} and {p_std!r}.")
+    if abs(p_mean) + _FARTHEST * p_std > _LARGEST_LOG:
+        raise ValueError(
+            f"with p_mean={p_mean:g} and p_std={p_std:g} noise levels leave float32, in which they are drawn; give a "
+            "smaller p_std, such as 1.2."
+        )
 
 
 def parent(level: int, index: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from torch import nn
 from ..checks import as_float
 from ..discrete_time import betas_of
 from ..files import check_is_folder, saved_whole
+from ..models.folders import check_counts, check_folder, names_its_folder
 from ..models.turns import lock_of
 from ..models.weight_files import check_without_adapters
 from .adapter import check_adapters, load_adapters, save_texts
@@ -387,6 +388,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         self._upload_folder(folder, repo_id, token=token, **upload)
 
     @classmethod
+    @names_its_folder
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
@@ -427,15 +429,20 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
 
 def _built(unets: Sequence[Any], shared_base: bool) -> list[Any]:
     """The experts, untrained where a saved configuration describes them."""
+    check_counts([unet for unet in unets if isinstance(unet, dict)], "the configuration of the experts")
     experts = [build_expert(i, unet) if isinstance(unet, dict) else unet for i, unet in enumerate(unets)]
     if shared_base and isinstance(unets[0], dict):  # a configuration alone holds no differences yet
         experts = LoraExperts(experts[0], [LoraExpert({}, unet["config"]) for unet in unets]).as_unets()
     return experts
 
 
-def _check_is_router(root: Path, config: dict[str, Any]) -> None:
-    if not isinstance(config.get("unets"), list):
-        raise ValueError(f"{root} does not hold a router but a {config.get('_class_name')}; load it by that class.")
+def _check_is_router(root: Path, config: Any) -> None:
+    entries = config if isinstance(config, dict) else {"_class_name": type(config).__name__}
+    if not isinstance(entries.get("unets"), list):
+        raise ValueError(f"{root} does not hold a router but a {entries.get('_class_name')}; load it by that class.")
+    if not isinstance(config.get("shared_base", False), bool):
+        raise ValueError(f"shared_base={config['shared_base']!r} of {root} must be true or false.")
+    check_folder(root)
     check_boundaries(config.get("boundaries", ()), len(config["unets"]), config.get("unit", "sigma"))
 
 

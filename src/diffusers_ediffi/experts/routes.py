@@ -13,6 +13,7 @@ import torch
 
 from ..discrete_time import BETA_SETTINGS, log_sigmas
 from ..edm import c_noise, sigma_from_c_noise
+from ..models.network_config import check_trained_on
 from .files import expert_folder
 
 UNITS = ("sigma", "timestep")
@@ -53,6 +54,8 @@ class Routes:
 
     def __post_init__(self) -> None:
         boundaries = tuple(check_boundaries(self.boundaries, len(self.trained_on), self.unit))
+        for trained_on in self.trained_on:
+            check_trained_on(trained_on)
         object.__setattr__(self, "boundaries", boundaries)
         self._check_betas()
         object.__setattr__(self, "_log_sigmas", None if self.betas is None else log_sigmas(self.betas))
@@ -129,6 +132,8 @@ class Routes:
         return self._to_timestep(boundary) - 1e-3  # discrete timesteps are whole numbers
 
     def _check_betas(self) -> None:
+        if self.betas is not None and not isinstance(self.betas, Mapping):
+            raise ValueError(f"betas={self.betas!r} must be a dict with some of {', '.join(BETA_SETTINGS)}, or None.")
         unknown = sorted(set(self.betas or ()) - set(BETA_SETTINGS))
         if unknown:
             raise ValueError(f"betas has the unknown entries {unknown}; there are {BETA_SETTINGS}.")

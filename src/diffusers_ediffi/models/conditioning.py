@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 from torch import nn
 
+from ..checks import is_number
 from ..images import as_pil_images
 from ..phrases import quoted
 from .encoder_table import CLIP_TEXT_COLUMNS, CLIP_TEXT_TOKENS, T5_COLUMNS, T5_TOKENS
@@ -154,6 +156,7 @@ def encode_clip_text(
         (batch, projection width).
     """
     input_ids, _ = _tokenize(prompt, tokenizer, CLIP_TEXT_TOKENS, "CLIP")
+    _check_ids(input_ids, text_encoder, "CLIP")
     output = text_encoder(input_ids.to(device or text_encoder.device))
     return output.last_hidden_state, output.text_embeds
 
@@ -178,6 +181,7 @@ def encode_t5(
         ValueError: The encoder returned values that are not finite, as T5 does in float16.
     """
     input_ids, mask = _tokenize(prompt, tokenizer, T5_TOKENS, "T5")
+    _check_ids(input_ids, text_encoder, "T5")
     device = device or text_encoder.device
     mask = mask.to(device)
     tokens = text_encoder(input_ids.to(device), attention_mask=mask).last_hidden_state
@@ -205,14 +209,36 @@ def encode_clip_image(
     return image_encoder(pixels.to(device or image_encoder.device, image_encoder.dtype)).image_embeds
 
 
+def longest(tokenizer: Any, tokens: int) -> int:
+    """How many tokens a text has at most: those of an encoder, or fewer where its tokenizer is for fewer.
+
+    Raises:
+        ValueError: The tokenizer's file says no number.
+    """
+    length = tokenizer.model_max_length
+    if not is_number(length, Real) or not length >= 1:
+        raise ValueError(f"model_max_length={length!r} of the tokenizer must be a number of tokens, at least 1.")
+    return int(min(length, tokens))
+
+
 def _tokenize(prompt: Sequence[str], tokenizer: Any, tokens: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns ids and mask (batch, tokens); warns with the words that do not fit."""
     prompt = list(prompt)
-    length = min(tokenizer.model_max_length, tokens)
+    length = longest(tokenizer, tokens)
     _warn_of_lost_words(prompt, tokenizer, length, name)
     # Padding to the full length gives every prompt the same columns, so that a batch equals its single images.
     batch = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return batch.input_ids, batch.attention_mask
+
+
+def _check_ids(input_ids: torch.Tensor, text_encoder: Any, name: str) -> None:
+    """A tokenizer and an encoder of different models: on a GPU it would be an error that ends the process."""
+    known, highest = text_encoder.config.vocab_size, int(input_ids.max())
+    if highest >= known:
+        raise ValueError(
+            f"the tokenizer of {name} gives the token {highest}, and its encoder knows {known} tokens: load both from "
+            "the same model."
+        )
 
 
 def _warn_of_lost_words(prompt: list[str], tokenizer: Any, length: int, name: str) -> None:

@@ -5,7 +5,6 @@ Two structures: `adm`, the U-Net of Dhariwal and Nichol for the base model, and 
 Imagen's Efficient U-Net for the super-resolution models. Both return the raw output F of equation 1.
 """
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,15 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
-from ..checks import is_finite
 from ..edm import c_in, noisy_residual, residual_coefficients, sigma_from_c_noise
 from ..files import saved_whole
 from .attention import AttentionBlock, zero
 from .blocks import ResnetBlock, build_adm, build_efficient
 from .conditioning import ConditioningFusion
+from .folders import names_its_folder
+from .network_config import check_network
 from .presets import PRESETS
 from .weight_files import check_complete, check_finite, check_without_adapters, default_dtype_kept
-
-STRUCTURES = ("adm", "efficient")
 
 
 class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
@@ -106,11 +104,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         trained_on: list | None = None,
     ):
         super().__init__()
-        for name, value in (("sigma_residual", sigma_residual), ("max_noise_level", max_noise_level)):
-            _check_super_resolution(name, value, in_channels, out_channels)
-        layers = _check_config(structure, block_out_channels, layers_per_block, norm_num_groups, preconditioning)
-        _check_factors(structure, patch_size, len(layers), self_attention_factors, cross_attention_factors)
-        _check_trained_on(trained_on)
+        layers = check_network(self.config)
         channels, folded = block_out_channels[0], patch_size**2
         time_embed_dim = time_embed_dim or 4 * channels
 
@@ -173,6 +167,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         return cls(**{**PRESETS[name], **changes})
 
     @classmethod
+    @names_its_folder
     def from_pretrained(cls, *args, mapped: bool = False, **kwargs) -> Any:
         """Loads what `save_pretrained` wrote, as every model of diffusers does.
 
@@ -375,56 +370,3 @@ def align_weights(module: nn.Module) -> None:
         plain = type(tensor.data) is torch.Tensor and tensor.device.type == "cpu"  # neither quantised nor elsewhere
         if plain and tensor.data_ptr() % 64:
             tensor.data = tensor.data.clone()
-
-
-def _check_config(structure, block_out_channels, layers_per_block, groups, preconditioning) -> tuple[int, ...]:
-    """Validates the configuration and returns the residual blocks of each level."""
-    if structure not in STRUCTURES:
-        raise ValueError(f"structure={structure!r} is unknown; choose one of {', '.join(STRUCTURES)}.")
-    if preconditioning != "edm":
-        raise ValueError(f"preconditioning={preconditioning!r} is not supported; only 'edm' is.")
-    if not block_out_channels:
-        raise ValueError("block_out_channels is empty; give the channels of each level, such as (128, 256).")
-    for channels in block_out_channels:
-        if channels % groups:
-            raise ValueError(f"{channels} channels are not a multiple of norm_num_groups={groups}; change one.")
-    levels = len(block_out_channels)
-    layers = (layers_per_block,) * levels if isinstance(layers_per_block, int) else tuple(layers_per_block)
-    if len(layers) != levels:
-        raise ValueError(f"layers_per_block={layers} needs one number for each of the {levels} levels.")
-    return layers
-
-
-def _check_factors(structure: str, patch_size: int, levels: int, *attention_factors: tuple[int, ...]) -> None:
-    """Refuses attention at resolutions that the network does not have."""
-    if patch_size < 1:
-        raise ValueError(f"patch_size={patch_size} must be at least 1.")
-    # The efficient structure strides before its first level, and not before its last.
-    exponents = range(levels) if structure == "adm" else range(1, max(levels, 2))
-    there = [patch_size * 2**exponent for exponent in exponents]
-    for name, factors in zip(("self_attention_factors", "cross_attention_factors"), attention_factors, strict=True):
-        if not set(factors) <= set(there):
-            raise ValueError(f"{name}={tuple(factors)}: this network works at the factors {there} only.")
-
-
-def _check_trained_on(trained_on: list | None) -> None:
-    """Refuses what are not intervals of noise levels."""
-    for pair in trained_on or ():
-        are_two = isinstance(pair, list | tuple) and len(pair) == 2
-        low, high = (0.0, math.inf) if not are_two else (pair[0], math.inf if pair[1] is None else pair[1])
-        are_levels = is_finite(low) and (is_finite(high) or high == math.inf)
-        if not are_two or not are_levels or not 0 <= low < high:
-            raise ValueError(f"trained_on={trained_on} must be [low, high] pairs of sigmas, None for infinity.")
-
-
-def _check_super_resolution(name: str, value: float | None, in_channels: int, out_channels: int) -> None:
-    """What only super-resolution models have."""
-    if value is None:
-        return
-    if not is_finite(value) or value <= 0:
-        raise ValueError(f"{name}={value} must be a positive number, or None for a network without.")
-    if in_channels != 2 * out_channels:
-        raise ValueError(
-            f"{name}={value} is for super-resolution models, which have in_channels={2 * out_channels}, not "
-            f"{in_channels}."
-        )

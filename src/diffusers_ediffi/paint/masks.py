@@ -75,6 +75,8 @@ def _as_tensor(mask: Any) -> torch.Tensor:
         mask = torch.from_numpy(np.array(mask, mask.dtype.newbyteorder("=")))  # a copy: the array may be read-only
     if not isinstance(mask, torch.Tensor):
         raise ValueError(f"is of type {type(mask).__name__}; give an image, an array, a tensor or a box.")
+    if mask.is_complex():
+        raise ValueError(f"has the dtype {mask.dtype}; give numbers or booleans.")
     return mask
 
 

@@ -108,6 +108,8 @@ def regions_from_color_map(image: Any, legend: Mapping[Any, Any], tolerance: flo
         ValueError: The canvas has a colour that is not in the legend, or lacks a colour that is.
     """
     colors = _legend_colors(legend)
+    if not is_finite(tolerance) or tolerance < 0:
+        raise ValueError(f"tolerance={tolerance!r} must be a distance in RGB of at least 0; 48 is usual.")
     numbers = _color_numbers(_canvas(image, len(colors)), colors, tolerance)
     return [_legend_region(*item, numbers == number) for number, item in enumerate(legend.items())]
 

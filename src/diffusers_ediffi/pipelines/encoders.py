@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 
 from ..demo.checkpoint import FOLDER
-from ..models.conditioning import encode_clip_text, encode_t5
+from ..models.conditioning import encode_clip_text, encode_t5, longest
 from ..models.encoder_table import (
     CLIP_IMAGE,
     CLIP_TEXT,
@@ -183,7 +183,7 @@ class EncodersMixin:
         for encoder in TEXT_ENCODERS:
             tokenizer = getattr(self, encoder.processor)
             if getattr(self, encoder.component) is not None and tokenizer is not None:
-                length = min(tokenizer.model_max_length, encoder.tokens)
+                length = longest(tokenizer, encoder.tokens)
                 tokens = PromptTokens(prompt, tokenizer, length, self._read(prompt))
                 readers.append((encoder.label, tokens, encoder.columns.start))
         return readers

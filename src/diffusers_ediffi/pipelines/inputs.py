@@ -92,6 +92,15 @@ def check_choice(name: str, values: Sequence[str], choices: Sequence[str]) -> No
             raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(choices)}.")
 
 
+def check_callback(callback: Any, names: Any, choices: Sequence[str]) -> None:
+    """Refuses a `callback_on_step_end` that cannot be called, and tensors that it cannot be given."""
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback_on_step_end={callback!r} must be a function (pipe, step, timestep, tensors).")
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"callback_on_step_end_tensor_inputs={names!r} must be a list of {', '.join(choices)}.")
+    check_choice("callback_on_step_end_tensor_inputs", names, choices)
+
+
 def check_prompt_schedule(schedule: Any, prompt: Any, given: Embeddings) -> PromptSchedule | None:
     """Reads `prompt_schedule`, a list of (prompt, share of the steps); `None` without one."""
     if schedule is None:

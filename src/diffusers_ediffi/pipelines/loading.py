@@ -13,6 +13,7 @@ from diffusers.utils import logging
 
 from ..experts.router import ExpertRouterUNet
 from ..files import check_is_folder, saved_whole
+from ..models.folders import check_folder, names_its_folder
 from ..models.weight_files import check_complete, check_finite, check_without_adapters, stored_names
 
 logger = logging.get_logger(__name__)
@@ -29,6 +30,7 @@ class LoadablePipeline(DiffusionPipeline):
     unet_sr1024: Any
 
     @classmethod
+    @names_its_folder
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
         """Loads a pipeline, see `DiffusionPipeline.from_pretrained`.
 
@@ -39,6 +41,8 @@ class LoadablePipeline(DiffusionPipeline):
         is_path = isinstance(pretrained_model_name_or_path, os.PathLike) or os.path.isabs(name) or name.count("/") > 1
         if (is_path or name.startswith((".", "~"))) and not os.path.isdir(name):
             raise OSError(f"there is no folder {name!r}; pass the folder of a saved pipeline or a Hub id, org/name.")
+        if os.path.isdir(name):
+            check_folder(name)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def save_pretrained(
@@ -90,6 +94,13 @@ class LoadablePipeline(DiffusionPipeline):
         super().to(*args, **kwargs)
         keep_out_of_float16(self.text_encoder_2)
         return self
+
+    @classmethod
+    def download(cls, *args: Any, **kwargs: Any) -> str | os.PathLike:
+        """Brings a pipeline from the Hub, see `DiffusionPipeline.download`."""
+        folder = super().download(*args, **kwargs)
+        check_folder(folder)
+        return folder
 
     def set_attention_backend(self, backend: str) -> None:
         """Sets the attention backend of every U-Net that is loaded, such as `"native"` or `"xformers"`."""

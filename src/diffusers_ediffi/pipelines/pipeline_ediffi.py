@@ -34,6 +34,7 @@ from .inputs import (
     OUTPUT_TYPES,
     Embeddings,
     Inputs,
+    check_callback,
     check_choice,
     check_inputs,
     check_prompt_schedule,
@@ -344,7 +345,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         names = callback_on_step_end_tensor_inputs
-        check_choice("callback_on_step_end_tensor_inputs", names, self._callback_tensor_inputs)
+        check_callback(callback_on_step_end, names, self._callback_tensor_inputs)
         check_inputs(self, inputs, stages, generator, latents)
         used = encoders_in_use(self, encoders, stages[0].guidance_scale, inputs)
         paintings = paintings_per_stage(self, stages, prompt, regions, region_strength, schedule, used)

@@ -238,4 +238,4 @@ def _route(content: Any, where: str, p_mean: float, p_std: float) -> Route:
     if len(ranges) > 1:
         shown = " and ".join(show_range(low, high) for low, high in ranges)
         raise ValueError(f"{where} consists of {shown}; write one route for each.")
-    return Route(str(content["expert"]), *ranges[0])
+    return Route(_folder_name(content["expert"], f"{where}.expert"), *ranges[0])
