@@ -8,10 +8,20 @@ import time
 import pytest
 
 from diffusers_ediffi.phrases import PromptTokens, find_phrase, quoted
+from diffusers_ediffi.pipelines.vocabulary import Vocabulary
 
 WORDS = "a an the red apple rocket rabbit rabbits (rabbit, big-eared owl's 12 moon. on of blue café ÜBER snow".split(
     " "
 )
+
+
+def test_tokens_of_a_prompt_that_is_read_in_other_words_have_their_places_in_it(tokenizers):
+    reading = Vocabulary({"all": ["a red cat"]}, {"kitten": "red cat"}).read("A Kitten")
+    for _, tokenizer, length in tokenizers:
+        tokens = PromptTokens("A Kitten", tokenizer, length, reading)
+        assert tokens.prompt == "A Kitten"
+        assert [place for place in tokens.places if place[0] < place[1]] == [(0, 1), (2, 8), (2, 8)]
+        assert len(tokens.columns(find_phrase("A Kitten", "kitten"))) == 2 and tokens.holds([(2, 8)])
 
 
 def text_of(tokenizer, ids):

@@ -107,7 +107,7 @@ def _hint(text: str, phrase: str) -> str:
 
 
 class PromptTokens:
-    """The tokens of a prompt as one text encoder sees them, each with its place in the text.
+    """The tokens of a prompt as one text encoder sees them, each with its place in the prompt.
 
     Places are compared rather than token ids, since words tokenise differently in different company.
 
@@ -115,12 +115,14 @@ class PromptTokens:
         prompt (`str`): The text.
         tokenizer: A fast tokenizer of `transformers`, of CLIP or T5.
         max_length (`int`): Columns of the encoder's output.
+        reading (*optional*): Of a prompt that is encoded in other words its `text`, and `place`, which says where in
+            the prompt a part of it comes from ([`Reading`]).
 
     Raises:
         ValueError: The tokenizer cannot tell where tokens come from.
     """
 
-    def __init__(self, prompt: str, tokenizer: Any, max_length: int):
+    def __init__(self, prompt: str, tokenizer: Any, max_length: int, reading: Any = None):
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
                 f"{type(tokenizer).__name__} is a slow tokenizer, which does not say where tokens come from; "
@@ -128,9 +130,11 @@ class PromptTokens:
             )
         # Padded and cut as pipelines do, so that places in the list are columns.
         settings = {"padding": "max_length", "max_length": max_length, "truncation": True}
-        offsets = tokenizer(prompt, return_offsets_mapping=True, **settings).offset_mapping
+        text = prompt if reading is None else reading.text
+        offsets = tokenizer(text, return_offsets_mapping=True, **settings).offset_mapping
+        places = [_strip(text, *place) for place in offsets]
         self.prompt = prompt
-        self.places = [_strip(prompt, *place) for place in offsets]
+        self.places = places if reading is None else [reading.place(*place) for place in places]
         self.end = max(stop for _, stop in self.places)
 
     def __len__(self) -> int:

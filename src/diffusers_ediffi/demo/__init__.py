@@ -12,6 +12,7 @@ from .scenes import (
     with_article,
 )
 from .styles import STYLES
+from .words import caption_words
 
 __all__ = [
     "GROUNDS",
@@ -22,6 +23,7 @@ __all__ = [
     "Scene",
     "SceneGenerator",
     "SceneObject",
+    "caption_words",
     "load_objects",
     "with_article",
 ]

@@ -3,6 +3,8 @@
 
 from pathlib import Path
 
+FOLDER = Path(__file__).resolve().parent.parent / "assets" / "demo"
+
 
 def demo_checkpoint() -> str:
     """Returns the folder of the demo model, a small eDiff-I trained on scenes of emoji, ready for `from_pretrained`.
@@ -14,10 +16,9 @@ def demo_checkpoint() -> str:
     Raises:
         FileNotFoundError: If the package was installed without its weights.
     """
-    folder = Path(__file__).resolve().parent.parent / "assets" / "demo"
-    if not (folder / "model_index.json").is_file():
+    if not (FOLDER / "model_index.json").is_file():
         raise FileNotFoundError(
-            f"The demo model is missing: {folder} holds no model_index.json. Reinstall the package with its assets,"
+            f"The demo model is missing: {FOLDER} holds no model_index.json. Reinstall the package with its assets,"
             " or pass the folder or Hub id of another model."
         )
-    return str(folder)
+    return str(FOLDER)

@@ -44,7 +44,15 @@ SPLITS = ("train", "held_out")
 RELATIONS = ("single", "above", "below", "left of", "right of", "next to", "in a row")
 TWO_OBJECT_RELATIONS = RELATIONS[1:6]
 _KIND_WEIGHTS = {"plain": 0.5, "gradient": 0.2, "landscape": 0.3}
-_OPENINGS = ("", "", "", "", "a picture of", "an image of", "a drawing of", "a scene with")
+OPENINGS = ("", "", "", "", "a picture of", "an image of", "a drawing of", "a scene with")
+# What stands between two objects.
+JOINTS: dict[str, tuple[str, ...]] = {
+    "above": (" above ", " above ", " over "),
+    "below": (" below ", " below ", " under "),
+    "left of": (" to the left of ", " left of "),
+    "right of": (" to the right of ", " right of "),
+    "next to": (" next to ", " beside ", " and "),
+}
 
 
 @dataclass(eq=False)
@@ -440,7 +448,7 @@ def _caption(
         start = len(text) + len(named) - len(phrase)
         spans.append((start, start + len(phrase)))
         text += named + joint
-    text += f" {_ground_words(ground, rng)}{ending}"
+    text += f" {_choose(ground_words(ground), rng)}{ending}"
     if rng.random() < 0.15:
         text = text[0].upper() + text[1:]
     return text + ("." if rng.random() < 0.15 else ""), spans
@@ -448,7 +456,7 @@ def _caption(
 
 def _opening_and_ending(style: str | None, rng: np.random.Generator) -> tuple[str, str]:
     """What stands before the objects and after the ground; either says the style."""
-    opening = _choose(_OPENINGS, rng)
+    opening = _choose(OPENINGS, rng)
     if style is None:
         return opening, ""
     before, after = STYLE_WORDS[style]
@@ -463,28 +471,19 @@ def _joints(count: int, relation: str, rng: np.random.Generator) -> tuple[str, .
         return ("",)
     if count == 3:
         return (", ", " and ", "")
-    words = {
-        "above": (" above ", " above ", " over "),
-        "below": (" below ", " below ", " under "),
-        "left of": (" to the left of ", " left of "),
-        "right of": (" to the right of ", " right of "),
-        "next to": (" next to ", " beside ", " and "),
-    }[relation]
-    return (_choose(words, rng), "")
+    return (_choose(JOINTS[relation], rng), "")
 
 
-def _ground_words(ground: Ground, rng: np.random.Generator) -> str:
+def ground_words(ground: Ground) -> tuple[str, ...]:
+    """What captions call a ground; what stands twice they say twice as often."""
     if ground.kind == "landscape":
-        return _choose(LANDSCAPES[ground.name].phrases, rng)
+        return LANDSCAPES[ground.name].phrases
     if ground.kind == "plain":
         background = f"{with_article(ground.name)} background"
-        return _choose((f"on {background}", f"on {background}", f"in front of {background}", f"on {ground.name}"), rng)
+        return f"on {background}", f"on {background}", f"in front of {background}", f"on {ground.name}"
     upper, lower = ground.name.split(" and ")
-    return _choose(
-        (
-            f"on {with_article(ground.name)} gradient background",
-            f"on {with_article(ground.name)} gradient",
-            f"on a gradient from {upper} to {lower}",
-        ),
-        rng,
+    return (
+        f"on {with_article(ground.name)} gradient background",
+        f"on {with_article(ground.name)} gradient",
+        f"on a gradient from {upper} to {lower}",
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..models.encoder_table import CLIP_IMAGE, EMBEDDINGS, TEXT_EMBEDDINGS
+from ..models.encoder_table import CLIP_IMAGE, EMBEDDINGS, TEXT_EMBEDDINGS, TEXT_ENCODERS
 from .guidance import Guidance
 from .inputs import Embeddings, Inputs
 from .prediction import select_painted
@@ -51,6 +51,16 @@ class Call:
         scales = [stage.guidance_scale for stage in self.stages]
         scales += [scale for stage in self.stages for scale in getattr(stage.unet, "guidance_scales", ())]
         return any(isinstance(scale, dict) or scale > 1 for scale in scales if scale is not None)
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts that are encoded."""
+        if not any(encoder.name in self.encoders for encoder in TEXT_ENCODERS):
+            return []
+        prompts = [self.inputs.prompt] if self.prompt_schedule is None else self.prompt_schedule.prompts
+        entries = [*prompts, self.inputs.negative_prompt if self.is_guided else None]
+        rows = ([entry] if isinstance(entry, str) else entry for entry in entries if entry is not None)
+        return [text for texts in rows for text in texts]
 
 
 class Conditions:
@@ -101,6 +111,7 @@ class Conditions:
 
 def prepare_conditions(pipe: Any, call: Call) -> Conditions:
     """Encodes everything that the stages are conditioned on, all prompts of a schedule included."""
+    pipe._warn_of_unknown_words(call.texts)
     embeds = pipe._prepare_embeddings(call.inputs, call.is_guided, call.encoders)
     style = embeds[CLIP_IMAGE.sequence]
     if style is not None:

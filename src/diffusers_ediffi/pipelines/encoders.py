@@ -4,12 +4,16 @@
 A mixin, since users call most of it on the pipeline. It reads the pipeline's components and nothing of a running call.
 """
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils import logging
 
+from ..demo.checkpoint import FOLDER
 from ..models.conditioning import encode_clip_text, encode_t5
 from ..models.encoder_table import (
     CLIP_IMAGE,
@@ -25,6 +29,9 @@ from ..paint.regions import PaintRegion
 from ..phrases import PromptTokens
 from .inputs import Embeddings, Inputs
 from .style import References, encode_references, mix_embeds, read_mix
+from .vocabulary import Reading, Vocabulary
+
+logger = logging.get_logger(__name__)
 
 
 class EncodersMixin:
@@ -37,6 +44,12 @@ class EncodersMixin:
     feature_extractor: Any
     image_encoder: Any
     _execution_device: torch.device
+    _vocabulary: Vocabulary | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words that the model knows, if it says them; every prompt is read in them."""
+        return self._vocabulary
 
     def encode_prompt(
         self,
@@ -46,7 +59,8 @@ class EncodersMixin:
         device: torch.device | str | None = None,
         encoders: Sequence[str] | None = None,
     ) -> tuple[torch.Tensor | None, ...]:
-        """Encodes the prompts by the encoders that are loaded, or by those of them that are named (`t5`, `clip_text`).
+        """Encodes the prompts by the encoders that are loaded, or by those of them that are named (`t5`, `clip_text`),
+        in the words of the model's `vocabulary`, if it has one.
 
         Returns:
             CLIP tokens (batch, 77, width), pooled CLIP (batch, width), T5 tokens (batch, 113, width) and T5 mask
@@ -70,12 +84,25 @@ class EncodersMixin:
                 raise ValueError(
                     f"{encoder.component} needs {encoder.processor}, which is not loaded; load both or none."
                 )
+        texts = [self._read(text).text for text in texts]
         tokens = pooled = tokens_2 = mask_2 = None
         if self.text_encoder is not None and CLIP_TEXT.name in encoders:
             tokens, pooled = encode_clip_text(texts, self.tokenizer, self.text_encoder, device)
         if self.text_encoder_2 is not None and T5.name in encoders:
             tokens_2, mask_2 = encode_t5(texts, self.tokenizer_2, self.text_encoder_2, device)
         return tokens, pooled, tokens_2, mask_2
+
+    def _read(self, prompt: str) -> Reading:
+        """A prompt in the words of the model."""
+        return Reading(prompt) if self.vocabulary is None else self.vocabulary.read(prompt)
+
+    def _warn_of_unknown_words(self, prompts: Iterable[str]) -> None:
+        """Says which words of prompts the model does not know."""
+        if self.vocabulary is None:
+            return
+        complaint = self.vocabulary.complaint(prompts)
+        if complaint:
+            logger.warning(f"the model {complaint}; {_words_place(self)} lists its {len(self.vocabulary)} words.")
 
     def _prepare_embeddings(
         self, inputs: Inputs, guided: bool, encoders: Sequence[str] = tuple(ENCODERS)
@@ -156,9 +183,19 @@ class EncodersMixin:
         for encoder in TEXT_ENCODERS:
             tokenizer = getattr(self, encoder.processor)
             if getattr(self, encoder.component) is not None and tokenizer is not None:
-                tokens = PromptTokens(prompt, tokenizer, min(tokenizer.model_max_length, encoder.tokens))
+                length = min(tokenizer.model_max_length, encoder.tokens)
+                tokens = PromptTokens(prompt, tokenizer, length, self._read(prompt))
                 readers.append((encoder.label, tokens, encoder.columns.start))
         return readers
+
+
+def _words_place(pipe: Any) -> str:
+    """What lists the words of a pipeline: a command, if it was loaded."""
+    name = pipe.config.get("_name_or_path")
+    if not name:
+        return "pipe.vocabulary.groups"
+    option = "" if Path(name).resolve() == FOLDER else f" --model {shlex.quote(str(name))}"
+    return f'"ediffi info --words{option}"'
 
 
 def _pad_t5(tokens: torch.Tensor | None, mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -45,6 +45,7 @@ from .prediction import batches, network_conditions, network_input
 from .safety import run_safety_checker
 from .stages import Generator, GuidanceScale, Stage, loaded_stages, stages_up_to, with_noise_levels, with_steps
 from .style import read_style
+from .vocabulary import Vocabulary
 
 
 @dataclass
@@ -97,6 +98,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         default_noise_level (`tuple`, defaults to `(0.0, 0.0)`): Noise on the low-resolution images of SR256 and
             SR1024, see `noise_level`.
         sr_scale (`int`, defaults to 4): How much larger than its input the image of a super-resolution stage is.
+        vocabulary (`dict`, *optional*): The words that the model knows, where these are few, see [`Vocabulary`].
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->unet_sr256->unet_sr1024"
@@ -140,8 +142,10 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         default_region_strength: float | tuple[float, ...] | list[float] = 0.4,
         default_noise_level: tuple[float, ...] | list[float] = (0.0, 0.0),
         sr_scale: int = 4,
+        vocabulary: dict[str, Any] | None = None,
     ):
         super().__init__()
+        self._vocabulary = Vocabulary.from_config(vocabulary)
         keep_out_of_float16(text_encoder_2)
         for encoder in (text_encoder, text_encoder_2, image_encoder):
             if isinstance(encoder, torch.nn.Module):
@@ -167,6 +171,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             default_region_strength=default_region_strength,
             default_noise_level=tuple(default_noise_level),
             sr_scale=sr_scale,
+            vocabulary=None if self._vocabulary is None else self._vocabulary.to_config(),
         )
         self.image_processor = VaeImageProcessor(do_resize=False, vae_scale_factor=1)
 
