@@ -5,7 +5,8 @@
 
 `examples/demo/make_object_folder.py` makes the folder of objects. Each stage is a script of examples/, run with the
 settings of the packaged model. At the end `OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`,
-and `OUTPUT/evaluation` holds its figures.
+and `OUTPUT/evaluation` holds its figures. `assemble` writes into `model_index.json`, too, which words the base knows
+(docs/words.md); change what it draws (PHRASES, GROUND_KINDS) and they follow.
 
 Cut it anywhere, with Ctrl-C or SIGTERM, and start the same command again: a stage that has ended leaves its command
 in `OUTPUT/STAGE.done` and is skipped while the command stays the same; the stage that was cut goes on where it was
@@ -39,6 +40,7 @@ from transformers import (
 )
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler, ExpertRouterUNet
+from diffusers_ediffi.demo import GROUNDS, caption_words
 
 HERE = Path(__file__).resolve().parent
 # What the base draws, in all styles. Super-resolution knows all objects, encoders and scorer all grounds as well.
@@ -204,11 +206,22 @@ def assemble(output: Path) -> Path:
         default_guidance_scale=(2.0, 1.0, 1.0),
         default_num_inference_steps=(25, 2, 2),
         default_region_strength=0.2,  # docs/paint_with_words.md
+        vocabulary=vocabulary(),
     )
     pipe.save_pretrained(output / "pipeline")
     for name in ("text_encoder", "text_encoder_2", "image_encoder"):
         store_in_half_precision(getattr(pipe, name), output / "pipeline" / name)
     return output / "pipeline"
+
+
+def vocabulary() -> dict[str, Any]:
+    """The words of the captions that the base is trained on, and the synonyms of `demo_synonyms.json` that mean some
+    of them."""
+    words = caption_words(PHRASES, grounds=[ground for ground in GROUNDS if ground.kind in GROUND_KINDS])
+    known = {word for group in words.values() for phrase in group for word in phrase.split()}
+    synonyms = json.loads((HERE / "demo_synonyms.json").read_text(encoding="utf-8"))
+    understood = {synonym: meaning for synonym, meaning in synonyms.items() if known.issuperset(meaning.split())}
+    return {"words": words, "synonyms": understood}
 
 
 def store_in_half_precision(encoder: PreTrainedModel, folder: Path) -> None:

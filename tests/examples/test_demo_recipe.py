@@ -60,6 +60,7 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     image = pipe("a rocket", height=256, width=256, num_inference_steps=2, generator=generator).images[0]
     assert image.size == (256, 256)
+    assert pipe.vocabulary.groups["objects"] == list(phrases)
 
 
 @pytest.fixture
@@ -98,6 +99,12 @@ def test_experts_from_one_schedule(experts, options, size, capsys):
 @pytest.fixture
 def recipe(monkeypatch):
     return import_script("demo/train_demo", monkeypatch)
+
+
+def test_the_packaged_model_names_the_words_of_the_recipe(recipe):
+    """What `assemble` writes; when it changes, so does the model's `model_index.json`."""
+    index = json.loads((Path(demo_checkpoint()) / "model_index.json").read_text())
+    assert index["vocabulary"] == recipe.vocabulary()
 
 
 def test_a_network_starts_from_one_with_fewer_attention_layers(tmp_path, monkeypatch):
