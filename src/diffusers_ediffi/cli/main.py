@@ -71,6 +71,7 @@ def _command(argv: Sequence[str] | None) -> tuple[Callable[[Any], None], Any]:
     module, function = "draw", args.command
     if args.command == "info":
         module, function = ("model_info", "describe_model") if args.picture is None else ("info", "describe_picture")
+        module, function = ("words", "list_words") if args.words else (module, function)
     for name in SILENT:
         logging.getLogger(name).setLevel(logging.ERROR)
     return getattr(importlib.import_module(f".{module}", __package__), function), args

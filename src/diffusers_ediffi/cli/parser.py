@@ -104,9 +104,11 @@ def _add_info(commands: Any) -> None:
     command = commands.add_parser(
         "info",
         help="describe a model or a picture",
-        description="Lists a model's stages and experts, or what a picture's file says about how it was made.",
+        description="Lists a model's stages and experts, or its words, or what a picture's file says about how it was "
+        "made.",
     )
     command.add_argument("picture", nargs="?", type=options.picture, help="a picture instead of a model")
+    command.add_argument("--words", action="store_true", help="list the words that the model knows")
 
 
 def _add_drawing_options(command: argparse.ArgumentParser) -> None:
