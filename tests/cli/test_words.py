@@ -44,7 +44,7 @@ def test_words_are_listed_by_groups(index, capsys, monkeypatch):
 def test_the_demo_models_words_are_listed(capsys):
     assert main(["info", "--words"]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and "rocket, red apple, sun" in out and "automobile (car)" in out
+    assert err == "" and "rocket, red apple, sun" in out and "automobile (red car)" in out
 
 
 @pytest.mark.parametrize(

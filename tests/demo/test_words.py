@@ -54,6 +54,16 @@ def test_the_packaged_model_knows_the_words_of_its_captions():
     assert len(Vocabulary.from_config(value)) == len(words_of(value["words"]))
 
 
+def test_the_packaged_model_reads_its_captions_as_they_are():
+    value = json.loads((Path(demo_checkpoint()) / "model_index.json").read_text())["vocabulary"]
+    vocabulary, square = Vocabulary.from_config(value), Image.new("RGBA", (8, 8), "red")
+    grounds = [ground for ground in GROUNDS if ground.kind != "gradient"]
+    scenes = SceneGenerator([SceneObject(phrase, square) for phrase in value["words"]["objects"]], grounds=grounds)
+    for caption in (scenes.scene(index).caption for index in range(500)):
+        reading = vocabulary.read(caption)
+        assert reading.unknown == () and reading.text.lower() == caption.lower()
+
+
 @pytest.mark.parametrize(
     ("prompt", "text", "complaint"),
     [
@@ -61,11 +71,14 @@ def test_the_packaged_model_knows_the_words_of_its_captions():
         ("ein Haus", "ein Haus", "does not know 'ein', 'Haus' (nearest: 'house')"),
         ("a kitten", "a cat", ""),
         ("two cats", "two cat", "does not know 'two'"),
-        ("automobile", "car", ""),
+        ("automobile", "red car", ""),
+        ("a car", "a red car", ""),
+        ("an apple and stars", "a red apple and yellow star", ""),
+        ("a blue car", "a blue car", "does not know 'blue car' (nearest: 'red car')"),
         ("Rocket", "rocket", ""),
         ("watercolor", "water colour", ""),
         ("a GREY house, 8-bit", "a gray house, 8-bit", ""),
-        ("an automobile on top of an ocean", "a car above a sea", ""),
+        ("an automobile on top of an ocean", "a red car above a sea", ""),
     ],
 )
 def test_the_packaged_model_understands_what_people_write(prompt, text, complaint):

@@ -9,7 +9,7 @@ import torch
 from helpers import draw, embeddings, tiny_pipeline
 
 from diffusers_ediffi import EDiffIImg2ImgPipeline, EDiffIPipeline, PaintRegion, record_attention
-from diffusers_ediffi.pipelines.vocabulary import MAX_ENTRIES, MAX_LENGTH, MAX_SYNONYM, Reading, Vocabulary
+from diffusers_ediffi.pipelines.vocabulary import MAX_ENTRIES, MAX_GROUPS, MAX_LENGTH, MAX_SYNONYM, Reading, Vocabulary
 
 WORDS = {
     "objects": ["red apple", "rocket", "butterfly", "snowman", "cat", "car", "house", "box", "leaf", "8-bit game"],
@@ -98,6 +98,29 @@ def test_known_words_stay_as_they_are_whatever_the_synonyms():
     for prompt in ("night light", "A cat, a cat: cats", "night-light"):
         assert vocabulary.read(prompt) == Reading(prompt)
     assert vocabulary.read("night lights").text == "a cats"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "unknown"),
+    [
+        ("a red apple, red-Apples", "a red apple, red-apple", ()),
+        ("an apple", "a red apple", ()),
+        ("Apples and a cat", "red apple and a cat", ()),
+        ("a green apple", "a green apple", ("green apple",)),
+        ("dark blue Apples", "dark blue Apples", ("blue Apples",)),
+        ("a blue, apple", "a blue, red apple", ()),
+        ("a green pomme", "a green pomme", ("green pomme",)),
+        ("a red pomme; pommes", "a red apple; red apple", ()),
+        ("blue red, a red cat", "blue red, a red cat", ()),
+    ],
+)
+def test_a_word_may_be_known_in_a_phrase_alone(prompt, text, unknown):
+    words = {"objects": ["red apple", "cat"], "colours": ["red", "green", "dark blue"], "other": ["a", "an", "and"]}
+    synonyms = {"apple": "red apple", "an apple": "a red apple", "pomme": "red apple", "red pomme": "red apple"}
+    vocabulary = Vocabulary(words, synonyms)
+    reading = vocabulary.read(prompt)
+    assert (reading.text, reading.unknown) == (text, unknown)
+    assert not unknown or f"{unknown[0]!r} (nearest: 'red apple')" in vocabulary.complaint([prompt])
 
 
 def test_what_is_read_is_traced_to_what_was_written(vocabulary):
@@ -265,7 +288,7 @@ def test_the_warning_says_how_to_list_the_words_of_a_saved_model(word_pipe, tmp_
         ({"words": {}}, "there are 0 words in 0 groups"),
         ({"words": {"objects": []}}, "there are 0 words"),
         ({"words": {"objects": ["cat"] * (MAX_ENTRIES + 1)}}, f"there are {MAX_ENTRIES + 1} words"),
-        ({"words": {"objects": ["cat"], **{f"g{i}": [] for i in range(MAX_ENTRIES)}}}, "groups; list"),
+        ({"words": {"objects": ["cat"], **{f"g{i}": [] for i in range(MAX_GROUPS)}}}, "groups; list"),
         ({"words": {"objects": ["cat", 3]}}, "vocabulary: 3 must be words"),
         ({"words": {"objects": [None]}}, "None must be words"),
         ({"words": {"objects": [["cat"]]}}, "must be words"),
@@ -300,4 +323,16 @@ def test_the_largest_vocabulary_is_read_quickly():
     vocabulary = Vocabulary(words, {f"a b c d e y{i}": f"w{i}" for i in range(MAX_ENTRIES)})
     assert vocabulary.read("A b c d e Y7 w9").text == "w7 w9"
     assert len(vocabulary.complaint(["zebra q w e r t y " * 500])) < 500
+    assert time.process_time() - start < 5
+
+
+def test_a_vocabulary_of_phrases_alone_is_read_quickly():
+    start = time.process_time()
+    count = MAX_ENTRIES // 2
+    vocabulary = Vocabulary(
+        {"all": [f"{letter}{i}" for letter in "ab" for i in range(count)]},
+        {f"b{i}": f"a{i} b{i}" for i in range(count)},
+    )
+    assert vocabulary.read("a1 b1, b2").text == "a1 b1, a2 b2"
+    assert len(vocabulary.complaint(["a1 b2 " * 3000])) < 500
     assert time.process_time() - start < 5

@@ -109,9 +109,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         default_noise_level (`tuple`, defaults to `(0.0, 0.0)`): Noise on the low-resolution images of SR256 and
             SR1024, see `noise_level`.
         sr_scale (`int`, defaults to 4): How much larger than its input the image of a super-resolution stage is.
-        vocabulary (`dict`, *optional*): The words that the model knows, where these are few, and their synonyms:
-            `{"words": {"objects": ["red apple", ...], ...}, "synonyms": {"automobile": "car", ...}}`. Prompts are read
-            in them, and a warning names the words that are unknown; see [`Vocabulary`] and docs/words.md.
+        vocabulary (`dict`, *optional*): The words that the model knows, where these are few, see [`Vocabulary`].
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->unet_sr256->unet_sr1024"

@@ -18,6 +18,7 @@ from typing import Any, Self
 from ..phrases import quoted
 
 MAX_ENTRIES = 4000  # of all groups together, and of synonyms
+MAX_GROUPS = 100
 MAX_LENGTH = 100  # characters of an entry
 MAX_SYNONYM = 6  # words of a synonym
 MAX_NAMED = 5  # unknown words that a message names
@@ -73,7 +74,8 @@ class Vocabulary:
     Args:
         words (`dict`): Groups of words or phrases, as the training wrote them: `{"objects": ["red apple"]}`.
         synonyms (`dict`, *optional*): What else is understood, words of up to six in a row, and what they are read
-            as, in words of the model: `{"automobile": "car"}`.
+            as, in words of the model: `{"kitten": "cat"}`. Of a word that the model knows in a phrase alone, that is
+            the phrase: `{"apple": "red apple"}`; then "a green apple" has an unknown word.
 
     Raises:
         ValueError: A value is none of these, there are too many, or a synonym has no use.
@@ -85,10 +87,18 @@ class Vocabulary:
         self._spellings = {part for group in self.groups.values() for entry in group for part in _parts(entry)}
         # By their keys; of two spellings that differ in case alone the smaller one.
         self._known = {_key(spelling): spelling for spelling in sorted(self._spellings)}
+        self._count = len(self._known)
+        read_as = {_key(synonym): meaning for synonym, meaning in self.synonyms.items()}
+        # What is known in a phrase alone is no word by itself.
+        phrases = {key: meaning for key, meaning in read_as.items() if _key(meaning).endswith(f" {key}")}
+        self._known = {key: spelling for key, spelling in self._known.items() if key not in phrases}
+        self._kept = {spelling for spelling in self._spellings if _key(spelling) in self._known}
         for synonym, meaning in self.synonyms.items():
             self._check_synonym(synonym, meaning)
-        self._meanings = {**{_key(synonym): meaning for synonym, meaning in self.synonyms.items()}, **self._known}
+        self._meanings = {**{_key(phrase): phrase for phrase in phrases.values()}, **read_as, **self._known}
         self._most_words = max(key.count(" ") + 1 for key in self._meanings)
+        self._beginnings = {phrase: next(_parts(phrase)) for phrase in phrases.values()}
+        self._alike = [(set(group), {_key(entry).split()[-1] for entry in group}) for group in self.groups.values()]
 
     @classmethod
     def from_config(cls, value: Any) -> Self | None:
@@ -109,7 +119,7 @@ class Vocabulary:
 
     def __len__(self) -> int:
         """How many words the model knows."""
-        return len(self._known)
+        return self._count
 
     def read(self, prompt: str) -> Reading:
         """A prompt in the words of the model."""
@@ -119,7 +129,7 @@ class Vocabulary:
             written = prompt[places[0][0] : places[-1][1]]
             if meaning is None:
                 unknown.append(written)
-            elif written not in self._spellings:
+            elif written not in self._kept:
                 replaced += _in_pairs(places, meaning)
         text, changes = _replace(prompt, replaced)
         return Reading(text, tuple(unknown), tuple(changes))
@@ -132,8 +142,19 @@ class Vocabulary:
         while start < len(places):
             most = _in_a_row(prompt, places[start : start + self._most_words])
             count, meaning = self._match(keys[start : start + most])
-            yield places[start : start + count], meaning
-            start += count
+            before, stop = max(start - 1, 0), start + count
+            if self._begins_otherwise(keys[before], meaning) and _in_a_row(prompt, places[before:stop]) > 1:
+                yield places[before:stop], None  # a blue car, where the model knows a red one
+            else:
+                yield places[start:stop], meaning
+            start = stop
+
+    def _begins_otherwise(self, word: str, phrase: str | None) -> bool:
+        """Whether a word is of a group with that which begins a phrase, as "blue" is with the first of "red car"."""
+        first = self._beginnings.get(phrase or "")
+        if first is None or word == _small(first):
+            return False
+        return any(first in entries and word in ends for entries, ends in self._alike)
 
     def _match(self, keys: Sequence[str]) -> tuple[int, str | None]:
         """How many words at the beginning of a row belong together, and what they are read as, if they are known."""
@@ -166,6 +187,8 @@ class Vocabulary:
     def nearest(self, word: str) -> str | None:
         """A word that is understood and spelled similarly, if there is one."""
         word = _small(word)
+        if " " in word:  # of "blue car" what is known as "car"
+            return self._match(word.split()[-1:])[1]
         # Of two letters there is always one that is near.
         similar = [key for key in self._meanings if len(key) > 2 and abs(len(key) - len(word)) <= 2 and " " not in key]
         found = difflib.get_close_matches(word, similar, 1, cutoff=0.65)
@@ -192,8 +215,11 @@ def _checked_groups(words: Any) -> dict[str, list[str]]:
     if not lists:
         raise ValueError(f"vocabulary: words={reprlib.repr(words)} must be groups of words, {FORM}.")
     count = sum(map(len, words.values()))
-    if not 1 <= count <= MAX_ENTRIES or len(words) > MAX_ENTRIES:
-        raise ValueError(f"vocabulary: there are {count} words in {len(words)} groups; list 1 to {MAX_ENTRIES}.")
+    if not 1 <= count <= MAX_ENTRIES or len(words) > MAX_GROUPS:
+        raise ValueError(
+            f"vocabulary: there are {count} words in {len(words)} groups; list 1 to {MAX_ENTRIES} words in up to "
+            f"{MAX_GROUPS} groups."
+        )
     for text in (*words, *(entry for group in words.values() for entry in group)):
         _check_entry(text)
     return {name: list(group) for name, group in words.items()}
