@@ -155,7 +155,7 @@ def test_networks_are_loaded_each_by_its_class(tmp_path):
 
 def test_a_router_whose_saving_is_killed_is_the_older_or_the_newer_one():
     script = Path(__file__).parent / "kill_save.py"
-    result = subprocess.run([sys.executable, script, "10", "router"], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, script, "6", "router"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 

@@ -1,5 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Threads that share pipelines, networks, schedulers and routers draw what each would draw alone."""
+"""Threads that share pipelines, networks, schedulers and routers draw what each would draw alone.
+
+CALLS_PER_THREAD=20 pytest tests/models/test_turns.py -k eight_threads   # the long form, some minutes
+"""
 
 import copy
 import multiprocessing
@@ -20,6 +23,7 @@ from diffusers_ediffi.models.turns import turn
 from diffusers_ediffi.models.weight_files import default_dtype_kept
 
 THREADS = 8
+CALLS_PER_THREAD = int(os.environ.get("CALLS_PER_THREAD", "2"))
 BASE = {"unet_sr256": None, "unet_sr1024": None}
 REGIONS = [PaintRegion("red cat", (0.0, 0.0, 0.5, 1.0))]
 
@@ -28,7 +32,9 @@ def drawn_alone_and_together(calls):
     """What calls draw one after the other, and at once in eight threads."""
     alone = [call() for call in calls]
     with ThreadPoolExecutor(THREADS) as pool:
-        together = list(pool.map(lambda call: call(), [calls[i % len(calls)] for i in range(2 * THREADS)]))
+        together = list(
+            pool.map(lambda call: call(), [calls[i % len(calls)] for i in range(CALLS_PER_THREAD * THREADS)])
+        )
     return [(alone[i % len(calls)], image) for i, image in enumerate(together)]
 
 

@@ -2,12 +2,14 @@
 """LoRA through the methods of the pipeline: in every U-Net of the cascade and in every expert."""
 
 import copy
+import math
 
 import pytest
 import torch
 from helpers import draw, tiny_components, tiny_pipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
 from diffusers_ediffi import EDiffIPipeline, ExpertRouterUNet
 
@@ -125,3 +127,26 @@ def test_a_network_with_a_lora_is_not_saved_as_what_could_not_be_loaded(saved, e
     loaded = EDiffIPipeline.from_pretrained(folder)
     loaded.set_progress_bar_config(disable=True)
     torch.testing.assert_close(draw(loaded), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
+@pytest.mark.parametrize("way", ["file", "weights", "router"])
+def test_half_a_lora_and_one_that_is_not_finite_are_refused(saved, way, factor):
+    pipe, file = cascade(experts=True), saved / "base" / "pytorch_lora_weights.safetensors"
+    weights = load_file(file)
+    name = next(name for name in sorted(weights) if factor in name)
+
+    def load(weights):
+        save_file(weights, file)
+        if way == "router":
+            pipe.unet.load_lora_adapter(weights, prefix="unet")
+        else:
+            pipe.load_lora_weights(file if way == "file" else weights)
+
+    with pytest.raises(OSError, match=f" lacks {name} of the LoRA"):
+        load({key: value for key, value in weights.items() if key != name})
+    with pytest.raises(OSError, match=f" has values that are not finite in {name}"):
+        load({**weights, name: torch.full_like(weights[name], math.nan)})
+    assert pipe.get_list_adapters() == {}
+    load(weights)
+    assert list(pipe.get_list_adapters()) == ["unet"]

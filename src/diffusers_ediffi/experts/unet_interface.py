@@ -14,6 +14,7 @@ from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_off
 from diffusers.loaders import PeftAdapterMixin
 from torch import nn
 
+from ..models.weight_files import check_lora
 from .files import expert_folder
 from .parts import BLOCKS, LentParts
 
@@ -214,6 +215,7 @@ class UNetInterfaceMixin(PeftAdapterMixin, ModelMixin):
             kwargs: As in diffusers.
 
         Raises:
+            OSError: if weights are missing or not finite; then no expert is changed.
             ValueError: if an expert takes no LoRA, or has one of this name; then none is changed.
         """
         source = pretrained_model_name_or_path_or_dict
@@ -221,6 +223,9 @@ class UNetInterfaceMixin(PeftAdapterMixin, ModelMixin):
         for expert in chosen.values():
             _check_takes(expert, PeftAdapterMixin, "LoRA")
         sources = {index: _lora_of_expert(source, prefix, index, len(self.experts)) for index in chosen}
+        for weights in sources.values():
+            if isinstance(weights, dict):
+                check_lora(weights, "the LoRA")
         pairs = [(chosen[index], weights) for index, weights in sources.items() if weights is not None]
         if hotswap:
             pairs = [pair for pair in pairs if adapter_name in _adapters_of(pair[0])] or pairs

@@ -1,7 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What is asked of weights when they are read from files and written to them, whichever network they belong to."""
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from torch import nn
 from .turns import lock_of
 
 _SHOWN = 5  # names in a message
+# The factors of a LoRA's layer, by the names of peft, kohya and early diffusers, each to the other.
+_FACTORS = {"lora_A": "lora_B", "lora_down": "lora_up", "lora.down": "lora.up"}
+_FACTORS |= {other: factor for factor, other in _FACTORS.items()}
+_FACTOR = re.compile(r"(?P<factor>lora_[AB]|lora[_.](down|up))(?=(\.\w+)?\.weight$)")
 
 
 @contextmanager
@@ -62,6 +67,25 @@ def check_finite(network: nn.Module, where: Any) -> None:
             f"{where} has values that are not finite in {_listed(damaged)}: take weights of an earlier step, or "
             "download or copy it again."
         )
+
+
+def check_lora(weights: Mapping[str, torch.Tensor], where: Any) -> None:
+    """Refuses a LoRA with half a layer, whose other factor peft would make at random or leave zero, or with values
+    that are not finite.
+
+    Args:
+        weights (`dict`): Its tensors.
+        where: The file or folder, for the message.
+
+    Raises:
+        OSError: It is such a LoRA.
+    """
+    others = {_FACTOR.sub(lambda match: _FACTORS[match["factor"]], name) for name in weights if _FACTOR.search(name)}
+    if others - weights.keys():
+        raise OSError(f"{where} lacks {_listed(others - weights.keys())} of the LoRA: download or copy it again.")
+    damaged = [name for name, tensor in weights.items() if _is_plain(tensor) and not _is_finite(tensor)]
+    if damaged:
+        raise OSError(f"{where} has values that are not finite in {_listed(damaged)}: download or copy it again.")
 
 
 def check_without_adapters(network: Any, name: str) -> None:

@@ -10,6 +10,8 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from ..models.weight_files import check_lora
+
 UNETS = ("unet", "unet_sr256", "unet_sr1024")
 Layers = dict[str, torch.Tensor] | torch.nn.Module | None
 
@@ -45,6 +47,7 @@ class LoraPipeline(LoraBaseMixin, DiffusionPipeline):
             kwargs: `weight_name`, `subfolder`, `revision`, ... as in diffusers.
 
         Raises:
+            OSError: Weights are missing or not finite; then no U-Net is changed.
             ValueError: A weight is not that of a LoRA, or belongs to no U-Net that is loaded; then none is changed.
         """
         low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", False)
@@ -52,6 +55,8 @@ class LoraPipeline(LoraBaseMixin, DiffusionPipeline):
             pretrained_model_name_or_path_or_dict, return_lora_metadata=True, **kwargs
         )
         names = self._unets_of(state_dict)
+        is_dict = isinstance(pretrained_model_name_or_path_or_dict, dict)
+        check_lora(state_dict, "the LoRA" if is_dict else pretrained_model_name_or_path_or_dict)
         settings: dict[str, Any] = {"network_alphas": alphas, "low_cpu_mem_usage": low_cpu_mem_usage}
         settings |= {"metadata": metadata, "_pipeline": self, "adapter_name": adapter_name or self._free_name()}
         done: list[str] = []
