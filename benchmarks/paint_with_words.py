@@ -11,6 +11,7 @@ cost is then rather overestimated.
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -73,7 +74,7 @@ def clock(device: torch.device) -> float:
 def compare(
     call: Callable, block: Callable[[], AbstractContextManager], calls: int, device: torch.device
 ) -> tuple[float, float]:
-    """Seconds of a plain call, and how many times as long a call in the block takes.
+    """Seconds of a plain call, and how many times as long one in the block takes: NaN if the clock sees no time pass.
 
     The block is entered before the clock starts: a pipeline enters it once for all of its steps.
     """
@@ -89,10 +90,11 @@ def compare(
     before = seconds(nullcontext())
     for _ in range(calls):
         middle, after = seconds(block()), seconds(nullcontext())
-        ratios.append(2 * middle / (before + after))
+        if before + after:
+            ratios.append(2 * middle / (before + after))
         single.append(before)
         before = after
-    return statistics.median(single), statistics.median(ratios)
+    return statistics.median(single), statistics.median(ratios or [math.nan])
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The commands and snippets of the documentation: read from its Markdown, and run as a reader would run them."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -23,6 +22,10 @@ PAGES = sorted(
 SHELLS = ("bash", "console")
 # What stands for the program of that name in a reader's shell: tests/docs/program.py.
 PROGRAMS = ("python", "ediffi", "pip", "git", "wget", "unzip", "pytest", "ruff", "mypy")
+PROGRAM = """#!/bin/sh
+if [ "$DOCS_RECORD" ]; then printf '%s\\0' "$(($# + 1))" {name} "$@" >>"$DOCS_RECORD"; exit; fi
+exec {command} "$@"
+"""
 END = "the block has ended"
 
 
@@ -111,7 +114,7 @@ class Shell:
         stand_in = Path(__file__).parent / "docs" / "program.py"
         for name in PROGRAMS:
             command = shlex.join([sys.executable, str(stand_in), name])
-            (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            (programs / name).write_text(PROGRAM.format(name=name, command=command))
             (programs / name).chmod(0o755)
         environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "DOCS_RECORD": str(record or "")}
         streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -145,7 +148,13 @@ def recorded(found: Sequence[Block], folder: Path) -> list[list[str]]:
         for block in found:
             ended, printed = shell.run(block.commands)
             assert ended, f"{block.place}: bash does not read this block:\n{printed}"
-    return [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    words = record.read_text(encoding="utf-8").split("\0")[:-1]
+    commands = []
+    while words:
+        count = int(words.pop(0))  # which stands before the words of each
+        commands.append(words[:count])
+        del words[:count]
+    return commands
 
 
 def run_python(block: Block, namespace: dict[str, Any]) -> None:

@@ -38,7 +38,9 @@ REFINER = {**SDXL_BASE, "cross_attention_dim": WIDTHS[1], "projection_class_embe
 def make_world(folder: Path) -> None:
     """Fills a folder that every page gets a copy of."""
     _repository(folder)
-    _emoji(folder / "noto-emoji" / "png" / "512")
+    pictures = folder / "noto-emoji" / "png" / "512"
+    _emoji(pictures)
+    _objects(folder / "noto_objects", pictures)
     _hub(folder)
     _coco(folder / "annotations")
     shutil.copytree(folder / "org" / "name", folder / "runs" / "demo" / "pipeline")
@@ -67,15 +69,12 @@ def _emoji(folder: Path) -> None:
         Image.new("RGBA", (48, 48), (37 * i % 256, 91 * i % 256, 151 * i % 256, 255)).save(folder / name)
 
 
-def make_objects(folder: Path) -> None:
+def _objects(folder: Path, pictures: Path) -> None:
     """The folder of objects, as make_object_folder.py makes it."""
     names = json.loads((ROOT / "examples" / "demo" / "demo_objects.json").read_text(encoding="utf-8"))
-    pictures = folder / "noto-emoji" / "png" / "512"
-    (folder / "noto_objects").mkdir()
+    shutil.copytree(pictures, folder)
     index = [{"file": name, "phrase": phrase} for phrase, name in names.items()]
-    for name in names.values():
-        shutil.copy(pictures / name, folder / "noto_objects")
-    (folder / "noto_objects" / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def _hub(folder: Path) -> None:
@@ -116,16 +115,20 @@ def _coco(folder: Path) -> None:
         (folder / f"{name}.json").rename(folder / f"{name}_val2017.json")
 
 
+WRITTEN_TO = ("benchmarks", "docs", "examples", "runs")  # by the commands of pages
 # Networks that hours of training make: here tiny ones, or those of the packaged model.
 TRAINED = ("runs/base-high/unet", "runs/painted/unet", "runs/root/nodes/root/unet", "runs/config-d/unet")
 PACKAGED = {"runs/single/unet": "unet/expert.2", "runs/level-2/unet": "unet"}
 
 
 def make_page_folder(world: Path, folder: Path, text: str, shell: bool) -> None:
-    """Copies the world for a page of this text, with what its own commands make only if they do not run."""
-    shutil.copytree(world, folder, symlinks=True)
-    if not shell or "--output noto_objects" not in text:
-        make_objects(folder)
+    """Fills the folder for a page of this text, with what its own commands make only if they do not run."""
+    folder.mkdir()
+    for path in world.iterdir():
+        if path.name in WRITTEN_TO:
+            shutil.copytree(path, folder / path.name, symlinks=True)
+        elif not (shell and f"--output {path.name}" in text):
+            (folder / path.name).symlink_to(path.resolve())
     if shell and "examples/demo/schedules" in text:  # its commands train all of these
         return
     for number, name in enumerate(TRAINED):

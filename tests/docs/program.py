@@ -1,12 +1,9 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Stands for a program in the shell of a page: python and ediffi run in their short forms, what needs a network not.
 
-    program.py NAME ARGUMENT ...
-
-Where `DOCS_RECORD` names a file, nothing runs and the words of the command are appended to it as a line of JSON.
+program.py NAME ARGUMENT ...
 """
 
-import json
 import os
 import resource
 import sys
@@ -43,10 +40,6 @@ def fetch(words: list[str]) -> None:
 
 def main(words: list[str]) -> None:
     """Does what the program of this name would do."""
-    if record := os.environ.get("DOCS_RECORD"):
-        with open(record, "a", encoding="utf-8") as file:
-            file.write(json.dumps(words) + "\n")
-        return
     name, *arguments = words
     if name == "pip":
         return install(arguments)

@@ -88,14 +88,14 @@ def parse(monkeypatch, capsys):
 
 @pytest.mark.parametrize("page", pages_with_commands())
 def test_every_command_is_read_by_its_parser(page, reader, parse):
-    """As bash reads them, in long and in short."""
+    """As bash reads them, and with what makes them short, which is appended."""
     here = reader(page, shell=False)
     for words in [*here.draw_nothing(), *inline_commands(page)]:
         if words[0] == "ediffi":  # which asks for the files as well; that they are made is seen where it runs
             for file in (word for word in words if word.endswith((".png", ".json"))):
                 (here.folder / file).touch()
-        whole = parse(words, complete=page == "examples/README.md")
-        parse(short_form(whole)) if words[0] in ("python", "ediffi") else None
+        if words[0] in ("python", "ediffi"):
+            parse(short_form(words), complete=page == "examples/README.md")
 
 
 def test_every_command_runs(page_that_runs, reader, parse, request, monkeypatch):
