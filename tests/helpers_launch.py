@@ -3,9 +3,6 @@
 
 import multiprocessing
 import os
-import signal
-import threading
-import time
 import traceback
 import warnings
 from multiprocessing.connection import wait
@@ -13,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers_training import HalfScenes, encode, make_trainer, tiny_unet
-
-from diffusers_ediffi.training import SceneDataset
+from helpers_training import ScenesUntilTold, make_trainer, tiny_unet
 
 FOR_EVER = 300.0  # seconds, after which processes only wait for each other
 
@@ -28,7 +23,6 @@ def in_two_processes(work: Any, folder: Path, *arguments: Any, **environment: st
     taken by the time that they open it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diffusers_ediffi.training"])
     calls = [(rank, folder, environment, work, arguments) for rank in (0, 1)]
     processes = [context.Process(target=_start, args=call) for call in calls]
     for process in processes:
@@ -77,13 +71,6 @@ def train(rank: int, output: Path, network: dict[str, Any], settings: dict[str, 
 
 
 def train_until_told(rank: int, output: Path, receivers: tuple[int, ...]) -> None:
-    """SIGTERM comes to some of the processes, whose data never come then, in step 2."""
-
-    class Scenes(SceneDataset):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            if index == 16 + 4 * rank and rank in receivers:
-                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
-                time.sleep(10 * FOR_EVER)
-            return super().__getitem__(index)
-
-    make_trainer(output, dataset=Scenes(HalfScenes(), 8, clip_image_size=8), batch_size=4, encoder=encode).train()
+    """SIGTERM comes to some of the processes while they wait for the data of step 2."""
+    scenes = ScenesUntilTold(os.getpid(), 16 + 4 * rank if rank in receivers else None)
+    make_trainer(output, dataset=scenes, batch_size=4).train()

@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
-from diffusers_ediffi.files import write_json
+from diffusers_ediffi.files import write_json, written_whole
 
 LIBRARY = "diffusers_ediffi"
 PIPELINE = f"from {LIBRARY} import EDiffIPipeline  # noqa: F401\n"
@@ -64,26 +64,37 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{folder} does not hold a model_index.json: save a pipeline there with save_pretrained first."
         )
     components = json.loads(index.read_text(encoding="utf-8"))
-    if components.get("_class_name") != "EDiffIPipeline":
-        raise ValueError(f"{folder} holds a {components.get('_class_name')}, not an EDiffIPipeline.")
+    found = components.get("_class_name") if isinstance(components, dict) else type(components).__name__
+    if found != "EDiffIPipeline":
+        raise ValueError(f"{folder} holds a {found}, not an EDiffIPipeline.")
+    for name, class_name in our_components(components).items():
+        if not (folder / name).is_dir() or not is_inside(folder / name, folder) or not class_name.isidentifier():
+            raise ValueError(f"{index} names a component {name!r} of class {class_name!r}, which is not in {folder}.")
     return components
+
+
+def our_components(components: dict[str, Any]) -> dict[str, str]:
+    """The classes of the components that come from this package, by their folders."""
+    pairs = {name: value for name, value in components.items() if isinstance(value, list) and len(value) == 2}
+    return {name: str(class_name) for name, (library, class_name) in pairs.items() if library == LIBRARY}
 
 
 def write_modules(folder: Path, components: dict[str, Any]) -> list[Path]:
     """`pipeline.py`, and a module in the folder of each component of ours."""
     texts = {folder / "pipeline.py": PIPELINE}
-    for name, value in components.items():
-        if isinstance(value, list) and value[0] == LIBRARY:
-            # diffusers takes the component from this file, which it finds by the library's name.
-            texts[folder / name / f"{LIBRARY}.py"] = f"from {LIBRARY} import {value[1]}  # noqa: F401\n"
+    for name, class_name in our_components(components).items():
+        # diffusers takes the component from this file, which it finds by the library's name.
+        texts[folder / name / f"{LIBRARY}.py"] = f"from {LIBRARY} import {class_name}  # noqa: F401\n"
     for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+        with written_whole(path) as unfinished:  # a link, as in the cache of the Hub, gives way to the file
+            unfinished.write_text(text, encoding="utf-8")
     return list(texts)
 
 
 def copy_card(model_card: Path, linked: list[Path], folder: Path) -> list[Path]:
     """Copies the card as README.md, and what it links."""
-    shutil.copyfile(model_card, folder / "README.md")
+    with written_whole(folder / "README.md") as unfinished:
+        shutil.copyfile(model_card, unfinished)
     for path in linked:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model_card.parent / path, folder / path)

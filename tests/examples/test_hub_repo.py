@@ -113,3 +113,36 @@ def test_configs_do_not_name_the_folders_of_a_machine(prepare):
     prepare("")
     found = json.loads((prepare.repo / "vae" / "config.json").read_text())
     assert found == {"unets": [{"a": 1}], "b": [{"_name_or_path": "org/name"}]}
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        [],
+        "text",
+        {"_class_name": "StableDiffusionPipeline"},
+        {"_class_name": "EDiffIPipeline", "../outside": ["diffusers_ediffi", "EDiffIUNet"]},
+        {"_class_name": "EDiffIPipeline", "leads": ["diffusers_ediffi", "EDiffIUNet"]},
+        {"_class_name": "EDiffIPipeline", "missing": ["diffusers_ediffi", "EDiffIUNet"]},
+        {"_class_name": "EDiffIPipeline", "unet": ["diffusers_ediffi", "EDiffIUNet\nimport os"]},
+    ],
+)
+def test_an_index_of_strangers_leads_nowhere_else(prepare, index):
+    outside = prepare.repo.parent / "outside"
+    outside.mkdir()
+    (prepare.repo / "leads").symlink_to(outside)
+    (prepare.repo / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="holds a|names a component"):
+        prepare("")
+    assert not any(outside.iterdir()) and not (prepare.repo / "pipeline.py").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "pipeline.py", "unet/diffusers_ediffi.py", "unet/other.json"])
+def test_what_a_link_leads_to_stays_as_it_is(prepare, name):
+    """In the cache of the Hub all files are links."""
+    blob = prepare.repo.parent / "blob"
+    blob.write_text('{"_name_or_path": "/home/me"}')
+    (prepare.repo / name).symlink_to(blob)
+    prepare("new")
+    assert blob.read_text() == '{"_name_or_path": "/home/me"}'
+    assert not (prepare.repo / name).is_symlink() and "/home/me" not in (prepare.repo / name).read_text()

@@ -1,11 +1,15 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What all tests of training share."""
 
+import multiprocessing
 import shutil
 
 import pytest
 import torch
 from helpers_training import make_tree
+
+# The server that new processes of tests come from; they need not import it all again.
+multiprocessing.set_forkserver_preload(["diffusers_ediffi.training"])
 
 
 @pytest.fixture(autouse=True)

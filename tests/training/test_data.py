@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Items that depend on their number alone, and batches that take each of them once."""
 
+import multiprocessing
 import pickle
 
 import numpy as np
@@ -55,9 +56,16 @@ def test_items_may_start_further_on():
     assert list(StepBatchSampler(2, 1, 3, first_item=100)) == [[102, 103], [104, 105]]
 
 
-def test_worker_processes_give_the_same_batches():
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_worker_processes_give_the_same_batches(method):
+    """Also those that are sent the data set, which is how all systems start them but Linux before Python 3.14."""
     dataset = SceneDataset(HalfScenes(), 8, low_res_factor=4)
-    batches = [list(make_loader(dataset, StepBatchSampler(2, 1, 4), workers)) for workers in (0, 1)]
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        batches = [list(make_loader(dataset, StepBatchSampler(2, 1, 4), workers)) for workers in (0, 1)]
+    finally:
+        multiprocessing.set_start_method(before, force=True)
     for here, there in zip(*batches, strict=True):
         assert here["caption"] == there["caption"] and torch.equal(here["low_res"], there["low_res"])
 

@@ -2,13 +2,14 @@
 """What surrounds a run: signals, the log's file, the lock of a folder."""
 
 import json
+import multiprocessing
 import os
 import signal
 import threading
 import time
 
 import pytest
-from helpers_training import HalfScenes, assert_same, encode, make_trainer, state_of
+from helpers_training import HalfScenes, ScenesUntilTold, assert_same, encode, make_trainer, state_of
 
 from diffusers_ediffi.training import SceneDataset
 from diffusers_ediffi.training.run import RunLog, SignalGuard, alone_in
@@ -42,8 +43,8 @@ def test_a_signal_saves_and_ends_the_run_with_an_exit_code(tmp_path, number, cod
     assert make_trainer(tmp_path).train() == 6
 
 
-@pytest.mark.parametrize("where", ["the data", "the encoders", "the network"])
-def test_a_signal_does_not_wait_for_a_slow_step(tmp_path, where):
+@pytest.mark.parametrize("where", ["the data", "the encoders", "the network", "a grid"])
+def test_a_signal_does_not_wait_for_a_slow_step(tmp_path, where, monkeypatch):
     """What was begun is done again: the run equals one that was not cut."""
 
     def hang_once(call):
@@ -64,17 +65,33 @@ def test_a_signal_does_not_wait_for_a_slow_step(tmp_path, where):
 
     make_trainer(tmp_path / "whole").train()
     stop = {"called": False, "after": 6 if where == "the data" else 3}
-    trainer = make_trainer(tmp_path / "cut", dataset=Slow(HalfScenes(), 8, clip_image_size=8))
+    dataset = Slow(HalfScenes(), 8, clip_image_size=8)
+    trainer = make_trainer(tmp_path / "cut", dataset=dataset, sample_every=3 if where == "a grid" else 0)
+    trainer.sample_items = [SceneDataset(HalfScenes(), 8, clip_image_size=8)[100]]
     if where == "the encoders":
         trainer.conditioner.encode_batch = hang_once(encode)
     if where == "the network":
         trainer.unet.conv_out.register_forward_pre_hook(hang_once(lambda *arguments: None))
+    if where == "a grid":
+        stop["after"] = 0
+        monkeypatch.setattr("diffusers_ediffi.training.trainer.sample_rows", hang_once(None))
     with pytest.raises(SystemExit) as end:
         trainer.train()
     assert end.value.code == 143
     assert state_of(tmp_path / "cut")["step"] == 3
     assert make_trainer(tmp_path / "cut").train() == 6
     assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
+
+
+def test_a_signal_ends_worker_processes_as_well(tmp_path):
+    """They are some steps ahead."""
+    trainer = make_trainer(tmp_path, dataset=ScenesUntilTold(os.getpid(), 4), num_workers=1)
+    with pytest.raises(SystemExit) as stop:
+        trainer.train()
+    assert stop.value.code == 143 and state_of(tmp_path)["step"] <= 2
+    for worker in multiprocessing.active_children():
+        worker.join(30)
+        assert not worker.is_alive()
 
 
 def test_a_guarded_block_ends_as_it_likes_and_is_followed_by_the_exit():

@@ -1,7 +1,9 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Training data of the demo domain: rendered scenes as a map-style data set without end, and a loader that resumes."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -23,6 +25,7 @@ SETTINGS = (
     *("clip_image_size", "style_references", "painted_share", "seed"),
 )
 
+SECONDS_TO_END = 3.0  # of a worker process after SIGTERM
 PICTURES = ("image", "clip_image", "low_res")
 MUST_BE = (
     "give a uint8 tensor (3, height, width) with values from 0 to 255, such as "
@@ -218,7 +221,7 @@ def make_loader(dataset: Dataset, sampler: StepBatchSampler, num_workers: int, p
         collate_fn=collate,
         pin_memory=pin_memory,
         prefetch_factor=8 if num_workers else None,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_handle_signals,
     )
 
 
@@ -263,7 +266,16 @@ def _to_tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
-def _ignore_signals(worker: int) -> None:
-    """A signal to the whole process group must reach the trainer, which saves; its workers end with it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _handle_signals(worker: int) -> None:
+    """A signal to the whole process group must reach the trainer, which saves; its workers end with it, or soon after
+    SIGTERM, whatever they do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_soon)
+
+
+def _end_soon(*_: Any) -> None:
+    """Ends a worker as if it were done, for PyTorch lets no trainer go on after one that failed; and not before the
+    trainer has its own signal, for it would take the worker for lost."""
+    end = threading.Timer(SECONDS_TO_END, os._exit, (0,))
+    end.daemon = True
+    end.start()

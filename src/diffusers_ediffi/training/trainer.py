@@ -130,17 +130,18 @@ class Trainer:
         last = min(total, self.step + (self.settings.max_steps_this_run or total))
         self._announce()
         with self.votes.guard as guard:
-            reason = self._train_to(last) or ("this run's steps are done" if last < total else "finished")
+            # Held here, so that no worker process is waited for before all is saved.
+            batches = iter(self._loader(self.step, last, self.settings.num_workers))
+            reason = self._train_to(last, batches) or ("this run's steps are done" if last < total else "finished")
             self.save()
             self._write_weights()
             reason = guard.received.name if guard.received else reason
             self.progress.say(f"Stopped at step {self.step} of {total} ({reason}); weights: {self.output / 'unet'}")
         return self.step
 
-    def _train_to(self, last: int) -> str | None:
+    def _train_to(self, last: int, batches: Iterator[dict[str, Any]]) -> str | None:
         """Trains to a step, or until there is a reason to stop before it, which is returned."""
         self.progress.start(self.step)
-        batches = iter(self._loader(self.step, last, self.settings.num_workers))
         with self.progress.bar(self.step) as bar:
             while self.step < last:
                 batch = self._next_batch(batches)
@@ -239,15 +240,21 @@ class Trainer:
 
     @torch.no_grad()
     def write_samples(self) -> None:
-        """Writes `samples/step-<step>.png`: what the averaged weights draw, for SR their input, and real images."""
+        """Writes `samples/step-<step>.png`: what the averaged weights draw, for SR their input, and real images.
+
+        A signal leaves the picture out: it is not waited for.
+        """
         if not self.sample_items or not self.accelerator.is_main_process:
             return
         batch = collate(self.sample_items)
         images, low_res = self._images(batch)
         conditioning = self.conditioner.texts(batch)
         unet = self.ema_unet().to(self.device)
-        with self.accelerator.autocast():
-            rows = sample_rows(unet, self.interval, self.settings, images, low_res, conditioning)
+        try:
+            with self.votes.guard.abandons(), self.accelerator.autocast():
+                rows = sample_rows(unet, self.interval, self.settings, images, low_res, conditioning)
+        except Abandoned:
+            return
         write_grid(rows, batch["caption"], self.output / "samples", self.step)
 
     def save(self) -> None:
