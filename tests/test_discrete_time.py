@@ -140,3 +140,10 @@ def test_the_largest_model_that_is_taken():
 def test_trained_betas_are_a_list_of_numbers(trained):
     with pytest.raises(ValueError, match="trained_betas"):
         log_sigmas({"trained_betas": trained, "num_train_timesteps": 1})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, 10**20, 10**400, math.nan, "0.1", [0.1]], ids=str)
+@pytest.mark.parametrize("name", ["beta_start", "beta_end", "trained_betas"])
+def test_betas_lie_between_0_and_1(name, value):
+    with pytest.raises(ValueError, match=name):
+        log_sigmas({name: [value] if name == "trained_betas" else value, "num_train_timesteps": 1})

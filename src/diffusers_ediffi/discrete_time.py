@@ -120,14 +120,18 @@ def _check_betas(betas: Mapping[str, Any]) -> None:
     if trained is None and betas.get("beta_schedule", "linear") not in BETA_SCHEDULES:
         raise ValueError(f"beta_schedule={betas['beta_schedule']!r} is unknown; choose from {BETA_SCHEDULES}.")
     for name in ("beta_start", "beta_end"):
-        if not is_finite(betas.get(name, 0)) or betas.get(name, 0) < 0:
-            raise ValueError(f"{name}={betas[name]!r} must be a number of at least 0.")
-    if trained is not None and not (isinstance(trained, Sequence | np.ndarray) and _are_finite(trained)):
-        raise ValueError(f"trained_betas={trained!r} must list a number for each timestep.")
+        if not _is_beta(betas.get(name, 0)):
+            raise ValueError(f"{name}={betas[name]!r} must be a number from 0 to 1.")
+    if trained is not None and not (isinstance(trained, Sequence | np.ndarray) and _are_betas(trained)):
+        raise ValueError(f"trained_betas={trained!r} must list a number from 0 to 1 for each timestep.")
 
 
-def _are_finite(values: Sequence[Any] | np.ndarray) -> bool:
-    return len(values) > 0 and all(map(is_finite, values))
+def _are_betas(values: Sequence[Any] | np.ndarray) -> bool:
+    return len(values) > 0 and all(map(_is_beta, values))
+
+
+def _is_beta(value: Any) -> bool:
+    return is_finite(value) and 0 <= value <= 1
 
 
 def check_train_timesteps(steps: Any) -> None:

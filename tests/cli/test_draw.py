@@ -463,3 +463,25 @@ def test_edit_refuses_bad_input_in_one_line(arguments, message, nothing_loads, t
     assert main(["edit", *arguments, "--size", "8", "--device", "cpu"]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("ediffi: error: ") and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize(("level", "stage"), [("0.2", "SR256"), ("0,0.2", "SR1024"), ("0.1,0.2", "SR256")])
+def test_noise_that_no_network_knows_is_refused_by_its_option_before_loading(generate, nothing_loads, level, stage):
+    code, _, err = generate("--noise-level", level, "--size", 128)
+    wrong = level.split(",")[0] if stage == "SR256" else level.split(",")[1]
+    assert code == 2
+    assert err == (
+        f"ediffi: error: --noise-level {wrong}: {stage} of this model was trained without noise; leave it out there.\n"
+    )
+
+
+def test_noise_for_stages_that_do_not_run_is_passed_over(generate):
+    assert generate("--noise-level", "0,0.2", "--size", 32, "--steps", "1")[0] == 0
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", "nonsense"])
+def test_a_model_whose_stages_are_not_known_is_refused_by_loading(generate, model, tmp_path, index):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    (broken / "model_index.json").write_text(index)
+    code, _, err = generate("--noise-level", "0.2", "--model", broken)
+    assert code == 2 and "cannot load" in err

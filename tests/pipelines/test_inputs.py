@@ -200,3 +200,10 @@ def test_a_callback_can_be_called(base_pipe, callback):
 def test_a_callback_is_given_tensors_by_a_list_of_names(base_pipe, names):
     with pytest.raises(ValueError, match="callback_on_step_end_tensor_inputs="):
         base_pipe("a cat", callback_on_step_end_tensor_inputs=names)
+
+
+@pytest.mark.parametrize("name", ["height", "width", "regions", "num_inference_steps", "guidance_scale", "encoders"])
+@pytest.mark.parametrize("value", [torch.zeros(2, 2), np.zeros(3), torch.zeros(0)], ids=lambda value: str(value.shape))
+def test_tensors_in_the_place_of_numbers_and_lists_are_refused_by_name(base_pipe, name, value):
+    with pytest.raises(ValueError, match=name):
+        base_pipe("a cat", **{name: value})

@@ -231,3 +231,9 @@ def test_no_reference_is_refused(base_pipe):
 def test_without_an_image_encoder_nothing_is_embedded():
     with pytest.raises(ValueError, match="load both"):
         tiny_pipeline(image_encoder=None).encode_style(picture())
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(0.0, False), (1.5, False), (2.0, False), (2.1, True), (5, True)])
+def test_a_style_beyond_what_networks_know_is_said(base_pipe, caplog, scale, warned):
+    draw(base_pipe, style_image=picture(), style_scale=scale)
+    assert (f"style_scale={scale:g}: networks know 1" in caplog.text) == warned

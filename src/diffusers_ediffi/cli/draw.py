@@ -36,9 +36,10 @@ from ..provenance import (
     save_image,
 )
 from .messages import one_line, say
-from .model import load_pipeline, usable_device
+from .model import load_pipeline, saved_stages, usable_device
 
 MAX_SCENE_BYTES = 2**24
+SR_STAGES = ("SR256", "SR1024")
 MAX_COLOR = 64  # by how much red, green and blue of a mask may differ, of 255: photos of drawings are not quite gray
 
 
@@ -154,8 +155,10 @@ def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: type[EDif
     dtype = getattr(torch, args.dtype or ("float32" if device == "cpu" else "float16"))
     # T5 overflows in float16.
     dtypes = {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype}
+    _check_noise_level(args, saved_stages(model))
     pipe = load_pipeline(model, pipeline, dtypes)
     _check_stages(args, pipe.stages)
+    _check_noise_level(args, [(stage.size, stage.unet.config.get("max_noise_level")) for stage in pipe.stages])
     with _memory_errors(args, pipe, f"{dtype} on {device}"), _recording(args, pipe) as recorder:
         pipe.to(device)
         output = pipe(args.prompt, **_call(args, seeds), **further)
@@ -235,6 +238,19 @@ def _check_stages(args: argparse.Namespace, stages: Sequence[Any]) -> None:
             raise ValueError(
                 f"{option} {given}: give one number, or one for each of the {count} stages that draw "
                 f"{sizes[count - 1]} pixels."
+            )
+
+
+def _check_noise_level(args: argparse.Namespace, stages: Sequence[tuple[int, float | None]]) -> None:
+    """Refuses noise that the super-resolution networks were not trained with; `stages` are the sizes of the model and
+    the strongest noise that each network knows, none where they are not known yet."""
+    running = [highest for size, highest in stages[1:] if args.size is None or size <= args.size]
+    given = args.noise_level if isinstance(args.noise_level, tuple) else (args.noise_level,) * len(running)
+    for stage, level, highest in zip(SR_STAGES, given, running, strict=False):
+        if level is not None and level > (highest or 0):
+            known = "without noise" if highest is None else f"with noise up to {highest:g}"
+            raise ValueError(
+                f"--noise-level {level:g}: {stage} of this model was trained {known}; leave it out there."
             )
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What the commands ask of a model: a pipeline from its folder or the Hub, a device, and silence."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,20 @@ def load_pipeline(model: str, pipeline: type[EDiffIPipeline] = EDiffIPipeline, d
         raise ValueError(f"{_failure(model)}: {type(error).__name__}: {one_line(error)}") from error
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
     return pipe
+
+
+def saved_stages(model: str) -> list[tuple[int, float | None]]:
+    """The size of each stage of a local folder, and the strongest noise on its input that its network knows, without
+    loading anything; none of a Hub id, or where the configurations are not those of stages."""
+    try:
+        index = json.loads(Path(model, "model_index.json").read_bytes())
+        names = [name for name in ("unet", "unet_sr256", "unet_sr1024") if index.get(name, [None])[0]]
+        configs = [json.loads(Path(model, name, "config.json").read_bytes()) for name in names]
+        networks = [config["unets"][0]["config"] if "unets" in config else config for config in configs]
+        size, scale = networks[0]["sample_size"], index.get("sr_scale", 4)
+        return [(size * scale**i, network.get("max_noise_level")) for i, network in enumerate(networks)]
+    except Exception:  # loading says what is wrong with them
+        return []
 
 
 def _failure(model: str) -> str:

@@ -109,7 +109,9 @@ def _check_levels(config: Mapping[str, Any]) -> tuple[int, ...]:
     for width in channels:
         _check_count("block_out_channels", width, MAX_CHANNELS)
         if width % groups:
-            raise ValueError(f"{width} channels are not a multiple of norm_num_groups={groups}; change one.")
+            raise ValueError(
+                f"block_out_channels: {width} channels are not a multiple of norm_num_groups={groups}; change one."
+            )
     layers = tuple(layers) if isinstance(layers, list | tuple) else (layers,) * len(channels)
     if len(layers) != len(channels):
         raise ValueError(f"layers_per_block={layers} needs one number for each of the {len(channels)} levels.")

@@ -35,7 +35,7 @@ def paintings_per_stage(
         ValueError: A region, the strength or the pipeline's `region_normalizer` is wrong.
     """
     strengths = _strengths(pipe.config.default_region_strength if strength is None else strength)
-    if not regions:
+    if regions is None or (isinstance(regions, list | tuple) and not regions):
         return [None] * len(stages)
     if prompt is None:
         raise ValueError("regions need the prompt that their phrases stand in; pass it instead of embeddings.")

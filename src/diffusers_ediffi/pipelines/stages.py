@@ -129,7 +129,7 @@ def stages_up_to(stages: list[Stage], height: int | None, width: int | None) -> 
     """The stages that draw an image of this size, by default all that are loaded."""
     sizes = [stage.size for stage in stages]
     wanted = [size for size in (height, width) if size is not None] or [sizes[-1]]
-    if wanted[0] != wanted[-1] or not all(is_number(size, Integral) and size in sizes for size in wanted):
+    if not all(is_number(size, Integral) and size in sizes for size in wanted) or wanted[0] != wanted[-1]:
         raise ValueError(
             f"this pipeline does not draw height={height!r} and width={width!r}: images are square and the loaded "
             f"stages draw {', '.join(map(str, sizes))} pixels; choose one of these or load a further stage."

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 from PIL import Image
 
 from ..checks import is_finite
 from ..images import as_pil_images, read_image
 from ..models.conditioning import encode_clip_image
 
+logger = logging.get_logger(__name__)
+
+HIGHEST_SCALE = 2.0
 References = list[list[Image.Image]]  # for each row of the batch one picture, or several that are mixed
 
 
@@ -24,6 +28,10 @@ def read_style(style_image: Any, style_scale: Any, image_embeds: Any) -> tuple[R
     """
     if not is_finite(style_scale) or style_scale < 0:
         raise ValueError(f"style_scale={style_scale!r} must be a number of at least 0; 1 is usual, 0 is no style.")
+    if style_scale > HIGHEST_SCALE:
+        logger.warning(
+            f"style_scale={style_scale:g}: networks know 1, and above {HIGHEST_SCALE:g} pictures fall apart."
+        )
     if style_image is None:
         return None, image_embeds
     if image_embeds is not None:
