@@ -14,6 +14,7 @@ from diffusers.utils import logging
 from ..experts.router import ExpertRouterUNet
 from ..files import check_is_folder, saved_whole
 from ..models.folders import check_folder, names_its_folder
+from ..models.unet import align_weights
 from ..models.weight_files import check_complete, check_finite, check_without_adapters, stored_names
 
 logger = logging.get_logger(__name__)
@@ -122,13 +123,16 @@ def keep_out_of_float16(text_encoder: Any) -> None:
         )
 
 
-def check_encoder(encoder: Any) -> None:
-    """Refuses an encoder from a folder whose weights lack tensors, which transformers fills at random, or are not
-    finite; once for each encoder.
+def prepare_encoder(encoder: Any) -> None:
+    """Aligns the weights of an encoder ([`align_weights`]), and refuses one from a folder whose weights lack tensors,
+    which transformers fills at random, or are not finite (once for each encoder).
 
     Raises:
         OSError: It is such an encoder.
     """
+    if not isinstance(encoder, torch.nn.Module):
+        return
+    align_weights(encoder)
     folder = Path(getattr(encoder, "name_or_path", None) or "no folder")
     if encoder in _CHECKED or not folder.is_dir():
         return

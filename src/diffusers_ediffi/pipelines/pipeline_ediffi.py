@@ -25,7 +25,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..experts.router import ExpertRouterUNet
 from ..models.encoder_table import EMBEDDINGS
 from ..models.turns import turn
-from ..models.unet import EDiffIUNet, align_weights
+from ..models.unet import EDiffIUNet
 from ..paint.processor import painted
 from .call import Call, CallState, Conditions, prepare_conditions
 from .encoders import EncodersMixin
@@ -40,7 +40,7 @@ from .inputs import (
     check_prompt_schedule,
     encoders_in_use,
 )
-from .loading import LoadablePipeline, check_encoder, keep_out_of_float16
+from .loading import LoadablePipeline, keep_out_of_float16, prepare_encoder
 from .lora import LoraPipeline
 from .paintings import paintings_per_stage
 from .prediction import batches, network_conditions, network_input
@@ -159,9 +159,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         self._vocabulary = Vocabulary.from_config(vocabulary)
         keep_out_of_float16(text_encoder_2)
         for encoder in (text_encoder, text_encoder_2, image_encoder, safety_checker):
-            if isinstance(encoder, torch.nn.Module):
-                align_weights(encoder)
-                check_encoder(encoder)
+            prepare_encoder(encoder)
         self.register_modules(
             unet=unet,
             scheduler=scheduler,
@@ -361,7 +359,6 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             callback=callback_on_step_end,
             callback_tensors=names,
         )
-        # Threads may share the pipeline, and pipelines of `from_pipe` their networks and schedulers.
         with turn(changed_by_calls(self, stages)):
             return self._output(self._run(call), output_type, return_dict)
 
