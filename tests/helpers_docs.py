@@ -49,6 +49,12 @@ class Block:
             return self.text
         return "".join(f"{line[2:]}\n" for line in self.text.splitlines() if line.startswith("$ "))
 
+    @property
+    def output(self) -> list[str]:
+        """The lines that the page says are printed."""
+        lines = self.text.splitlines() if self.language == "console" else []
+        return [line for line in lines if not line.startswith("$ ")]
+
 
 def tokens(page: str) -> list[Token]:
     return MarkdownIt("commonmark").enable("table").parse((ROOT / page).read_text(encoding="utf-8"))

@@ -354,12 +354,12 @@ def mean_errors(rows: list[dict[str, Any]]) -> dict[tuple[str, str, int], float]
 
 
 def best_of(means: dict[tuple[str, str, int], float], choices: list[tuple[str, str]], errors: list[float]) -> dict:
-    """The best of some solvers at each number of evaluations, and in all from 10 on; and our `errors` over theirs."""
+    """The best of some solvers at each count, and over those from 10 on or all; our `errors` over both."""
     counts = sorted({nfe for _, _, nfe in means})
     best = [min((means[*key, nfe], key) for key in choices) for nfe in counts]
-    many = [nfe for nfe in counts if nfe >= 10]
+    many = [nfe for nfe in counts if nfe >= 10] or counts
     single = min(choices, key=lambda key: math.prod(means[*key, nfe] for nfe in many))
-    over = [error / means[*single, nfe] for error, nfe in zip(errors, counts, strict=True) if nfe >= 10]
+    over = [error / means[*single, nfe] for error, nfe in zip(errors, counts, strict=True) if nfe in many]
     return {
         "best": [error for error, _ in best],
         "best_is": [" ".join(key) for _, key in best],

@@ -50,22 +50,24 @@ class Reader:
         self.shell = shell
         self.namespace: dict[str, Any] = {"__name__": page}
 
-    def read(self, further: Sequence[str] = ()) -> list[str]:
-        """Runs everything, and then further commands; returns what each block of commands printed."""
+    def read(self, further: Sequence[str] = ()) -> None:
+        """Runs everything, and then further commands."""
         if not self.shell:
             self.draw_nothing()
         more = [Block(self.page, 0, "bash", command) for command in further]
         with Shell(self.folder) as shell:
-            return [text for block in (*self.blocks, *more) for text in self._run(block, shell)]
+            for block in (*self.blocks, *more):
+                if block.language == "python":
+                    run_python(block, self.namespace)
+                elif block.language in SHELLS and self.shell:
+                    self._type(block, shell)
 
-    def _run(self, block: Block, shell: Shell) -> list[str]:
-        if block.language == "python":
-            run_python(block, self.namespace)
-        if block.language not in SHELLS or not self.shell:
-            return []
+    def _type(self, block: Block, shell: Shell) -> None:
+        """Runs the commands of a block; where the page says what they print, they print that, and maybe more."""
         ended, printed = shell.run(block.commands)
         assert ended, f"{block.place}: a command of this block fails:\n{block.commands}\n{printed[-3000:]}"
-        return [printed]
+        missing = set(block.output) - set(printed.splitlines())
+        assert not missing, f"{block.place}: the page shows {missing}, printed was\n{printed}"
 
     def draw_nothing(self) -> list[list[str]]:
         """Writes what `ediffi` would draw, in white; returns the words of all commands."""

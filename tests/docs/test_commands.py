@@ -55,7 +55,7 @@ class ParserOfScript:
                 pytest.fail(f"{shlex.join(self.words)}\n{capsys.readouterr().err}")
             finally:  # scripts of another folder may have helpers of the same names
                 for name in set(sys.modules) - known:
-                    if ROOT in Path(getattr(sys.modules[name], "__file__", None) or "/").parents:
+                    if self.script.parent in Path(getattr(sys.modules[name], "__file__", None) or "/").parents:
                         del sys.modules[name]
         pytest.fail(f"{self.words[1]} reads no arguments")
 
@@ -92,7 +92,7 @@ def test_every_command_is_read_by_its_parser(page, reader, parse):
     here = reader(page, shell=False)
     for words in [*here.draw_nothing(), *inline_commands(page)]:
         if words[0] == "ediffi":  # which asks for the files as well; that they are made is seen where it runs
-            for file in (word for word in words if word.endswith((".png", ".json"))):
+            for file in (word for word in words if word.endswith((".jpg", ".png", ".json"))):
                 (here.folder / file).touch()
         if words[0] in ("python", "ediffi"):
             parse(short_form(words), complete=page == "examples/README.md")
@@ -107,9 +107,7 @@ def test_every_command_runs(page_that_runs, reader, parse, request, monkeypatch)
     here = reader(page_that_runs, shell=True)
     if page_that_runs == "examples/README.md":
         found = [parse(words, complete=True) for words in found]
-    printed = here.read([shlex.join(words) for words in found])
-    for block, text in zip([block for block in here.blocks if block.language == "console"], printed, strict=False):
-        assert block.text and text
+    here.read([shlex.join(words) for words in found])
 
 
 def test_what_does_not_run_is_on_its_page():
@@ -123,12 +121,8 @@ def test_readmes_test_command_is_the_end_of_ci():
     assert command == last
 
 
-@pytest.mark.parametrize("name", SHORT_FORMS)
+@pytest.mark.parametrize("name", [name for name in SHORT_FORMS if name.endswith(".py")])
 def test_short_forms_are_of_scripts_that_exist(name):
-    command = name.split()
-    if command[0] == "ediffi":
-        command_parser().parse_args([command[1], "--help"]) if len(command) > 2 else None
-        return
     assert (ROOT / ("examples" if "/" in name else "benchmarks") / name).is_file()
 
 

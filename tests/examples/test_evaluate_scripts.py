@@ -177,3 +177,12 @@ def test_layout_on_coco(coco, tmp_path):
             coco(*options)
     with pytest.raises(ValueError, match="compressed"):
         coco.script.decode({"size": [2, 2], "counts": "04"}, 2, 2)
+
+
+def test_samplers_at_few_evaluations_alone(monkeypatch):
+    """The mean is over ten evaluations and more, or over all where there are no such."""
+    best_of = import_script("evaluate/compare_samplers", monkeypatch).best_of
+    errors = {("Euler", "karras", 8): 2.0, ("Euler", "karras", 20): 1.0}
+    few = best_of({key: error for key, error in errors.items() if key[2] == 8}, [("Euler", "karras")], [1.0])
+    both = best_of(errors, [("Euler", "karras")], [1.0, 0.25])
+    assert (few["ratio_to_best_single"], both["ratio_to_best_single"]) == (0.5, 0.25)
