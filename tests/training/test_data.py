@@ -3,6 +3,7 @@
 
 import multiprocessing
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from diffusers_ediffi.training.data import (
     float_to_image,
     image_to_float,
     make_loader,
+    scene_regions,
 )
 
 
@@ -91,6 +93,13 @@ def test_a_worker_process_may_be_spawned():
 def test_data_set_rejects(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         SceneDataset(HalfScenes(), 16, **options)
+
+
+@pytest.mark.parametrize("place, occurrence", [({}, None), ({"span": (7, 11)}, 0), ({"span": (22, 26)}, 1)])
+def test_a_region_has_the_place_of_its_phrase_where_the_scene_says_it(place, occurrence):
+    thing = SimpleNamespace(phrase="tree", box=(0, 0, 1, 1), **place)
+    scene = SimpleNamespace(caption="a palm tree left of a tree", objects=[thing])
+    assert [region.occurrence for region in scene_regions(scene)] == [occurrence]
 
 
 def test_items_of_a_batch_are_stacked():

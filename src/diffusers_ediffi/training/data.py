@@ -50,7 +50,8 @@ class SceneDataset(Dataset):
 
     Args:
         generator ([`SceneSource`]): Makes the scenes; their captions are read from `scene.caption`, with a
-            `painted_share` their objects from `scene.objects`: phrase, box, and span, its place in the caption.
+            `painted_share` their objects from `scene.objects`: phrase, box, and span, its place in the caption, where
+            they have it.
         size (`int`): Height and width of a rendering in pixels.
         crop (`int`, *optional*): Side of the random patches to train on; by default the whole picture.
         crops_per_scene (`int`, *optional*, defaults to 1): Patches taken from a rendering, since large ones are slow.
@@ -173,7 +174,8 @@ def scene_regions(scene: Any, weight: float = 1.0) -> list[PaintRegion]:
     "tree" as well."""
     regions = []
     for thing in scene.objects:
-        occurrence = find_phrase(scene.caption, thing.phrase).index(thing.span)
+        span = getattr(thing, "span", None)  # without it all places are painted
+        occurrence = None if span is None else find_phrase(scene.caption, thing.phrase).index(span)
         regions.append(PaintRegion(thing.phrase, thing.box, weight, occurrence))
     return regions
 
