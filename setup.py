@@ -30,7 +30,7 @@ extras = {
     "demo": ["gradio>=5"],
     "xformers": ["xformers"],
 }
-extras["test"] = ["pytest>=8", "scipy>=1.11", "torchao>=0.15", *extras["train"], *extras["eval"]]
+extras["test"] = ["hypothesis>=6.100", "pytest>=8", "scipy>=1.11", "torchao>=0.15", *extras["train"], *extras["eval"]]
 extras["dev"] = ["mypy>=1.15", "ruff>=0.11", *extras["test"]]
 
 setup(
