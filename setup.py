@@ -30,7 +30,8 @@ extras = {
     "hub": ["markdown-it-py>=3"],
     "xformers": ["xformers"],
 }
-extras["test"] = ["pytest>=8", "pytest-xdist>=3.6", "torchao>=0.15", *extras["train"], *extras["eval"], *extras["hub"]]
+extras["test"] = ["hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "torchao>=0.15"]
+extras["test"] += [*extras["train"], *extras["eval"], *extras["hub"]]
 extras["dev"] = ["mypy>=1.15", "ruff>=0.11", *extras["test"]]
 
 setup(

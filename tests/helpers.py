@@ -53,7 +53,7 @@ def tiny_unet(seed=0, **changes):
     return unet
 
 
-def tiny_sr_unet(seed, sample_size):
+def tiny_sr_unet(seed, sample_size, **changes):
     # Cross-attention at a sixteenth of the image keeps 128 x 128 cheap.
     channels, factors = (8, 8, 8, 16), (8,)
     return tiny_unet(
@@ -64,6 +64,7 @@ def tiny_sr_unet(seed, sample_size):
         block_out_channels=channels,
         self_attention_factors=(),
         cross_attention_factors=factors,
+        **changes,
     )
 
 
