@@ -53,7 +53,8 @@ LONG = ("demo/train_demo.py",)
 NOT_RUN = {
     ("CONTRIBUTING.md", "git clone <your fork> && cd diffusers_ediffi"): ".ci/run does the same, from the clone on",
     ("CONTRIBUTING.md", "pytest tests/experts"): "the tests would run themselves",
-    ("README.md", 'pip install -c constraints.txt ".[test]" && pytest'): "the last line of .ci/run is this one",
+    ("README.md", 'pip install -c constraints.txt ".[test]" && pytest -n 2'): "the last line of .ci/run is this one",
+    ("docs/safety.md", "pytest tests/fuzz --fuzz-cases 20000"): "the suite runs the same with fewer cases",
     ("docs/experts.md", "pipe.enable_model_cpu_offload()"): "needs a GPU",
 }
 

@@ -448,6 +448,11 @@ def test_zeros_where_the_empty_text_is_not_known_are_said_once(caplog):
     assert ["ExpertAdapter.with_empty_text(pipe)" in record.message for record in caplog.records] == [True]
 
 
+def test_the_empty_text_is_that_of_sdxl():
+    with pytest.raises(ValueError, match="a StableDiffusionPipeline encodes no text as SDXL does"):
+        REFINER_ADAPTER.with_empty_text(build(StableDiffusionPipeline, tiny_unet(0)))
+
+
 def test_an_empty_text_of_another_size_is_refused():
     adapter = REFINER_ADAPTER.with_empty_text(build(StableDiffusionXLPipeline, base_and_refiner()))
     tokens = len(adapter.empty_text["encoder_hidden_states"])

@@ -1,6 +1,6 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """How many cases the fuzz tests try: few in the suite, and always the same; by hand as many as asked for, others each
-time, as with `python -m pytest tests/fuzz --fuzz-cases 20000`, which ends in a table.
+time, as with `pytest tests/fuzz --fuzz-cases 20000`, which ends in a table.
 """
 
 import diffusers.utils.logging

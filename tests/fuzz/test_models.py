@@ -29,8 +29,6 @@ def one_level(**changes):
 
 def run(unet):
     """One call of a network, as small as it takes it."""
-    if any(parameter.is_meta for parameter in unet.parameters()):
-        raise OSError("it lacks tensors")  # how that is refused is tested where weights are read
     stride = getattr(unet, "total_stride", 8)
     with torch.no_grad():
         sample = torch.zeros(1, unet.config["in_channels"], stride, stride)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 from diffusers.utils import logging
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,7 +32,7 @@ class ExpertAdapter:
 
     It is data alone, so that it is saved with the router and a stranger's configuration runs no code.
 
-        >>> refiner = ExpertAdapter.sdxl_refiner().with_empty_text(pipe)
+        >>> refiner = ExpertAdapter.sdxl_refiner()
         >>> router = ExpertRouterUNet.from_unets(
         ...     [refiner_unet, base_unet], [200], unit="timestep", adapters=[refiner, None]
         ... )
@@ -96,11 +97,13 @@ class ExpertAdapter:
         (`force_zeros_for_empty_prompt`).
 
         Args:
-            pipe (`DiffusionPipeline`): The pipeline with the text encoders, for its `encode_prompt`.
+            pipe (`StableDiffusionXLPipeline` or a relative): The pipeline with the text encoders.
 
         Raises:
-            ValueError: if what it encodes is narrower than what the expert reads.
+            ValueError: if it is another pipeline, or what it encodes is narrower than what the expert reads.
         """
+        if not isinstance(pipe, StableDiffusionXLLoraLoaderMixin):  # as all of them are
+            raise ValueError(f"a {type(pipe).__name__} encodes no text as SDXL does: give SDXL's pipeline.")
         hidden_states, _, pooled, _ = pipe.encode_prompt("", do_classifier_free_guidance=False)
         if self.hidden_states_columns is not None:
             hidden_states = self._select_columns(hidden_states)
