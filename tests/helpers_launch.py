@@ -70,6 +70,13 @@ def train(rank: int, output: Path, network: dict[str, Any], settings: dict[str, 
     assert torch.equal(*others)
 
 
+def train_in_pieces(rank: int, output: Path) -> None:
+    """Four steps and a log line of all of them, at once and cut in the middle."""
+    for name, limits in (("whole", [None]), ("cut", [2, None])):
+        for limit in limits:
+            make_trainer(output / name, total_steps=4, log_every=4, max_steps_this_run=limit).train()
+
+
 def train_until_told(rank: int, output: Path, receivers: tuple[int, ...]) -> None:
     """SIGTERM comes to some of the processes while they wait for the data of step 2."""
     scenes = ScenesUntilTold(os.getpid(), 16 + 4 * rank if rank in receivers else None)

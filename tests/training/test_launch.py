@@ -1,9 +1,11 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What a launcher asks of a run: several processes, and batches in parts."""
 
+import json
+
 import pytest
 import torch
-from helpers_launch import in_two_processes, train, train_until_told
+from helpers_launch import in_two_processes, train, train_in_pieces, train_until_told
 from helpers_training import state_of
 
 from diffusers_ediffi.training.launch import part_of, parts
@@ -20,6 +22,14 @@ def test_two_processes_train(tmp_path, optimizer, network, accumulation):
     asked = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": accumulation}
     assert in_two_processes(train, tmp_path, network, settings, **asked) == [0, 0]
     assert state_of(tmp_path / "run")["step"] == 3
+
+
+def test_a_log_line_counts_the_losses_of_both_processes_before_the_cut(tmp_path):
+    assert in_two_processes(train_in_pieces, tmp_path) == [0, 0]
+    logs = [(tmp_path / "run" / name / "log.jsonl").read_text() for name in ("whole", "cut")]
+    whole, cut = (json.loads(log.splitlines()[-1]) for log in logs)
+    assert whole["step"] == cut["step"] == 4
+    assert whole["loss"] == cut["loss"] and whole["loss_per_sigma"] == cut["loss_per_sigma"]
 
 
 @pytest.mark.parametrize("receivers", [(0, 1), (0,), (1,)])

@@ -259,7 +259,8 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint of the present step, unless there is one or the weights are spoilt."""
-        bins = self.progress.bins.sums  # in it, so that a log line tells the same, whether or not the run was cut
+        # Of all processes, so that a log line tells the same, whether or not the run was cut.
+        bins = self.accelerator.reduce(self.progress.bins.sums.clone())
         self._check_finite(bins.sum() + self.learner.grad_norm)
         if self.accelerator.is_main_process and not (self.output / f"checkpoint-{self.step}" / MARKER).exists():
             save_checkpoint(
