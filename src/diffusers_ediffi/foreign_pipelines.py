@@ -117,16 +117,19 @@ class BatchRows:
 def is_called_by_another(pipe: Any) -> bool:
     """Whether another pipeline than `pipe` is running this thread: pipelines of `from_pipe` share a U-Net, whose hooks
     see the calls of all of them. A loop of somebody else's is no pipeline."""
-    if not isinstance(pipe, DiffusionPipeline):
-        return False
+    caller = running_pipeline()
+    return isinstance(pipe, DiffusionPipeline) and caller is not None and caller is not pipe
+
+
+def running_pipeline() -> DiffusionPipeline | None:
+    """The pipeline whose call this thread is in, the innermost of several."""
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_code.co_name == "__call__":
-            caller = frame.f_locals.get("self")
-            if isinstance(caller, DiffusionPipeline):
-                return caller is not pipe
+        caller = frame.f_locals.get("self") if frame.f_code.co_name == "__call__" else None
+        if isinstance(caller, DiffusionPipeline):
+            return caller
         frame = frame.f_back
-    return False
+    return None
 
 
 @contextmanager

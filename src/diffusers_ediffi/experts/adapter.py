@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..checks import is_finite, is_number
+from ..foreign_pipelines import running_pipeline
 from .files import EMPTY_TEXT, expert_folder
 from .guidance import check_guided
 
@@ -87,7 +88,7 @@ class ExpertAdapter:
         """SDXL's refiner beside its base: the second text encoder's columns, no target size, a score instead.
 
         Without a negative prompt the base's pipeline gives zeros where the refiner's pipeline encodes the empty text:
-        `with_empty_text` of the base's pipeline draws what the two draw one after the other.
+        the pipeline is asked for it at the first call, or before by `with_empty_text`.
         """
         return cls((768, 2048), (0, 1, 2, 3), aesthetic_score, negative_aesthetic_score)
 
@@ -152,8 +153,6 @@ class ExpertAdapter:
         sample, timestep, hidden_states, *rest = (*inputs, None) if len(inputs) == 2 else inputs
         if self.negative_aesthetic_score is not None:
             _check_guided(sample, hidden_states)
-            if self.empty_text is None and hidden_states is not None and not hidden_states.chunk(2)[0].any():
-                _warn_of_zeros()
         if self.hidden_states_columns is not None:
             hidden_states = self._select_columns(hidden_states)
         if self.time_ids is not None:
@@ -169,6 +168,23 @@ class ExpertAdapter:
         if hidden_states is None or width < stop:
             raise ValueError(f"an expert reads the columns {start} to {stop} of encoder_hidden_states {width} wide.")
         return hidden_states[..., start:stop]
+
+    def with_text_of_caller(self, hidden_states: torch.Tensor | None) -> "ExpertAdapter":
+        """This adapter with the empty text of the pipeline that runs, if it gives zeros for it and none is known yet;
+        a warning where no pipeline runs.
+
+        Args:
+            hidden_states (`torch.Tensor`, *optional*): (batch, tokens, width), the unconditional half first.
+        """
+        if self.negative_aesthetic_score is None or self.empty_text is not None or hidden_states is None:
+            return self
+        if hidden_states.chunk(2)[0].any():
+            return self
+        pipe = running_pipeline()
+        if isinstance(pipe, StableDiffusionXLLoraLoaderMixin):
+            return self.with_empty_text(pipe)
+        _warn_of_zeros()
+        return self
 
     def _fill_zeros(
         self, hidden_states: torch.Tensor | None, kwargs: dict[str, Any]

@@ -123,10 +123,14 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
             _use_default_values=[],  # `from_config` would leave out what was not given by name
             unets=self._descriptions(),
             boundaries=self.boundaries,
-            adapters=[a and a.to_config() for a in self._adapters] if any(self._adapters) else None,
+            adapters=self._adapter_entries(),
             guidance_scales=self.guidance_scales if with_guidance else None,
             shared_base=self._shared is not None,
         )
+
+    def _adapter_entries(self) -> list[dict[str, Any] | None] | None:
+        entries = [None if adapter is None else adapter.to_config() for adapter in self._adapters]
+        return entries if any(entries) else None
 
     @classmethod
     def from_unets(
@@ -277,6 +281,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         if factor is not None:
             check_guided(inputs[0], NOT_RESCALED)
         if adapter is not None:
+            adapter = self._adapters[index] = adapter.with_text_of_caller(inputs[2] if len(inputs) > 2 else None)
             inputs, kwargs = adapter.apply(inputs, kwargs)
         with self._present(index):
             output = call_where_it_lives(self.experts[index], inputs, kwargs, return_dict)
@@ -368,7 +373,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         Raises:
             ValueError: see `save_pretrained`.
         """
-        self.register_to_config(unets=self._descriptions())  # an expert's may have changed since the start
+        # An expert may have changed since the start, and an adapter know more.
+        self.register_to_config(unets=self._descriptions(), adapters=self._adapter_entries())
         for i, (expert, description) in enumerate(zip(self.experts, self.config["unets"], strict=True)):
             expert_class(i, description)
             check_without_adapters(expert, expert_folder(i))
