@@ -513,6 +513,7 @@ def _edit_config(folder, change):
         (lambda config: config.update(boundaries=[10.0, 0.1]), "strictly increasing"),
         (lambda config: config["unets"].pop(), "2 experts and 2 boundaries"),
         (lambda config: config.pop("unets"), "does not hold a router"),
+        (lambda config: config.update(unets="both"), "does not hold a router: unets='both' is no list"),
     ],
 )
 def test_refuses_a_stranger_s_config(saved, change, message):

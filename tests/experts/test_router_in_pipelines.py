@@ -520,6 +520,7 @@ def test_adapters_hold_where_a_training_batch_is_split():
         ([{"hidden_states_columns": 5}, None], "hidden_states_columns=5"),
         ([{"time_ids": [0, -1]}, None], r"time_ids=\[0, -1\] must list columns"),
         ([{"time_ids": [0], "aesthetic_score": "high"}, None], "aesthetic_score='high' must be a finite number"),
+        ([{"time_ids": [0], "aesthetic_score": -1e175}, None], "aesthetic_score=-1e.175 must be .* at most 65504"),
         ([{"aesthetic_score": 6.0}, None], "say which columns"),
         ([{"time_ids": [0], "negative_aesthetic_score": 2.5}, None], "pass both"),
     ],

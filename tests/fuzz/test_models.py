@@ -57,7 +57,8 @@ class Saved:
         entries = damaged(self.json(name), further)
         written = entries.map(
             lambda case: Case(
-                (name, json.dumps(case.value).encode()), (*case.words, "nested", "experts", "expected shape", "lacks")
+                (name, json.dumps(case.value).encode()),
+                (*case.words, "stranger", "tokenizer of", "nested", "experts", "expected shape", "lacks"),
             )
         )
         return written | self.byte_cases(name)

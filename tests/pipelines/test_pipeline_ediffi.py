@@ -386,6 +386,14 @@ def test_every_edm_scheduler_drops_in(scheduler):
     assert images.shape[-1] == SR1024 and images.isfinite().all()
 
 
+@pytest.mark.parametrize("settings", [{"sigma_max": -80.0}, {"sigma_min": 0.0}, {"sigma_max": float("inf")}])
+def test_noise_levels_that_a_scheduler_does_not_check_are_refused(settings):
+    pipe = tiny_pipeline(scheduler=EDMEulerScheduler())
+    pipe.scheduler.register_to_config(**settings)  # as a configuration of somebody else's
+    with pytest.raises(ValueError, match=rf"of base 8x8 has {next(iter(settings))}=.*, which is no noise level"):
+        draw(pipe)
+
+
 def test_missing_super_resolution_schedulers_are_copies_of_the_first():
     scheduler = EDMEulerScheduler(sigma_max=70.0)
     pipe = tiny_pipeline(scheduler=scheduler, scheduler_sr256=None, scheduler_sr1024=None)

@@ -21,6 +21,7 @@ from .guidance import check_guided
 
 logger = logging.get_logger(__name__)
 
+MAX_SCORE = 65504  # the largest number in float16
 NO_EMPTY_TEXT = (
     "the pipeline gives zeros for an empty negative prompt, and an expert with an adapter was trained with the encoded"
     " empty text: make the adapter know it by ExpertAdapter.with_empty_text(pipe), or pass negative_prompt=''."
@@ -74,8 +75,8 @@ class ExpertAdapter:
             raise ValueError(f"empty_text has {sorted(self.empty_text)}; it needs {' and '.join(texts)}.")
         for name in ("aesthetic_score", "negative_aesthetic_score"):
             score = getattr(self, name)
-            if score is not None and not is_finite(score):
-                raise ValueError(f"{name}={score!r} must be a finite number.")
+            if score is not None and not (is_finite(score) and abs(score) <= MAX_SCORE):
+                raise ValueError(f"{name}={score!r} must be a finite number, of at most {MAX_SCORE}.")
         if self.aesthetic_score is not None and self.time_ids is None:
             raise ValueError("aesthetic_score is appended to time_ids: say which columns of them to keep.")
         if self.negative_aesthetic_score is not None and self.aesthetic_score is None:

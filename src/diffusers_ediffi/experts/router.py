@@ -2,6 +2,7 @@
 """`ExpertRouterUNet`: an ensemble of expert denoisers (section 4.1) behind the call of one U-Net."""
 
 import json
+import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
@@ -445,7 +446,10 @@ def _built(unets: Sequence[Any], shared_base: bool) -> list[Any]:
 def _check_is_router(root: Path, config: Any) -> None:
     entries = config if isinstance(config, dict) else {"_class_name": type(config).__name__}
     if not isinstance(entries.get("unets"), list):
-        raise ValueError(f"{root} does not hold a router but a {entries.get('_class_name')}; load it by that class.")
+        name = entries.get("_class_name")
+        if name == ExpertRouterUNet.__name__:
+            raise ValueError(f"{root} does not hold a router: unets={reprlib.repr(entries.get('unets'))} is no list.")
+        raise ValueError(f"{root} does not hold a router but a {name}; load it by that class.")
     if not isinstance(config.get("shared_base", False), bool):
         raise ValueError(f"shared_base={config['shared_base']!r} of {root} must be true or false.")
     check_folder(root)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from ..checks import MAX_INFERENCE_STEPS, MAX_STAGES, is_number
+from ..checks import MAX_INFERENCE_STEPS, MAX_STAGES, is_finite, is_number
 from ..discrete_time import has_betas, settings_of
 from ..models.low_res import augment_low_res, upsample_low_res
 from ..paint.painting import Painting
@@ -209,6 +209,10 @@ def _check_is_edm(stage: Stage) -> None:
             f"the scheduler of {stage.label} has the betas of a discrete-time model; build it without beta_schedule "
             "and trained_betas."
         )
+    for name in ("sigma_min", "sigma_max"):
+        sigma = stage.scheduler.config.get(name)
+        if sigma is not None and not (is_finite(sigma) and sigma > 0):
+            raise ValueError(f"the scheduler of {stage.label} has {name}={sigma!r}, which is no noise level.")
 
 
 def _check_preconditioning(stage: Stage) -> None:
