@@ -87,8 +87,10 @@ def test_layers_without_end_are_refused_before_they_are_built(stranger, file, na
 def test_counts_are_found_wherever_they_stand():
     names = ("num_hidden_layers", "n_heads", "layers_per_block", "transformer_layers_per_block", "num_res_blocks")
     for name in names:
-        with pytest.raises(ValueError, match=f"here: {name}=1000000 is more than"):
+        with pytest.raises(ValueError, match=f"here: {name}=1000000 is not from 0 to"):
             check_counts({"a": [{"b": {name: 10**6}}]}, "here")
+    with pytest.raises(ValueError, match="here: num_attention_heads=-2 is not from 0 to"):
+        check_counts({"num_attention_heads": -2}, "here")
     check_counts({"num_train_timesteps": 10**6, "vocab_size": 10**6, "num_layers": max(MAX_COUNTS.values())}, "here")
 
 

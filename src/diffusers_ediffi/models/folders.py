@@ -81,14 +81,16 @@ def check_counts(config: Any, where: str, depth: int = 0) -> None:
         raise ValueError(f"{where} is nested more than {MAX_DEPTH} deep.")
     entries = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     for name, value in entries:
-        for number in value if isinstance(value, list) else [value]:
-            if is_number(number, Real) and number > _most(name):
-                raise ValueError(f"{where}: {name}={value!r} is more than {_most(name)}: no network has so many.")
+        most = _most(name)
+        for number in [] if most is None else value if isinstance(value, list) else [value]:
+            if is_number(number, Real) and not 0 <= number <= most:
+                raise ValueError(f"{where}: {name}={value!r} is not from 0 to {most}: no network has so many.")
         check_counts(value, where, depth + 1)
 
 
-def _most(name: Any) -> float:
-    return min((most for pattern, most in MAX_COUNTS.items() if pattern.fullmatch(str(name))), default=float("inf"))
+def _most(name: Any) -> int | None:
+    """The most that an entry may count; `None` where it is no count."""
+    return min((most for pattern, most in MAX_COUNTS.items() if pattern.fullmatch(str(name))), default=None)
 
 
 def _read(file: Path) -> Any:
