@@ -234,8 +234,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
 
         Args:
             > What to draw
-            prompt (`str` or `list` of `str`, *optional*): The text; may be left out where embeddings or a style
-                are given.
+            prompt (`str` or `list` of `str`, *optional*): The text; may be left out with embeddings or a style.
             negative_prompt (`str` or `list` of `str`, *optional*): What guidance leads away from. `None` is the
                 unconditional model (zeroed embeddings), `""` the encoded empty text.
             prompt_schedule (`list` of `tuple`, *optional*): Instead of `prompt`, prompts that follow each other while
@@ -255,10 +254,8 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
                 have learned with it. With more of it a super-resolution stage repairs more, and keeps less, of what
                 the stage before drew. One number for both stages or a tuple (SR256, SR1024), the pipeline's
                 `default_noise_level` by default; at most the network's `max_noise_level`, and 0 for a network without.
-            generator (`torch.Generator` or `list`, *optional*): Makes the noise repeatable; a list gives each image
-                its generator.
-            latents (`torch.Tensor`, *optional*): Standard normal noise for the base stage (images, 3, base size, base
-                size).
+            generator (`torch.Generator` or `list`, *optional*): Makes the noise repeatable; a list has one an image.
+            latents (`torch.Tensor`, *optional*): Standard normal noise for the base stage (images, 3, size, size).
 
             > Guidance
             guidance_scale (`float`, `dict` or `tuple`, *optional*): One number for every stage, or one per stage; by
@@ -284,8 +281,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
                 counts as zeros.
             negative_prompt_embeds, negative_pooled_prompt_embeds, negative_prompt_embeds_2,
                 negative_prompt_attention_mask_2 (`torch.Tensor`, *optional*): The same instead of `negative_prompt`.
-            image_embeds (`torch.Tensor`, *optional*): CLIP image embedding (batch or 1, width) instead of
-                `style_image`.
+            image_embeds (`torch.Tensor`, *optional*): Instead of `style_image`, its embedding (batch or 1, width).
 
             > Style
             style_image (*optional*): Style reference (section 5.3): a PIL image, an array (height, width, 3) or a
