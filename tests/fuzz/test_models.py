@@ -28,13 +28,14 @@ def one_level(**changes):
 
 
 def run(unet):
-    """One call of a network, nearly as small as it takes it: groups of one number have no deviation. That finite
-    weights make numbers beyond float range is for the pipeline to say."""
+    """One call of a network, nearly as small as it takes it: groups of one number have no deviation. Where huge
+    weights lead beyond float range, the pipeline says so."""
     size = 2 * getattr(unet, "total_stride", 4)
     with torch.no_grad():
         sample = torch.zeros(1, unet.config["in_channels"], size, size)
         output = unet(sample, torch.tensor(-0.1), None)[0]
-    assert output.shape == (1, unet.config["out_channels"], size, size)
+    huge = any(parameter.abs().max() > 1e6 for parameter in unet.parameters())
+    assert (output.isfinite().all() or huge) and output.shape == (1, unet.config["out_channels"], size, size)
 
 
 class Saved:
