@@ -2,7 +2,8 @@
 """Tiny DeepFloyd IF and Karlo with random weights: the very classes, blocks and settings of the published ones."""
 
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
+from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from helpers import SIZES, WIDTH, tiny_components
 
 IF_BETAS = {"beta_schedule": "squaredcos_cap_v2"}
@@ -88,3 +89,62 @@ def karlo_sr_unet(seed=2):
         "add_attention": False,
     }
     return randomized(UNet2DModel(**config), seed)
+
+
+KARLO_CONDITIONING = {
+    "encoders": {
+        "clip_text": {
+            "columns": [4, 81],
+            "widths": {"prompt_embeds": WIDTH, "pooled_prompt_embeds": WIDTH},
+            "masks_padding": True,
+        },
+        "clip_image": {"columns": [0, 4], "widths": {"image_embeds": WIDTH}},
+    },
+    "empty_text": True,
+    "unets": {
+        "unet": {
+            "arguments": {
+                "text_proj.image_embeddings": "image_embeds",
+                "text_proj.prompt_embeds": "pooled_prompt_embeds",
+                "text_proj.text_encoder_hidden_states": "prompt_embeds",
+                "attention_mask": "prompt_attention_mask",
+            }
+        },
+        "unet_sr256": {"arguments": {}, "low_res_filter": "bicubic_antialias"},
+    },
+}
+
+
+def karlo_unet(seed=0):
+    """The decoder of Karlo."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=SIZES[0],
+        in_channels=3,
+        out_channels=6,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="identity",
+    )
+    return randomized(unet, seed)
+
+
+def karlo_text_proj(seed=3):
+    """What makes the decoder's inputs of CLIP's embeddings."""
+    proj = UnCLIPTextProjModel(clip_embeddings_dim=WIDTH, time_embed_dim=128, cross_attention_dim=32)
+    return randomized(proj, seed)
+
+
+def karlo_prior(seed=4):
+    """The prior, which makes an image embedding of a text."""
+    torch.manual_seed(seed)
+    prior = PriorTransformer(
+        num_attention_heads=2, attention_head_dim=8, embedding_dim=WIDTH, num_layers=1, additional_embeddings=4
+    )
+    return randomized(prior, seed)

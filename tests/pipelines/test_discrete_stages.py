@@ -1,6 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Stages with networks of diffusers that work in discrete time: their parametrisations, schedulers and conditions."""
 
+import re
+
 import pytest
 import torch
 from diffusers import (
@@ -8,15 +10,30 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     IFPipeline,
     IFSuperResolutionPipeline,
+    KandinskyPriorPipeline,
+    UnCLIPPipeline,
+    UnCLIPScheduler,
 )
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
-from helpers import PROMPT, SIZES, WIDTH, seeded
-from helpers_cascades import IF_BETAS, IF_CONDITIONING, if_sr_unet, if_unet, text_parts
+from helpers import PROMPT, SIZES, WIDTH, picture, seeded, tiny_components
+from helpers_cascades import (
+    IF_BETAS,
+    IF_CONDITIONING,
+    KARLO_CONDITIONING,
+    if_sr_unet,
+    if_unet,
+    karlo_prior,
+    karlo_sr_unet,
+    karlo_text_proj,
+    karlo_unet,
+    text_parts,
+)
 
 from diffusers_ediffi import (
     EDiffIImg2ImgPipeline,
@@ -196,6 +213,25 @@ def test_the_coefficients_say_what_the_output_means(kind, scheduler):
 # --- DeepFloyd IF in the cascade: all that eDiff-I's networks do ---
 
 
+@pytest.mark.parametrize("make", [DDPMScheduler, UnCLIPScheduler])
+def test_schedulers_that_add_noise_read_the_learned_variance(make):
+    """The loop of diffusers' pipelines: the variance of the row with the text, and where the step ends."""
+    learned = {"variance_type": "learned_range"} | ({"beta_schedule": IF_BETAS["beta_schedule"]})
+    pipe = if_pipeline(EDMDEISScheduler, unet_sr256=None, scheduler=make(**learned))
+    ours = draw(pipe, num_inference_steps=3, guidance_scale=3.0)
+    embeds, scheduler, generator = pipe.encode_prompt(PROMPT), make(**learned), seeded()
+    scheduler.set_timesteps(3)
+    text = torch.cat([embeds[6], embeds[2]])
+    sample = torch.randn(ours.shape, generator=generator)
+    for t, end in zip(scheduler.timesteps, [*scheduler.timesteps[1:], None], strict=True):
+        with torch.no_grad():
+            none, full = pipe.unet(torch.cat([sample, sample]), t, text).sample.chunk(2)
+        output = torch.cat([none[:, :3] + 3 * (full - none)[:, :3], full[:, 3:]], dim=1)
+        told = {"prev_timestep": end} if make is UnCLIPScheduler else {}
+        sample = scheduler.step(output, t, sample, generator=generator, **told).prev_sample
+    torch.testing.assert_close(ours, sample, atol=1e-4, rtol=1e-4)
+
+
 def test_if_is_saved_and_loaded(tmp_path):
     pipe = if_pipeline(EDMDEISScheduler)
     pipe.save_pretrained(tmp_path / "if")
@@ -264,6 +300,222 @@ def test_if_is_painted_and_recorded():
     assert "t5" in recorder.shares() and "text" not in recorder.shares()
 
 
+# --- Karlo: unCLIP's decoder, and two experts of super-resolution ---
+
+
+class GivenSteps(DPMSolverMultistepScheduler):
+    """A deterministic solver that UnCLIPPipeline calls as its own."""
+
+    def step(self, *args, prev_timestep=None, **kwargs):
+        return super().step(*args, **kwargs)
+
+
+def karlo_pipeline():
+    """The pipeline, and its two experts of super-resolution."""
+    settings = {**IF_BETAS, "variance_type": "learned_range"}
+    first, last = karlo_sr_unet(5), karlo_sr_unet(6)
+    router = ExpertRouterUNet.from_unets([last, first], [300], unit="timestep", scheduler=GivenSteps(**settings))
+    components = tiny_components()
+    pipe = EDiffIPipeline(
+        unet=karlo_unet(),
+        unet_sr256=router,
+        scheduler=GivenSteps(**settings),
+        text_proj=karlo_text_proj(),
+        conditioning=KARLO_CONDITIONING,
+        default_guidance_scale=(8.0, 1.0),
+        **{name: components[name] for name in ("tokenizer", "text_encoder", "image_encoder", "feature_extractor")},
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, first, last
+
+
+def test_karlo_equals_its_pipeline_in_diffusers():
+    pipe, first, last = karlo_pipeline()
+    shared = {"text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer, "prior": karlo_prior()}
+    of_prior = UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0, variance_type="fixed_small_log")
+    prompts = [PROMPT, "a dog"]
+
+    prior = KandinskyPriorPipeline(
+        **shared, scheduler=of_prior, image_encoder=pipe.image_encoder, image_processor=pipe.feature_extractor
+    )
+    prior.set_progress_bar_config(disable=True)
+    embeds = prior(prompts, num_inference_steps=3, generator=seeded()).image_embeds
+    latents = torch.randn(2, 3, SIZES[0], SIZES[0], generator=seeded(1))
+    run = {"num_inference_steps": (4, 5), "output_type": "np"}
+    ours = pipe(prompts, image_embeds=embeds, latents=latents, generator=seeded(2), **run).images
+
+    theirs = UnCLIPPipeline(
+        **shared,
+        decoder=pipe.unet,
+        text_proj=pipe.text_proj,
+        super_res_first=first,
+        super_res_last=last,
+        prior_scheduler=of_prior,
+        decoder_scheduler=pipe.scheduler,
+        super_res_scheduler=pipe.scheduler_sr256,
+    )
+    theirs.set_progress_bar_config(disable=True)
+    used = []
+    for name, unet in (("first", first), ("last", last)):
+        unet.register_forward_hook(lambda *_, name=name: used.append(name))
+    steps = dict(zip(("prior", "decoder", "super_res"), (3, 4, 5), strict=True))
+    images = theirs(
+        prompts,
+        generator=seeded(),
+        decoder_latents=latents,
+        super_res_latents=torch.randn(2, 3, SIZES[1], SIZES[1], generator=seeded(2)),
+        output_type="np",
+        **{f"{name}_num_inference_steps": number for name, number in steps.items()},
+    ).images
+    assert abs(ours - images).max() < 1e-4 and ours.std() > 0.05
+    used.clear()
+    pipe(prompts, image_embeds=embeds, latents=latents, generator=seeded(2), **run)
+    assert used == ["first"] * 4 + ["last"]
+
+
+def test_karlo_needs_a_picture_or_its_embedding():
+    pipe, _, _ = karlo_pipeline()
+    with pytest.raises(ValueError, match="reads image_embeds, which is missing: pass style_image"):
+        draw(pipe)
+    assert not torch.equal(draw(pipe, style_image=picture()), draw(pipe, style_image=picture(1)))
+    with pytest.raises(ValueError, match=re.escape("encoders=['clip_image'] leaves out 'clip_text', which base 8x8")):
+        draw(pipe, style_image=picture(), encoders=["clip_image"])
+
+
+def test_without_the_picture_karlo_reads_what_it_has_learned_for_that():
+    pipe, _, _ = karlo_pipeline()
+    one, other = (draw(pipe, style_image=picture(i), encoders=["clip_text"]) for i in range(2))
+    assert torch.equal(one, other)
+    learned = pipe.text_proj.learned_classifier_free_guidance_embeddings.detach()[None]
+    torch.testing.assert_close(draw(pipe, image_embeds=learned), one, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_for_karlos_encoders():
+    """D_k is conditioned on encoder k, and on the other as the unconditional model is."""
+    pipe, _, _ = karlo_pipeline()
+    learned = pipe.text_proj.learned_classifier_free_guidance_embeddings.detach()[None]
+    style = {"style_image": picture(), "height": SIZES[0]}
+    torch.testing.assert_close(
+        draw(pipe, **style, guidance_scale={"clip_text": 5.0}),
+        draw(pipe, height=SIZES[0], image_embeds=learned, guidance_scale=5.0),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    by_picture = draw(pipe, **style, guidance_scale={"clip_image": 5.0}, negative_prompt="")
+    torch.testing.assert_close(by_picture, draw(pipe, prompt=" .", **style, guidance_scale={"clip_image": 5.0}))
+    both = draw(pipe, **style, guidance_scale={"clip_text": 5.0, "clip_image": 5.0})
+    assert not torch.allclose(both, by_picture, atol=1e-2)
+
+
+# --- wrong inputs ---
+
+WRONG_CONDITIONING = {
+    "no dictionary": (3, "conditioning is 3"),
+    "an unknown entry": ({"encoder": {}}, "unknown entries ['encoder']"),
+    "an unknown encoder": ({"encoders": {"bert": {}}}, "unknown entries ['bert']"),
+    "no columns": ({"encoders": {"t5": {"widths": {"prompt_embeds_2": 8}}}}, "columns=None"),
+    "columns the wrong way round": (
+        {"encoders": {"t5": {"columns": [3, 3], "widths": {"prompt_embeds_2": 8}}}},
+        "columns=[3, 3]",
+    ),
+    "too many columns": (
+        {"encoders": {"t5": {"columns": [0, 10**9], "widths": {"prompt_embeds_2": 8}}}},
+        "at most 16384",
+    ),
+    "a width that is no number": (
+        {"encoders": {"t5": {"columns": [0, 3], "widths": {"prompt_embeds_2": "8"}}}},
+        "the width '8'",
+    ),
+    "an embedding of another encoder": (
+        {"encoders": {"t5": {"columns": [0, 3], "widths": {"prompt_embeds": 8}}}},
+        "give a width for some of prompt_embeds_2",
+    ),
+    "an unknown network": ({"unets": {"prior": {}}}, "unknown entries ['prior']"),
+    "no arguments": ({"unets": {"unet": {}}}, "arguments of unet of conditioning is None"),
+    "an unknown argument": ({"unets": {"unet": {"arguments": {"x": "y"}}}}, "unknown entries ['x']"),
+    "an embedding of no encoder": (
+        {"unets": {"unet": {"arguments": {"encoder_hidden_states": "prompt_embeds_2"}}}},
+        "reads 'prompt_embeds_2'; choose from noise_level",
+    ),
+    "an unknown filter": (
+        {"unets": {"unet_sr256": {"arguments": {}, "low_res_filter": "lanczos"}}},
+        "low_res_filter='lanczos'",
+    ),
+    "betas of nothing": (
+        {"unets": {"unet_sr256": {"arguments": {}, "noise_betas": IF_BETAS}}},
+        "give both or neither",
+    ),
+    "no betas": (
+        {"unets": {"unet_sr256": {"arguments": {"class_labels": "noise_timestep"}, "noise_betas": {"x": 1}}}},
+        "noise_betas={'x': 1}",
+    ),
+    "unknown betas": (
+        {
+            "unets": {
+                "unet_sr256": {
+                    "arguments": {"class_labels": "noise_timestep"},
+                    "noise_betas": {"beta_schedule": "sine"},
+                }
+            }
+        },
+        "beta_schedule='sine'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CONDITIONING)
+def test_wrong_conditioning_is_refused_by_name(name):
+    conditioning, message = WRONG_CONDITIONING[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        EDiffIPipeline(unet=if_unet(), scheduler=EDMDEISScheduler(**IF_BETAS), conditioning=conditioning)
+
+
+def test_what_does_not_fit_is_refused_before_anything_runs():
+    pipe = if_pipeline(EDMDEISScheduler)
+    t5 = torch.zeros(1, 77, WIDTH)
+    refused = {
+        "is not read by this model, whose encoders are t5": {
+            "prompt": None,
+            "prompt_embeds": t5,
+            "prompt_embeds_2": t5,
+        },
+        "not (1, 77, 16)": {"prompt": None, "prompt_embeds_2": t5[:, :76]},
+        "choose from t5": {"encoders": ["clip_text"]},
+        "class_labels=[3] are not read by any network that runs": {"class_labels": 3},
+        "class_labels=-1 must be whole numbers from 0": {"class_labels": -1},
+        "noise_level=30000.0: SR256 was trained with noise up to 4096": {"noise_level": 30000.0},
+    }
+    for message, arguments in refused.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            draw(pipe, **arguments)
+    with pytest.raises(ValueError, match="say what it reads by conditioning="):
+        draw(if_pipeline(EDMDEISScheduler, conditioning=None))
+    with pytest.raises(ValueError, match="in_channels=3 and out_channels=6; a super-resolution network"):
+        draw(if_pipeline(EDMDEISScheduler, unet_sr256=if_unet(sample_size=SIZES[1], class_embed_type="timestep")))
+    with pytest.raises(ValueError, match="the scheduler of base 8x8 does not fit: .*FlowMatchEuler"):
+        draw(if_pipeline(EDMDEISScheduler, scheduler=FlowMatchEulerDiscreteScheduler()))
+    pipe.text_encoder_2 = None
+    with pytest.raises(ValueError, match="reads negative_prompt_embeds_2, which is missing: load text_encoder_2"):
+        draw(pipe, prompt=None, prompt_embeds_2=t5)
+
+
+def test_classes_are_told_to_every_row():
+    conditioning = {
+        "encoders": {"t5": {"columns": [0, 77], "widths": {"prompt_embeds_2": WIDTH}}},
+        "unets": {"unet": {"arguments": {"encoder_hidden_states": "prompt_embeds_2", "class_labels": "class_labels"}}},
+    }
+    unet = if_unet(num_class_embeds=5)
+    pipe = if_pipeline(EDMDEISScheduler, unet=unet, unet_sr256=None, conditioning=conditioning)
+    both = draw(pipe, [PROMPT, PROMPT], class_labels=[1, 4], latents=torch.ones(2, 3, 8, 8))
+    fourth = draw(pipe, PROMPT, class_labels=4, latents=torch.ones(1, 3, 8, 8))
+    torch.testing.assert_close(both[1:], fourth, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(both[0], both[1], atol=1e-2)
+    with pytest.raises(ValueError, match=re.escape("class_labels=[5]: base 8x8 knows 5 classes, counted from 0")):
+        draw(pipe, class_labels=5)
+    with pytest.raises(ValueError, match="base 8x8 reads class_labels, which are missing"):
+        draw(pipe)
+
+
 def draw(pipe, prompt=PROMPT, **arguments):
     defaults = {"num_inference_steps": 2, "generator": seeded(), "output_type": "latent", "noise_level": 0.0}
-    return pipe(prompt, **{**defaults, **arguments}).images
+    return pipe(**{"prompt": prompt, **defaults, **arguments}).images

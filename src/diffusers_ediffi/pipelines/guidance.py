@@ -57,23 +57,24 @@ class Guidance:
             return cls((tuple(weights),))
         return cls((None, *((name,) for name in weights)), tuple(weights.values()))
 
-    def rows_of(self, name: str, stage: Stage, embeds: Embeddings, images: slice) -> torch.Tensor | None:
-        """An embedding for every row of these images: the first row of all of them, then the second, and so on; `None`
-        if all rows go without, or there is no such embedding."""
+    def rows_of(self, name: str, stage: Stage, embeds: Embeddings, images: slice, count: int) -> torch.Tensor | None:
+        """An embedding for every row of these images, of which there are `count`: the first row of all of them, then
+        the second, and so on; `None` if all rows go without, or there is no such embedding."""
         encoders = stage.conditioning.encoders.values()
         encoder = next((encoder for encoder in encoders if name in encoder.embeddings), None)
         if encoder is None:
             return None
         negative, positive = embeds.get(f"negative_{name}"), embeds.get(name)
         parts = [negative if row is None else positive if encoder.name in row else None for row in self.rows]
-        like = next((part for part in (*parts, positive) if part is not None), None)
-        dropped = stage.dropped(name, like)
-        if like is None or (dropped is None and not any(part is not None for part in parts)):
-            return None
-        if dropped is None:
+        parts = [None if part is None else part[images] for part in parts]
+        like, dropped = next((part for part in parts if part is not None), None), stage.dropped(name, negative)
+        if dropped is not None:
+            dropped = dropped.expand(count, *dropped.shape[1:]) if len(dropped) == 1 else dropped[images]
+        elif like is not None:
             # Zeros in all columns, none of them masked, are what training saw as "dropped".
             dropped = torch.full_like(like, 1 if name == encoder.mask else 0)
-        return torch.cat([(dropped if part is None else part)[images] for part in parts])
+        rows = [dropped if part is None else part for part in parts]
+        return None if dropped is None else torch.cat([row for row in rows if row is not None])
 
     def painted_rows(self, encoders: Sequence[Encoder]) -> tuple[int, list[list[int]] | None]:
         """The arguments `copies` and `readable` of [`~painting.Painting.select`]: D_none is not painted, and the other

@@ -18,7 +18,7 @@ from ..models.encoder_table import CLIP_IMAGE, TEXT_EMBEDDINGS, TEXT_ENCODERS, E
 from .conditioning import CLASS_LABELS, Conditioning
 from .prompt_schedule import PromptSchedule
 from .safety import check_safety_checker
-from .stages import Generator, GuidanceScale, Stage, check_schedulers
+from .stages import Generator, Stage, check_schedulers
 from .style import References
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -141,14 +141,21 @@ def _scheduled_prompts(prompts: Sequence[Any]) -> list[str | list[str]]:
     return [[entry] * max(rows) if rows and isinstance(entry, str) else entry for entry in prompts]
 
 
-def encoders_in_use(pipe: Any, encoders: Any, scale: GuidanceScale, inputs: Inputs) -> tuple[str, ...]:
+def encoders_in_use(pipe: Any, encoders: Any, stages: list[Stage], inputs: Inputs) -> tuple[str, ...]:
     """The encoders whose conditions the networks receive; those named, in `encoders` or by a weight in the base's
     guidance scale, must have a condition."""
-    there = tuple(pipe._conditioning.encoders)
+    there, scale = tuple(pipe._conditioning.encoders), stages[0].guidance_scale
     if encoders is not None and (not isinstance(encoders, list | tuple) or not encoders):
         raise ValueError(f"encoders={encoders!r} must be a list of at least one of {', '.join(there)}.")
     used = there if encoders is None else tuple(encoders)
     check_choice("encoders", used, there)
+    for encoder in pipe._conditioning.text_encoders:
+        readers = [s for s in stages if not s.inputs.zeros and encoder.sequence in s.inputs.embeddings]
+        if encoder.name not in used and readers:
+            raise ValueError(
+                f"encoders={encoders!r} leaves out {encoder.name!r}, which {readers[0].label} has learned to read in "
+                "every call: name it as well."
+            )
     for name in () if encoders is None else used:
         _check_condition("encoders", pipe, name, inputs)
     if isinstance(scale, dict):

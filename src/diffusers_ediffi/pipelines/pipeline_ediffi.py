@@ -354,7 +354,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         names = callback_on_step_end_tensor_inputs
         check_callback(callback_on_step_end, names, self._callback_tensor_inputs)
         check_inputs(self, inputs, stages, generator, latents)
-        used = encoders_in_use(self, encoders, stages[0].guidance_scale, inputs)
+        used = encoders_in_use(self, encoders, stages, inputs)
         paintings = paintings_per_stage(self, stages, prompt, regions, region_strength, schedule, used)
         stages = [replace(stage, painting=painting) for stage, painting in zip(stages, paintings, strict=True)]
         call = Call(
@@ -428,7 +428,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         # Timesteps may repeat (Runge-Kutta stages), so the scheduler counts instead of looking them up.
         if hasattr(stage.scheduler, "set_begin_index"):
             stage.scheduler.set_begin_index(begin)
-        step = stage.stepper(call.generator)
+        step = stage.stepper(call.generator, begin)
         sample = self._first_sample(stage, noise)
         total = len(stage.scheduler.timesteps) - begin
         with stage.expert_choice() as select_expert, self.progress_bar(total=total) as progress_bar:

@@ -46,7 +46,7 @@ def network_conditions(
             labels = embeds[CLASS_LABELS]
             value = None if labels is None else labels[images].repeat(len(guidance.rows))
         else:
-            value = guidance.rows_of(source, stage, embeds, images)
+            value = guidance.rows_of(source, stage, embeds, images, len(x) // len(guidance.rows))
             value = None if value is None else value.to(stage.unet.dtype)
         values[argument] = value
     arguments = _nested(values)
@@ -113,8 +113,10 @@ def predict(
         pipe._announce(stage, guidance, images, len(sample))
         output = stage.unet(x, timestep, **conditions, return_dict=False)[0].float()
         noisy = stage.from_sample(sample[images], sigma)
-        # Some networks have learned the variance of a step besides, which no solver here needs.
-        outputs.append(guidance.combine(output[:, : stage.channels], noisy, coefficients, rescale))
+        guided = guidance.combine(output[:, : stage.channels], noisy, coefficients, rescale)
+        if stage.learned_variance:  # for schedulers that add noise
+            guided = torch.cat([guided, output[-len(guided) :, stage.channels :]], dim=1)
+        outputs.append(guided)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

@@ -66,6 +66,12 @@ class Stage:
         return self.unet.config.in_channels // (2 if self.refines else 1)
 
     @property
+    def learned_variance(self) -> bool:
+        """Whether the scheduler reads the variance that some networks have learned besides."""
+        is_learned = self.scheduler.config.get("variance_type") in ("learned", "learned_range")
+        return is_learned and self.unet.config.out_channels == 2 * self.channels
+
+    @property
     def is_guided(self) -> bool:
         """Whether any step may be guided, by this scale or an expert's."""
         scales = (self.guidance_scale, *getattr(self.unet, "guidance_scales", ()))
@@ -76,12 +82,12 @@ class Stage:
         """What the scheduler says of the network."""
         return Parametrization.of(self.scheduler)
 
-    def dropped(self, name: str, like: torch.Tensor | None) -> torch.Tensor | None:
-        """What a network of unCLIP reads in the place of a picture's embedding that is dropped, which it has learned;
-        `None` for all others, which read zeros."""
-        if self.text_proj is None or like is None or name != CLIP_IMAGE.sequence:
-            return None
-        return self.text_proj.learned_classifier_free_guidance_embeddings.to(like).expand_as(like)
+    def dropped(self, name: str, negative: torch.Tensor | None) -> torch.Tensor | None:
+        """What the network reads in the place of an embedding that is dropped: unCLIP's (1, width) for a picture,
+        which it has learned, and for a text what the unconditional model reads; `None` is zeros."""
+        if self.text_proj is not None and name == CLIP_IMAGE.sequence:
+            return self.text_proj.learned_classifier_free_guidance_embeddings[None]
+        return None if self.inputs.zeros else negative
 
     def check_finite(self, sample: torch.Tensor) -> None:
         """Refuses a sample that is no picture.
@@ -136,11 +142,15 @@ class Stage:
         indices = range(begin, len(self.scheduler.timesteps))
         return zip(indices, self.scheduler.timesteps[begin:], levels[begin:], strict=False)
 
-    def stepper(self, generator: Generator) -> Callable[..., tuple[torch.Tensor, ...]]:
-        """The scheduler's `step`, with the generator where the scheduler adds noise."""
-        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
-        extra = {"generator": generator} if takes_generator else {}
-        return partial(self.scheduler.step, return_dict=False, **extra)
+    def stepper(self, generator: Generator, begin: int) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The scheduler's `step` from the timestep `begin` on, with the generator where the scheduler adds noise."""
+        parameters = inspect.signature(self.scheduler.step).parameters
+        extra = {"generator": generator} if "generator" in parameters else {}
+        step = partial(self.scheduler.step, return_dict=False, **extra)
+        if "prev_timestep" not in parameters:
+            return step
+        ends = chain(self.scheduler.timesteps[begin + 1 :], [None])  # UnCLIPScheduler is told them
+        return lambda *arguments: step(*arguments, prev_timestep=next(ends))
 
     @contextmanager
     def expert_choice(self) -> Iterator[Callable[[float], None]]:
