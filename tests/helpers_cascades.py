@@ -51,6 +51,7 @@ def if_unet(seed=0, **changes):
         "act_fn": "gelu",
         "norm_num_groups": 4,
     }
+    torch.manual_seed(seed)
     return randomized(UNet2DConditionModel(**{**config, **changes}), seed)
 
 
@@ -88,6 +89,7 @@ def karlo_sr_unet(seed=2):
         "norm_num_groups": 4,
         "add_attention": False,
     }
+    torch.manual_seed(seed)
     return randomized(UNet2DModel(**config), seed)
 
 
@@ -104,9 +106,9 @@ KARLO_CONDITIONING = {
     "unets": {
         "unet": {
             "arguments": {
-                "text_proj.image_embeddings": "image_embeds",
-                "text_proj.prompt_embeds": "pooled_prompt_embeds",
-                "text_proj.text_encoder_hidden_states": "prompt_embeds",
+                "text_proj.image_embeds": "image_embeds",
+                "text_proj.text_embeds": "pooled_prompt_embeds",
+                "text_proj.encoder_hidden_states": "prompt_embeds",
                 "attention_mask": "prompt_attention_mask",
             }
         },
@@ -137,6 +139,7 @@ def karlo_unet(seed=0):
 
 def karlo_text_proj(seed=3):
     """What makes the decoder's inputs of CLIP's embeddings."""
+    torch.manual_seed(seed)
     proj = UnCLIPTextProjModel(clip_embeddings_dim=WIDTH, time_embed_dim=128, cross_attention_dim=32)
     return randomized(proj, seed)
 

@@ -34,6 +34,7 @@ from helpers_cascades import (
     karlo_unet,
     text_parts,
 )
+from safetensors.torch import load_file, save_file
 
 from diffusers_ediffi import (
     EDiffIImg2ImgPipeline,
@@ -42,6 +43,7 @@ from diffusers_ediffi import (
     EDMDEISScheduler,
     ExpertRouterUNet,
     PaintRegion,
+    UnCLIPTextProjection,
     record_attention,
 )
 from diffusers_ediffi.discrete_time import log_sigmas
@@ -312,15 +314,17 @@ class GivenSteps(DPMSolverMultistepScheduler):
 
 def karlo_pipeline():
     """The pipeline, and its two experts of super-resolution."""
-    settings = {**IF_BETAS, "variance_type": "learned_range"}
+    settings = {**IF_BETAS, **LEARNED, "sample_max_value": 4.0}
     first, last = karlo_sr_unet(5), karlo_sr_unet(6)
+    text_proj = UnCLIPTextProjection.from_config(karlo_text_proj().config)
+    text_proj.load_state_dict(karlo_text_proj().state_dict())
     router = ExpertRouterUNet.from_unets([last, first], [300], unit="timestep", scheduler=GivenSteps(**settings))
     components = tiny_components()
     pipe = EDiffIPipeline(
         unet=karlo_unet(),
         unet_sr256=router,
         scheduler=GivenSteps(**settings),
-        text_proj=karlo_text_proj(),
+        text_proj=text_proj,
         conditioning=KARLO_CONDITIONING,
         default_guidance_scale=(8.0, 1.0),
         **{name: components[name] for name in ("tokenizer", "text_encoder", "image_encoder", "feature_extractor")},
@@ -347,7 +351,7 @@ def test_karlo_equals_its_pipeline_in_diffusers():
     theirs = UnCLIPPipeline(
         **shared,
         decoder=pipe.unet,
-        text_proj=pipe.text_proj,
+        text_proj=karlo_text_proj(),
         super_res_first=first,
         super_res_last=last,
         prior_scheduler=of_prior,
@@ -371,6 +375,32 @@ def test_karlo_equals_its_pipeline_in_diffusers():
     used.clear()
     pipe(prompts, image_embeds=embeds, latents=latents, generator=seeded(2), **run)
     assert used == ["first"] * 4 + ["last"]
+
+
+def test_karlo_is_saved_and_loaded(tmp_path):
+    pipe, _, _ = karlo_pipeline()
+    pipe.scheduler = EDMDEISScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler_sr256 = EDMDEISScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(tmp_path / "karlo")
+    loaded = EDiffIPipeline.from_pretrained(tmp_path / "karlo")
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(draw(loaded, style_image=picture()), draw(pipe, style_image=picture()))
+
+
+@pytest.mark.parametrize("component", ["unet", "text_proj"])
+def test_half_a_network_of_diffusers_is_refused(tmp_path, component):
+    pipe, _, _ = karlo_pipeline()
+    pipe.scheduler, pipe.scheduler_sr256 = (EDMDEISScheduler(**IF_BETAS) for _ in range(2))
+    pipe.save_pretrained(tmp_path / "karlo")
+    (file,) = (tmp_path / "karlo" / component).glob("*.safetensors")
+    weights = load_file(file)
+    name = max(weights)
+    save_file({key: tensor for key, tensor in weights.items() if key != name}, file)
+    with pytest.raises(OSError, match=f"lacks {re.escape(name)} of the network"):
+        EDiffIPipeline.from_pretrained(tmp_path / "karlo")
+    save_file({**weights, name: weights[name] * torch.nan}, file)
+    with pytest.raises(OSError, match="not finite in"):
+        EDiffIPipeline.from_pretrained(tmp_path / "karlo")
 
 
 def test_karlo_needs_a_picture_or_its_embedding():

@@ -41,9 +41,9 @@ ARGUMENTS = (
     "class_labels",
     "added_cond_kwargs.text_embeds",
     "added_cond_kwargs.image_embeds",
-    "text_proj.image_embeddings",
-    "text_proj.prompt_embeds",
-    "text_proj.text_encoder_hidden_states",
+    "text_proj.image_embeds",
+    "text_proj.text_embeds",
+    "text_proj.encoder_hidden_states",
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.models import ModelMixin, UNet2DConditionModel, UNet2DModel
+from diffusers.models import UNet2DConditionModel, UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
@@ -25,6 +25,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..experts.router import ExpertRouterUNet
 from ..models.encoder_table import EMBEDDINGS
+from ..models.text_projection import UnCLIPTextProjection
 from ..models.turns import turn
 from ..models.unet import EDiffIUNet
 from ..paint.processor import painted
@@ -43,7 +44,7 @@ from .inputs import (
     check_prompt_schedule,
     encoders_in_use,
 )
-from .loading import LoadablePipeline, keep_out_of_float16, prepare_encoder
+from .loading import LoadablePipeline, keep_out_of_float16, prepare_part
 from .lora import LoraPipeline
 from .paintings import paintings_per_stage
 from .prediction import predict
@@ -114,7 +115,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         sr_scale (`int`, defaults to 4): How much larger than its input the image of a super-resolution stage is.
         vocabulary (`dict`, *optional*): The words that the model knows, where these are few, see [`Vocabulary`].
         conditioning (`dict`, *optional*): What the U-Nets read, where they are not eDiff-I's, see [`Conditioning`].
-        text_proj (`UnCLIPTextProjModel`, *optional*): What makes the inputs of unCLIP's decoder of embeddings.
+        text_proj ([`UnCLIPTextProjection`], *optional*): What makes the inputs of unCLIP's decoder of embeddings.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->unet_sr256->unet_sr1024"
@@ -161,14 +162,15 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         sr_scale: int = 4,
         vocabulary: dict[str, Any] | None = None,
         conditioning: dict[str, Any] | None = None,
-        text_proj: ModelMixin | None = None,
+        text_proj: UnCLIPTextProjection | None = None,
     ):
         super().__init__()
         self._vocabulary = Vocabulary.from_config(vocabulary)
         self._conditioning = Conditioning.from_config(conditioning)
         keep_out_of_float16(text_encoder_2)
-        for encoder in (text_encoder, text_encoder_2, image_encoder, safety_checker):
-            prepare_encoder(encoder)
+        encoders = (text_encoder, text_encoder_2, image_encoder, safety_checker)
+        for part in (*encoders, unet, unet_sr256, unet_sr1024, text_proj):
+            prepare_part(part)
         self.register_modules(
             unet=unet,
             scheduler=scheduler,

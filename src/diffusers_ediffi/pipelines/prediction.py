@@ -82,7 +82,7 @@ def _noise_of(stage: Stage, source: str, x: torch.Tensor) -> torch.Tensor | None
 
 def _projected(text_proj: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """What a network of unCLIP is called with, made of the embeddings of text and picture."""
-    context, added = text_proj(**arguments, do_classifier_free_guidance=False)
+    context, added = text_proj(**arguments)
     return {"encoder_hidden_states": context, "class_labels": added}
 
 
