@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
+from cascades import check_equal
 from diffusers import DiffusionPipeline
 from sources import Source, network_source
 from tables import counted, table
@@ -154,18 +154,6 @@ def adapters_for(networks: Sequence[Any], pipeline: Path | None) -> list[ExpertA
         parts = dict.fromkeys(("unet", "vae", "image_encoder", "feature_extractor"))
         adapter = adapter.with_empty_text(DiffusionPipeline.from_pretrained(pipeline, **parts))
     return [adapter if is_refiner else None for is_refiner in refiners]
-
-
-def check_equal(router: Any, written: Any) -> None:
-    """Compares every tensor that was written with that of the source.
-
-    Raises:
-        OSError: One differs.
-    """
-    after = written.state_dict()
-    for name, tensor in tqdm(router.state_dict().items(), desc="comparing", unit="tensor"):
-        if name not in after or not torch.equal(tensor, after[name]):
-            raise OSError(f"{name} was not written as it was read: is the disk full or damaged?")
 
 
 def record(args: Wanted, sources: Sequence[Source]) -> dict[str, Any]:
