@@ -6,16 +6,14 @@ import shutil
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UnCLIPPipeline, UnCLIPScheduler
-from helpers import PROMPT, SIZES, picture, seeded, tiny_components
+from helpers import PROMPT, SIZES, picture, seeded
 from helpers_cascades import (
-    IF_BETAS,
     if_sr_unet,
     if_unet,
-    karlo_prior,
     karlo_sr_unet,
     karlo_text_proj,
     karlo_unet,
+    save_models,
     text_parts,
 )
 from helpers_conversion import import_converter
@@ -23,38 +21,12 @@ from safetensors.torch import load_file, save_file
 
 from diffusers_ediffi import EDiffIPipeline
 
-LEARNED = {"variance_type": "learned_range", "thresholding": True, "dynamic_thresholding_ratio": 0.95}
-
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Folders as the published ones are: IF's two stages and Karlo."""
     root = tmp_path_factory.mktemp("models")
-    t5 = {name.removesuffix("_2"): part for name, part in text_parts().items()}
-    none = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker")) | {"requires_safety_checker": False}
-    schedulers = [DDPMScheduler(**IF_BETAS, **LEARNED, sample_max_value=value) for value in (1.5, 1.0)]
-    IFPipeline(unet=if_unet(), scheduler=schedulers[0], **t5, **none).save_pretrained(root / "if-1")
-    noising = {"image_noising_scheduler": DDPMScheduler(**IF_BETAS)}
-    second = IFSuperResolutionPipeline(unet=if_sr_unet(), scheduler=schedulers[1], **noising, **t5, **none)
-    second.save_pretrained(root / "if-2")
-    components = tiny_components()
-    UnCLIPPipeline(
-        **{name: components[name] for name in ("tokenizer", "text_encoder")},
-        prior=karlo_prior(),
-        decoder=karlo_unet(),
-        text_proj=karlo_text_proj(),
-        super_res_first=karlo_sr_unet(5),
-        super_res_last=karlo_sr_unet(6),
-        prior_scheduler=UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0),
-        decoder_scheduler=UnCLIPScheduler(variance_type="learned_range"),
-        super_res_scheduler=UnCLIPScheduler(),
-    ).save_pretrained(root / "karlo")
-    for name in ("image_encoder", "feature_extractor"):
-        components[name].save_pretrained(root / "karlo" / name)
-    index = json.loads((root / "karlo" / "model_index.json").read_text())
-    index |= {"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}
-    index |= {"feature_extractor": ["transformers", "CLIPImageProcessor"]}
-    (root / "karlo" / "model_index.json").write_text(json.dumps(index))
+    save_models(root)
     return root
 
 
