@@ -167,15 +167,16 @@ def karlo_prior(seed=4):
 LEARNED = {"variance_type": "learned_range", "thresholding": True, "dynamic_thresholding_ratio": 0.95}
 
 
-def save_models(root):
-    """Saves IF's two stages and Karlo to folders as the published ones are: `if-1`, `if-2` and `karlo`."""
+def save_models(root, variant=None):
+    """Saves IF's two stages and Karlo to folders as the published ones are: `if-1`, `if-2` and `karlo`, IF's weights
+    as this variant."""
     t5 = {name.removesuffix("_2"): part for name, part in text_parts().items()}
     none = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker")) | {"requires_safety_checker": False}
     schedulers = [DDPMScheduler(**IF_BETAS, **LEARNED, sample_max_value=value) for value in (1.5, 1.0)]
-    IFPipeline(unet=if_unet(), scheduler=schedulers[0], **t5, **none).save_pretrained(root / "if-1")
+    IFPipeline(unet=if_unet(), scheduler=schedulers[0], **t5, **none).save_pretrained(root / "if-1", variant=variant)
     noising = {"image_noising_scheduler": DDPMScheduler(**IF_BETAS)}
     second = IFSuperResolutionPipeline(unet=if_sr_unet(), scheduler=schedulers[1], **noising, **t5, **none)
-    second.save_pretrained(root / "if-2")
+    second.save_pretrained(root / "if-2", variant=variant)
     components = tiny_components()
     UnCLIPPipeline(
         **{name: components[name] for name in ("tokenizer", "text_encoder")},
