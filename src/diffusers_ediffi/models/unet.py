@@ -170,8 +170,9 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         Args:
             name (`str`): `paper-literal` (0.70B) and `paper-table1` (1.01B) are two readings of the base model;
                 `adm64` takes public ADM-64 weights, `adm256-upsampler` those of ADM's upsampler from 64 to 256;
-                `paper-sr256` and `paper-sr1024` are the super-resolution models; `demo-base`, `demo-sr256` and `demo-sr1024` the small ones of the packaged demo, `demo-base-low` and
-                `demo-sr256-low` their experts for low noise.
+                `paper-sr256` and `paper-sr1024` are the super-resolution models; `demo-base`, `demo-sr256` and
+                `demo-sr1024` the small ones of the packaged demo, `demo-base-low` and `demo-sr256-low` their experts
+                for low noise.
             changes: Configuration entries that differ from the preset.
         """
         if name not in PRESETS:
@@ -260,7 +261,8 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
 
         Args:
             sample (`torch.Tensor`): c_in x (x / sqrt(1 + sigma^2) for discrete timesteps) of shape (batch, 3, height,
-                width); in super-resolution models (batch, 6, height, width), the upsampled low-resolution image in [-1, 1] behind it.
+                width); in super-resolution models (batch, 6, height, width), the upsampled low-resolution image in
+                [-1, 1] behind it.
             timestep (`float` or `torch.Tensor`): c_noise = ln(sigma) / 4, or a discrete timestep where
                 `preconditioning` is not `edm`; one number or (batch,).
             encoder_hidden_states (`torch.Tensor`, *optional*): CLIP text tokens (batch, 77, encoder_hid_dim).
