@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-Weights = dict[str, torch.Tensor]
+from state_dicts import Weights, read_state_dict, reading
 
 
 class Part:
@@ -66,28 +63,16 @@ def read_weights(file: Path) -> Weights:
         OSError: The file is missing, damaged or truncated.
         ValueError: It is a pickle of something else, or asks for code.
     """
-    if not file.is_file():
-        raise OSError(f"there is no checkpoint {file}.")
-    readers = {".pkl": _read_pickle, ".safetensors": load_file}
-    try:
-        weights = readers.get(file.suffix, _read_state_dict)(file)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    except (pickle.UnpicklingError, EOFError, SafetensorError, RuntimeError, KeyError, AttributeError) as error:
-        raise OSError(f"{file} is damaged or no checkpoint ({error}): download or copy it again.") from error
+    weights = _read_pickle(file) if file.suffix == ".pkl" else read_state_dict(file)
     return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 
-def _read_state_dict(file: Path) -> Weights:
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
 def _read_pickle(file: Path) -> Weights:
-    with file.open("rb") as content:
+    with reading(file), file.open("rb") as content:
         checkpoint = _Unpickler(content).load()
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("ema"), Part):
-        raise ValueError("this pickle holds no network 'ema', as EDM's checkpoints do.")
-    return dict(_weights_of(checkpoint["ema"], ""))
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("ema"), Part):
+            raise ValueError("this pickle holds no network 'ema', as EDM's checkpoints do.")
+        return dict(_weights_of(checkpoint["ema"], ""))
 
 
 def _weights_of(part: Part, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -214,8 +214,7 @@ def test_every_block_gives_what_edms_block_gives(converted, converter):
     expected, given = {}, {}
     x, sigma = torch.randn(2, 3, SIZE, SIZE), torch.tensor([0.3, 20.0])
     denoised_by_edm(weights, x, sigma, expected)
-    names = list(import_module_of(converter).edm_names(unet))
-    for theirs, ours, attention in names:
+    for theirs, attention, ours in import_module_of(converter).edm_blocks(unet):
         module = unet.get_submodule(ours.replace("resnets", "attentions") if attention else ours)
         module.register_forward_hook(lambda _, __, output, name=theirs: given.__setitem__(name, output))
     denoised(unet, x, sigma)
@@ -282,7 +281,7 @@ def test_the_published_network_is_the_preset(converter, monkeypatch):
     shapes = [{name: tensor.shape for name, tensor in network.state_dict().items()} for network in (unet, preset)]
     assert shapes[0] == shapes[1]
     transfer = import_module_of(converter).transfer_edm(unet, weights)
-    assert transfer.consumed == set(weights) - {"map_label.weight"}
+    assert not weights and transfer.dropped == [("class labels", 768 * 1000)]  # the others are consumed
     assert {name: tensor.shape for name, tensor in transfer.filled.items()}.items() <= shapes[0].items()
 
 
