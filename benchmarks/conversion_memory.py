@@ -7,7 +7,7 @@
 Linux only. Networks with random weights are written by one process and converted by another; mapped files count as far
 as they are in memory. A converter that no network is written for here takes its arguments but --output at the end:
 
-    python benchmarks/conversion_memory.py --converters from_guided_diffusion --arguments --checkpoint 64x64.pt
+    python benchmarks/conversion_memory.py --converters from_guided_diffusion --arguments --checkpoint lsun_bedroom.pt
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from torch import nn
 
 from diffusers_ediffi import EDiffIUNet
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
-from diffusers_ediffi.files import write_json
 
 CONVERSION = Path(__file__).parent.parent / "conversion"
 SMALL = 0.05  # GB, of the conversion before the measured one: imports do not count
@@ -70,29 +69,33 @@ class Persistent(nn.Module):
         return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (meta,)
 
 
-def edm_weights(unet: EDiffIUNet) -> dict[str, torch.Tensor]:
-    """The weights of a network under EDM's names, with one embedding for class labels."""
-    from adm_layout import edm_names
+def their_weights(unet: EDiffIUNet, family: str, blocks: Iterable[Any], separate: str) -> dict[str, torch.Tensor]:
+    """The weights of a network under the names of "EDM" or "GUIDED_DIFFUSION", with 1000 classes.
 
-    layers = {"map_layer0": "time_embedding.linear_1", "map_layer1": "time_embedding.linear_2"}
-    layers |= {"enc.64x64_conv": "conv_in", "out_norm": "conv_norm_out", "out_conv": "conv_out"}
-    parts = {"norm0": "norm1", "conv0": "conv1", "affine": "time_emb_proj", "norm1": "norm2", "conv1": "conv2"}
-    weights = {"map_label.weight": torch.randn(unet.time_embedding.linear_1.out_features, 1000)}
-    for theirs, ours, attention in edm_names(unet):
-        skip = {"skip": "conv_shortcut"} if hasattr(unet.get_submodule(ours).conv_shortcut, "weight") else {}
-        layers |= {f"{theirs}.{name}": f"{ours}.{target}" for name, target in (parts | skip).items()}
-        if attention:
-            block = ours.replace("resnets", "attentions")
-            layers |= {f"{theirs}.norm2": f"{block}.norm1", f"{theirs}.proj": f"{block}.attn1.to_out.0"}
-            qkv = [unet.get_submodule(f"{block}.attn1.{name}") for name in ("to_q", "to_k", "to_v")]
-            weights[f"{theirs}.qkv.weight"] = torch.cat([layer.weight for layer in qkv])[..., None, None]
-            weights[f"{theirs}.qkv.bias"] = torch.cat([layer.bias for layer in qkv])
+    Args:
+        unet (`EDiffIUNet`): The network.
+        family (`str`): The table of names in `adm_layout`.
+        blocks: Its residual blocks.
+        separate (`str`): The name of the embedding of classes.
+    """
+    names = getattr(importlib.import_module("adm_layout"), family)
+    layers, weights = dict(names.layers), {separate: torch.randn(1000, unet.time_embedding.linear_1.out_features)}
+    for block in blocks:
+        resnet = unet.get_submodule(block.ours)
+        parts = {name: ours for name, ours in names.resnet.items() if hasattr(getattr(resnet, ours), "weight")}
+        layers |= {f"{block.theirs}.{name}": f"{block.ours}.{ours}" for name, ours in parts.items()}
+        if block.attention is not None:
+            place, (norm, qkv, last) = block.ours.replace("resnets", "attentions"), names.attention
+            layers |= {
+                f"{block.attention}.{norm}": f"{place}.norm1",
+                f"{block.attention}.{last}": f"{place}.attn1.to_out.0",
+            }
+            rows = [unet.get_submodule(f"{place}.attn1.{name}") for name in ("to_q", "to_k", "to_v")]
+            for name in ("weight", "bias"):
+                weights[f"{block.attention}.{qkv}.{name}"] = torch.cat([getattr(layer, name) for layer in rows])
     for theirs, ours in layers.items():
-        layer = unet.get_submodule(ours)
-        weights |= {f"{theirs}.weight": layer.weight, f"{theirs}.bias": layer.bias}
-        if theirs.endswith(".proj"):
-            weights[f"{theirs}.weight"] = layer.weight[..., None, None]
-    return weights
+        weights |= {f"{theirs}.{name}": unet.get_parameter(f"{ours}.{name}") for name in ("weight", "bias")}
+    return {name: tensor.detach() for name, tensor in weights.items()}
 
 
 def write_edm(folder: Path, gigabytes: float) -> list[str]:
@@ -105,17 +108,30 @@ def write_edm(folder: Path, gigabytes: float) -> list[str]:
     _reconstruct_persistent_obj.__qualname__ = _reconstruct_persistent_obj.__name__
     persistence._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]
     sys.modules |= {"torch_utils": types.ModuleType("torch_utils"), persistence.__name__: persistence}
-    network = Persistent()
-    for name, tensor in edm_weights(adm_network(gigabytes)).items():
+    network, unet = Persistent(), adm_network(gigabytes)
+    weights = their_weights(unet, "EDM", importlib.import_module("adm_layout").edm_blocks(unet), "map_label.weight")
+    weights["map_label.weight"] = weights["map_label.weight"].T.contiguous()
+    for where in ("weight", "bias"):
+        weights[f"enc.64x64_conv.{where}"] = unet.get_parameter(f"conv_in.{where}").detach()
+    for name, tensor in weights.items():
         *path, last = ["model", *name.split(".")]
         place = network
         for part in path:
             place._modules.setdefault(part, nn.ModuleDict() if part in ("enc", "dec") else Persistent())
             place = place._modules[part]
-        place.register_parameter(last, nn.Parameter(tensor.detach(), requires_grad=False))
+        place.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
     with (folder / "edm.pkl").open("wb") as content:
         pickle.dump({"ema": network}, content)
     return ["--checkpoint", str(folder / "edm.pkl")]
+
+
+def write_guided_diffusion(folder: Path, gigabytes: float) -> list[str]:
+    """A file as guided-diffusion writes it, of a network in the layout of its 64 pixel model."""
+    unet = adm_network(gigabytes, num_class_embeds=1000)
+    blocks = importlib.import_module("adm_layout").guided_diffusion_blocks(unet)
+    weights = their_weights(unet, "GUIDED_DIFFUSION", blocks, "label_emb.weight")
+    torch.save(weights, folder / "64x64_diffusion.pt")
+    return ["--checkpoint", str(folder / "64x64_diffusion.pt"), "--model", "adm64"]
 
 
 def write_state_dict(folder: Path, gigabytes: float) -> list[str]:
@@ -124,7 +140,6 @@ def write_state_dict(folder: Path, gigabytes: float) -> list[str]:
     unet.save_config(folder)
     weights = {f"model.{name}": tensor for name, tensor in unet.state_dict().items() if "attn2" not in name}
     save_file(weights, folder / "weights.safetensors")
-    write_json(folder / "names.json", {})
     arguments = ["--checkpoint", folder / "weights.safetensors", "--config", folder / "config.json"]
     return [*map(str, arguments), "--prefix", "model.", "--fresh", r".*\.attn2\..*"]
 
@@ -132,6 +147,7 @@ def write_state_dict(folder: Path, gigabytes: float) -> list[str]:
 WRITERS: dict[str, Callable[[Path, float], list[str]]] = {
     "from_diffusers_unets": write_unets,
     "from_edm": write_edm,
+    "from_guided_diffusion": write_guided_diffusion,
     "from_training_checkpoint": write_state_dict,
 }
 

@@ -1,21 +1,17 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Reads plain state dicts: safetensors and PyTorch files, whole or in shards. Tensors stay mapped from their files
-where these allow it, and no code of a file is run."""
+"""Checkpoints of training runs: weights somewhere in a file, beside what else a trainer saves, in files or folders."""
 
-import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import safe_open
+from state_dicts import INDEX, check_shards, checkpoint_files, load, reading
 from tables import listed
 
 SAFE, PICKLED = (".safetensors",), (".pt", ".pth", ".bin", ".ckpt")
-INDEX = ".index.json"
 PATTERNS = [f"*{ending}*" for ending in (*SAFE, *PICKLED)]  # with the indices of shards
 
 
@@ -57,7 +53,7 @@ class StateDict:
         return cast
 
 
-def read_state_dict(place: Path, key: str | None = None) -> StateDict:
+def read_checkpoint(place: Path, key: str | None = None) -> StateDict:
     """A checkpoint.
 
     Args:
@@ -69,22 +65,11 @@ def read_state_dict(place: Path, key: str | None = None) -> StateDict:
         ValueError: It holds no tensors there, or asks for code.
     """
     file = place if place.is_file() else _only_file(place)
-    if not file.name.endswith(INDEX):
-        return _read_file(file, key)
-    shards = _shards(file)
-    parts = {shard: _read_file(file.parent / shard, key) for shard in sorted(set(shards.values()))}
-    missing = [name for name, shard in shards.items() if name not in parts[shard].tensors]
-    if missing:
-        raise OSError(f"the shards of {file} lack {listed(missing)}: download or copy them again.")
-    tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
-    file_of = {name: path for part in parts.values() for name, path in part.file_of.items()}
-    return StateDict(tensors, file_of, [name for part in parts.values() for name in part.others])
-
-
-def checkpoint_files(file: Path) -> list[Path]:
-    """The files of a checkpoint: itself, or the shards of an index."""
-    is_index = file.name.endswith(INDEX)
-    return sorted({file.parent / shard for shard in _shards(file).values()}) if is_index else [file]
+    parts = [_read_file(part, key) for part in checkpoint_files(file)]
+    tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+    check_shards(file, tensors)
+    file_of = {name: path for part in parts for name, path in part.file_of.items()}
+    return StateDict(tensors, file_of, [name for part in parts for name in part.others])
 
 
 def _only_file(folder: Path) -> Path:
@@ -100,30 +85,9 @@ def _only_file(folder: Path) -> Path:
     return found[0]
 
 
-def _shards(index: Path) -> dict[str, str]:
-    """The file of each tensor, beside the index."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = {str(name): str(shard) for name, shard in content.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OSError(f"{index} is no index of shards ({error}): download or copy it again.") from error
-    absent = sorted({shard for shard in shards.values() if not (index.parent / shard).is_file()})
-    if absent or any(Path(shard).name != shard for shard in shards.values()):
-        raise OSError(f"{index} names shards that are not beside it ({listed(absent) or 'a path'}): copy them there.")
-    return shards
-
-
 def _read_file(file: Path, key: str | None) -> StateDict:
-    try:
-        content = load_file(file) if file.suffix in SAFE else _load_pickled(file)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{file} is damaged, or asks for more than tensors, which may be made to run code; save the weights alone "
-            f"by torch.save(model.state_dict(), ...) or as safetensors ({_first_line(error)})"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, KeyError) as error:
-        raise OSError(f"{file} is damaged or no checkpoint ({_first_line(error)}): copy it again.") from error
-    content = _entry(content, key, file)
+    with reading(file):
+        content = _entry(load(file), key)
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ValueError(
@@ -133,25 +97,14 @@ def _read_file(file: Path, key: str | None) -> StateDict:
     return StateDict(tensors, dict.fromkeys(tensors, file), others)
 
 
-def _load_pickled(file: Path) -> Any:
-    """What is in a PyTorch file; mapped where it is a zip, as all are since PyTorch 1.6."""
-    with file.open("rb") as content:
-        is_zip = content.read(2) == b"PK"
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
-
-
-def _entry(content: Any, key: str | None, file: Path) -> Mapping[Any, Any]:
+def _entry(content: Any, key: str | None) -> Mapping[Any, Any]:
     """The dictionary of tensors: the content itself, or its entry, where dots lead further."""
     parts = [key] if key is None or (isinstance(content, Mapping) and key in content) else key.split(".")
     for part in parts if key is not None else ():
         if not isinstance(content, Mapping) or part not in content:
             there = listed(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-            raise ValueError(f"{file} has no entry {key!r}, only {there}.")
+            raise ValueError(f"it has no entry {key!r}, only {there}.")
         content = content[part]
     if not isinstance(content, Mapping):
-        raise ValueError(f"{file} holds a {type(content).__name__}, not tensors by their names.")
+        raise ValueError(f"it holds a {type(content).__name__}, not tensors by their names.")
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import PATTERNS, StateDict, read_state_dict
+from checkpoints import PATTERNS, StateDict, read_checkpoint
 from networks import check_written, main_dtype, network_class, new_weights, without_memory
 from rename_table import RenameTable, compile_pattern, matched, read_table
 from sources import Source, local_root, sha256
@@ -82,7 +82,7 @@ def convert(args: argparse.Namespace) -> str:
     with naming(args.config or args.preset):
         network = without_memory(build)
     source, place = source_of(args)
-    checkpoint = read_state_dict(place, args.key)
+    checkpoint = read_checkpoint(place, args.key)
     wanted = network.state_dict()
     plan = planned(checkpoint, wanted, renames, args)
     weights = read(checkpoint, plan, build, args.dtype and getattr(torch, args.dtype))

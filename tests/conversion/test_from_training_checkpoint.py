@@ -238,10 +238,10 @@ def cut(file):
         ({"a": torch.ones(100)}, cut, [], "pt is damaged or no checkpoint"),
         ({"a": torch.ones(100)}, lambda file: file.write_bytes(b""), [], "pt is damaged or no checkpoint"),
         ({"a": torch.ones(100)}, lambda file: file.write_bytes(b"PK nothing"), [], "pt is damaged or no checkpoint"),
-        ({"a": Evil()}, None, [], "asks for more than tensors"),
-        (collections.Counter({"a": 1}), None, [], "has no tensors there but a: --key"),
+        ({"a": Evil()}, None, [], "it asks for .*exec, which weights do not need"),
+        (collections.Counter({"a": 1}), None, [], "has no tensors there but a: name their entry by --key"),
         ([torch.ones(1)], None, [], "holds a list, not tensors by their names"),
-        ({"ema": {"a": torch.ones(1)}, "step": 3}, None, [], "has no tensors there but ema, step: --key names"),
+        ({"ema": {"a": torch.ones(1)}, "step": 3}, None, [], "has no tensors there but ema, step: name their entry"),
         ({"ema": {"a": torch.ones(1)}}, None, ["--key", "model"], "has no entry 'model', only ema"),
     ],
 )
@@ -263,7 +263,7 @@ def test_shards_that_are_not_there_are_named(converter, unet, tmp_path):
         ({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}, "2.safetensors"),
         ({"weight_map": {"a": "1.safetensors", "b": "1.safetensors"}}, "lack b"),
         ({"weight_map": {"a": "../1.safetensors"}}, "1.safetensors"),
-        ([], "is no index of shards"),
+        ([], "is damaged or no checkpoint"),
     ]:
         index.write_text(json.dumps(content))
         with pytest.raises(OSError, match=message):
