@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from adm_layout import Transfer
+from networks import check_written
 from sources import sha256
-from state_dicts import Weights
+from state_dicts import Weights, checkpoint_files
 from tables import counted, table
 from torch import nn
 
@@ -75,7 +76,9 @@ class Converter:
         check_nothing_is_left(transfer)
         fresh = fill(unet, transfer)
         check_finite(unet, args.checkpoint)
-        source = {"name": args.checkpoint.name, "license": self.license, "sha256": sha256(args.checkpoint)}
+        hashes = {file.name: sha256(file) for file in checkpoint_files(args.checkpoint)}
+        digest = hashes if len(hashes) > 1 else next(iter(hashes.values()))
+        source = {"name": args.checkpoint.name, "license": self.license, "sha256": digest}
         record = {"converter": self.script, "checkpoint": source, **plan.record}
         record |= {
             "dropped": sorted({what for what, _ in transfer.dropped}),
@@ -83,6 +86,7 @@ class Converter:
         }
         with written_whole(args.output) as unfinished:
             unet.save_pretrained(unfinished)
+            check_written(unfinished, unet.state_dict())
             write_json(unfinished / "conversion.json", record)
         return "\n".join(filter(None, (described(unet, transfer, fresh), plan.advice)))
 

@@ -113,18 +113,6 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
     return wanted or [path for path in every if fnmatch(path.name, f"*model{dot}-0*.safetensors")]
 
 
-def check_equal(router: Any, written: Any) -> None:
-    """Compares every tensor that was written with that of the source.
-
-    Raises:
-        OSError: One differs.
-    """
-    after = written.state_dict()
-    for name, tensor in tqdm(router.state_dict().items(), desc="comparing", unit="tensor"):
-        if name not in after or not torch.equal(tensor, after[name]):
-            raise OSError(f"{name} was not written as it was read: is the disk full or damaged?")
-
-
 def copy_parts(parts: Mapping[str, Part], output: Path, variant: str | None) -> dict[str, dict[str, str]]:
     """Copies parts under their new names, of weights one variant.
 

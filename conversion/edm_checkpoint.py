@@ -9,6 +9,7 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,8 @@ def _part_of(meta: dict[str, Any]) -> Part:
     return part
 
 
-def _storage(content: bytes) -> Any:
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
 ALLOWED: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _part_of,
-    ("torch.storage", "_load_from_bytes"): _storage,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: data,
     ("torch.nn.modules.container", "ModuleDict"): Part,
@@ -46,13 +42,21 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # in Python, where what was read can be let go of
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return self._storage
         if (module, name) not in ALLOWED:
             raise ValueError(
                 f"it asks for {module}.{name}, which EDM's checkpoints do not need: it may be made to run code."
             )
         return ALLOWED[module, name]
+
+    def _storage(self, content: bytes) -> Any:
+        # The bytes, and the arguments that hold them, would stay in memory beside the weights, to be named again.
+        for entry in islice(reversed(self.memo), 2):
+            self.memo[entry] = None
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def read_weights(file: Path) -> Weights:

@@ -513,7 +513,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs():
         "choose from t5": {"encoders": ["clip_text"]},
         "class_labels=[3] are not read by any network that runs": {"class_labels": 3},
         "class_labels=-1 must be whole numbers from 0": {"class_labels": -1},
-        "noise_level=30000.0: SR256 was trained with noise up to 4096": {"noise_level": 30000.0},
+        "noise_level=30000.0: SR256 was trained with noise up to 20291": {"noise_level": 30000.0},
     }
     for message, arguments in refused.items():
         with pytest.raises(ValueError, match=re.escape(message)):
