@@ -4,6 +4,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from .image_folder import ImageFolder, metadata_of
 from .picture import Picture, PictureSource, as_caption
 from .shards import ImageShards
 
+HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 ROWS_AT_ONCE = 10_000  # of a column that is read for its hash
 
 
@@ -43,8 +45,12 @@ def open_pictures(
     folder = Path(where).expanduser()
     if folder.is_dir() and metadata_of(folder):
         return ImageFolder(folder, caption_column)
-    if not folder.is_dir() or _is_data_set(folder):
-        return HubImages(str(folder) if folder.exists() else os.fspath(where), caption_column, image_column, split)
+    if not folder.is_dir():
+        if not HUB_ID.fullmatch(os.fspath(where)):
+            raise ValueError(f"There is no folder {os.fspath(where)!r}, nor is it a Hub id such as org/name.")
+        return HubImages(os.fspath(where), caption_column, image_column, split)
+    if _is_data_set(folder):
+        return HubImages(str(folder), caption_column, image_column, split)
     return ImageFolder(folder, caption_column)
 
 
