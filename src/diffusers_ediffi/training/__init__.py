@@ -17,7 +17,7 @@ from .image_folder import ImageFolder
 from .loss import edm_loss
 from .pictures import PictureDataset, PictureSettings
 from .schedule import Schedule, shipped_schedules
-from .selection import Selection, select_pictures
+from .selection import Selection, load_selection, select_pictures
 from .settings import TrainingSettings
 from .shards import ImageShards
 from .sources import HubImages, open_pictures
@@ -49,6 +49,7 @@ __all__ = [
     "drop_conditioning",
     "edm_loss",
     "encoder_fingerprint",
+    "load_selection",
     "open_pictures",
     "select_pictures",
     "shipped_schedules",

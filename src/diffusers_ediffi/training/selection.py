@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..models.conditioning import longest
 from .filters import PictureFilter
-from .parts import Parts, part_bounds
+from .parts import Parts, check_manifest, part_bounds, read_manifest
 from .picture import Picture, PictureSource, check_ground
 
 ROWS = 512  # of a part
@@ -129,6 +129,21 @@ def select_pictures(
     if not len(selection):
         raise ValueError(f"No picture is left to train on: {' '.join(selection.report())}")
     return selection
+
+
+def load_selection(folder: str | Path, source: PictureSource) -> Selection:
+    """What [`select_pictures`] found, without its filters.
+
+    Args:
+        folder (`str` or `Path`): Where it is kept.
+        source ([`PictureSource`]): The pictures.
+
+    Raises:
+        ValueError: It is not complete, damaged, or made from other pictures.
+    """
+    manifest = read_manifest(Path(folder))
+    check_manifest(Path(folder), {**manifest, "pictures": source.fingerprint()})
+    return _read(Parts(Path(folder), part_bounds(source.chunks, ROWS)), source, manifest)
 
 
 @dataclass(frozen=True)
