@@ -17,6 +17,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from helpers import WIDTH, tiny_pipeline, tiny_unet
 from helpers_coco import tiny_segmenter, write_annotations
 from helpers_docs import ROOT
+from helpers_pictures import write_folder
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -42,6 +43,7 @@ def make_world(folder: Path) -> None:
     _emoji(pictures)
     _objects(folder / "noto_objects", pictures)
     _hub(folder)
+    write_folder(folder / "my_pictures")
     _coco(folder / "annotations")
     shutil.copytree(folder / "org" / "name", folder / "runs" / "demo" / "pipeline")
     (folder / "runs" / "encoders").symlink_to(demo_checkpoint())

@@ -160,7 +160,7 @@ class _Table(Sequence):
         start, stop = self.places[row]
         try:
             cells = self._parse(self._bytes[start:stop].decode("utf-8-sig"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"Row {row + 1} of {self.path} cannot be read: {error}") from None
         if not isinstance(cells, dict):
             raise ValueError(f"Row {row + 1} of {self.path} is not a JSON object.")

@@ -79,7 +79,7 @@ class ImageShards:
     def _in_json(self, name: str, content: bytes) -> Any:
         try:
             return dict(json.loads(content)).get(self.caption_column)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"The .json of {name} cannot be read: {error}") from None
 
     def fingerprint(self) -> str:
@@ -162,7 +162,7 @@ def _samples(path: Path) -> Iterator[tuple[str, list[tuple[int, int]]]]:
                 files[kind] = (member.offset_data, member.size)
             if key is not None:
                 yield key, files
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         raise ValueError(
             f"The shard {path} is damaged or no plain tar file ({error}); a compressed one must be unpacked."
         ) from None
