@@ -21,7 +21,7 @@ from diffusers_ediffi.experts.files import check_weights
 from diffusers_ediffi.files import write_json
 from diffusers_ediffi.models.weight_files import check_complete
 
-SIGMA_MAX = 80.0  # EDM's; above it squaredcos_cap_v2 has 12 of its 1000 steps and most of its range
+SIGMA_MAX = 80.0  # EDM's; above it squaredcos_cap_v2 has 9 of its 1000 steps and most of its range
 
 
 @dataclass(frozen=True)

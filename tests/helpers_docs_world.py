@@ -21,6 +21,7 @@ from helpers_cascades import save_models
 from helpers_coco import tiny_segmenter, write_annotations
 from helpers_conversion import import_converter
 from helpers_docs import ROOT
+from helpers_pictures import write_folder
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -47,6 +48,7 @@ def make_world(folder: Path) -> None:
     _objects(folder / "noto_objects", pictures)
     _hub(folder)
     _cascades(folder)
+    write_folder(folder / "my_pictures")
     _coco(folder / "annotations")
     shutil.copytree(folder / "org" / "name", folder / "runs" / "demo" / "pipeline")
     (folder / "runs" / "encoders").symlink_to(demo_checkpoint())
