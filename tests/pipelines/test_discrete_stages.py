@@ -584,10 +584,8 @@ def test_adm_draws_classes():
     labels = torch.tensor([3, 0])
     ours = draw(pipe, prompt=None, class_labels=[3, 0])
     generator, low_res = seeded(), None
-    for unet, scheduler in (
-        (pipe.unet, EDMDEISScheduler(**IF_BETAS)),
-        (pipe.unet_sr256, EDMDEISScheduler(beta_schedule="linear")),
-    ):
+    for unet, settings in ((pipe.unet, ADM_BASE), (pipe.unet_sr256, ADM_SR)):
+        scheduler = EDMDEISScheduler(**settings)
         scheduler.set_timesteps(2)
         size = unet.config.sample_size
         sample = torch.randn(2, 3, size, size, generator=generator) * scheduler.init_noise_sigma
