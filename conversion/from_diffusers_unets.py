@@ -19,7 +19,6 @@ where they come from, with the hashes of the files. Nothing is written where any
 
 import argparse
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from tqdm.auto import tqdm
 from diffusers_ediffi import ExpertAdapter, ExpertRouterUNet
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.discrete_time import betas_of
-from diffusers_ediffi.experts.files import check_weights, expert_folder, load_networks
+from diffusers_ediffi.experts.files import check_weights, copy_pipeline, expert_folder, load_networks
 from diffusers_ediffi.experts.routes import UNITS, check_boundaries
 from diffusers_ediffi.files import write_json, written_whole
 
@@ -97,17 +96,6 @@ def pipeline_folder(name: str, subfolder: str, variant: str | None) -> Path:
     if subfolder not in json.loads((root / "model_index.json").read_text(encoding="utf-8")):
         raise ValueError(f"the pipeline {name} has no {subfolder}: --subfolder says how its U-Net is named.")
     return root
-
-
-def copy_pipeline(root: Path, output: Path, subfolder: str) -> None:
-    """Copies everything but the U-Net, and names the router in its place."""
-    index = json.loads((root / "model_index.json").read_text(encoding="utf-8"))
-    components = [name for name, value in index.items() if isinstance(value, list) and (root / name).is_dir()]
-    output.mkdir()
-    for name in tqdm([name for name in components if name != subfolder], desc="copying", unit="component"):
-        shutil.copytree(root / name, output / name)
-    router = ExpertRouterUNet
-    write_json(output / "model_index.json", {**index, subfolder: [router.__module__.split(".")[0], router.__name__]})
 
 
 def betas_for(networks: Sequence[Any], roots: Sequence[Path | None], unit: str) -> dict[str, Any] | None:

@@ -31,6 +31,18 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         default=demo_checkpoint(),
         help="the pipeline whose encoders read the captions, a folder or a Hub id (default: the packaged one)",
     )
+    add_source_arguments(parser)
+    chosen = parser.add_argument_group("filters")
+    chosen.add_argument("--min_clip_score", type=float, help="lowest cosine between picture and caption")
+    chosen.add_argument("--min_aesthetic_score", type=float, help="lowest score of --aesthetic_head")
+    chosen.add_argument("--aesthetic_head", help="file with a linear head on CLIP image embeddings")
+    chosen.add_argument(
+        "--clip_model", help="the CLIP that gives the scores, a folder or Hub id (default: the pipeline's)"
+    )
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say where pictures are, and how they are read."""
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--train_data_dir", help="a folder of pictures with metadata.jsonl, metadata.csv or texts")
     where.add_argument("--dataset_name", help="a data set: its Hub id or a folder; needs the library datasets")
@@ -46,14 +58,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="end where a picture cannot be read or has no caption, instead of skipping",
     )
-    chosen = parser.add_argument_group("filters")
-    chosen.add_argument("--min_side", type=int, default=1, help="fewest pixels of the shorter side (default: 1)")
-    chosen.add_argument("--min_clip_score", type=float, help="lowest cosine between picture and caption")
-    chosen.add_argument("--min_aesthetic_score", type=float, help="lowest score of --aesthetic_head")
-    chosen.add_argument("--aesthetic_head", help="file with a linear head on CLIP image embeddings")
-    chosen.add_argument(
-        "--clip_model", help="the CLIP that gives the scores, a folder or Hub id (default: the pipeline's)"
-    )
+    parser.add_argument("--min_side", type=int, default=1, help="fewest pixels of the shorter side (default: 1)")
 
 
 def pictures_of(args: argparse.Namespace) -> PictureSource:

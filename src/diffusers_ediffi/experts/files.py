@@ -15,6 +15,7 @@ import importlib
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 
-from ..files import written_whole
+from ..files import write_json, written_whole
 from ..models.unet import EDiffIUNet, align_weights
 from ..models.weight_files import check_complete, check_finite, default_dtype_kept
 
@@ -90,6 +91,22 @@ def expert_class(index: int, description: Mapping[str, Any]) -> Any:
 def build_expert(index: int, description: Mapping[str, Any]) -> Any:
     """The network that a configuration describes, untrained."""
     return expert_class(index, description).from_config(description.get("config", {}))
+
+
+def copy_pipeline(root: Path, output: Path, subfolder: str = "unet") -> None:
+    """Copies the folder of a pipeline without its U-Net, in whose place the copy names a router.
+
+    Args:
+        root (`Path`): The pipeline.
+        output (`Path`): The new folder.
+        subfolder (`str`, *optional*, defaults to `"unet"`): How the pipeline names its U-Net.
+    """
+    index = json.loads((root / "model_index.json").read_text(encoding="utf-8"))
+    output.mkdir()
+    for name, value in index.items():
+        if name != subfolder and isinstance(value, list) and (root / name).is_dir():
+            shutil.copytree(root / name, output / name)
+    write_json(output / "model_index.json", {**index, subfolder: ["diffusers_ediffi", "ExpertRouterUNet"]})
 
 
 def write_marker(

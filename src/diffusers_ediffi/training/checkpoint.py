@@ -21,7 +21,7 @@ MARKER = "COMPLETE"
 _NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
 # What `written_whole` leaves of the files and folders of a run when the process is killed.
 _UNFINISHED = re.compile(
-    r"\.(?P<name>checkpoint-\d+|unet|log\.jsonl|plan\.json|done\.json|lora_expert\.safetensors)"
+    r"\.(?P<name>checkpoint-\d+|unet|pipeline|log\.jsonl|plan\.json|done\.json|lora_expert\.safetensors)"
     r"(\.\d+(-\d+)?)?\.(?P<ending>tmp|old)"
 )
 # What older checkpoints note twice: `interval` says it, and what was trained is what counts.

@@ -42,7 +42,8 @@ class PictureSettings:
         low_res_factor (`int`, *optional*): The factor of a super-resolution stage.
         degradation_strength (`float`, *optional*, defaults to 0.3): See [`degrade`].
         distortion_strength (`float`, *optional*, defaults to 0.0): See [`distort`].
-        clip_image_size (`int`, *optional*, defaults to 224): Side in pixels of what the CLIP image encoder sees.
+        clip_image_size (`int`, *optional*, defaults to 224): Side in pixels of what the CLIP image encoder sees; with
+            `None` items have no such picture.
         seed (`int`, *optional*, defaults to 0): Of the order, crops, flips and degradation.
 
     Raises:
@@ -59,7 +60,7 @@ class PictureSettings:
     low_res_factor: int | None = None
     degradation_strength: float = 0.3
     distortion_strength: float = 0.0
-    clip_image_size: int = 224
+    clip_image_size: int | None = 224
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -158,10 +159,10 @@ class PictureDataset(Dataset):
         if settings.patch is not None:
             image = random_patch(image, settings.patch, generator)
         item: dict[str, Any] = {"image": image, "caption": picture.caption}
-        if self.embeddings is None:
-            item["clip_image"] = clip_view(seen, settings.clip_image_size)
-        else:
+        if self.embeddings is not None:
             item["embeddings"] = self.embeddings.read(place, picture, content)
+        elif settings.clip_image_size is not None:
+            item["clip_image"] = clip_view(seen, settings.clip_image_size)
         if settings.low_res_factor is not None:
             strengths = (settings.degradation_strength, settings.distortion_strength)
             item["low_res"] = low_resolution(image, settings.low_res_factor, generator, *strengths)
