@@ -144,6 +144,7 @@ def _coco(folder: Path) -> None:
 WRITTEN_TO = ("benchmarks", "docs", "examples", "runs")  # by the commands of pages
 # Networks that hours of training make: here tiny ones, or those of the packaged model.
 TRAINED = ("runs/base-high/unet", "runs/painted/unet", "runs/root/nodes/root/unet", "runs/config-d/unet")
+SPLIT = "runs/experts/pipeline"
 PACKAGED = {"runs/single/unet": "unet/expert.2", "runs/level-2/unet": "unet"}
 
 
@@ -162,6 +163,9 @@ def make_page_folder(world: Path, folder: Path, text: str, shell: bool) -> None:
         if name == "runs/config-d/unet":
             unet = ExpertRouterUNet.from_unets([tiny_unet(5), tiny_unet(6)], [1.0])
         unet.save_pretrained(folder / name)
+    if not shell and SPLIT in text:
+        router = sd.three_experts(StableDiffusionPipeline)
+        sd.build(StableDiffusionPipeline, router).save_pretrained(folder / SPLIT)
     for name, part in PACKAGED.items():
         (folder / name).parent.mkdir()
         (folder / name).symlink_to(Path(demo_checkpoint()) / part)

@@ -74,6 +74,7 @@ def wrong_values(path, nowhere):
         "prompt_schedule": ["--pair", "a cat", "a dog"],
         "train_base": ["--encoders", nowhere],
         "train_experts": ["two-experts", "--encoders", nowhere],
+        "train_experts_from_unet": ["--pretrained_model_name_or_path", nowhere, "--boundaries", "1"],
         "train_sr": ["--stage", "sr256", "--encoders", nowhere],
     }.get(path.stem, [])
 

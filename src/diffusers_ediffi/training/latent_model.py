@@ -171,7 +171,7 @@ def betas_in(folder: Path) -> dict[str, Any]:
         ValueError: Its timesteps are not the steps of a discrete-time model.
     """
     config = _config(folder, "scheduler", "scheduler_config.json")
-    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
     betas = betas_of(kind.from_config(config)) if hasattr(kind, "from_config") else None
     if betas is None:
         raise ValueError(
