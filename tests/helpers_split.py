@@ -8,11 +8,13 @@ from typing import Any
 
 import helpers_diffusers as sd
 import torch
+from accelerate import PartialState
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from helpers_pictures import write_folder
 
 from diffusers_ediffi.training import ImageFolder, PictureDataset, PictureSettings, TrainingSettings, select_pictures
 from diffusers_ediffi.training.latent_model import LatentModel
+from diffusers_ediffi.training.launch import make_accelerator
 from diffusers_ediffi.training.split_trainer import SplitSettings, SplitTrainer
 
 BOUNDARIES = (1.0, 5.0)
@@ -36,8 +38,8 @@ def write_inputs(folder: Path, **options: Any) -> None:
 
 def make_trainer(folder: Path, output: Path, steps: int = 4, lora_rank: int = 0, **split: Any) -> SplitTrainer:
     """A trainer on `folder/model` and `folder/pictures`."""
-    source = ImageFolder(folder / "pictures")
-    selection = select_pictures(source, output / "selection")
+    accelerator, source = make_accelerator("no"), ImageFolder(folder / "pictures")
+    selection = select_pictures(source, output / "selection", process=PartialState())
     dataset = PictureDataset(source, PictureSettings(sd.SIZE, "random", clip_image_size=None), selection)
     model = LatentModel(folder / "model")
     settings = TrainingSettings(
@@ -51,9 +53,8 @@ def make_trainer(folder: Path, output: Path, steps: int = 4, lora_rank: int = 0,
         sample_every=steps,
         sample_steps=3,
     )
-    return SplitTrainer(
-        model.load_unet(), model, dataset, output, settings, SplitSettings(**{"boundaries": BOUNDARIES, **split})
-    )
+    split_settings = SplitSettings(**{"boundaries": BOUNDARIES, **split})
+    return SplitTrainer(model.load_unet(), model, dataset, output, settings, split_settings, accelerator)
 
 
 def train_until_killed(folder: Path, output: Path, calls: int, **options: Any) -> None:
@@ -70,5 +71,8 @@ def train_until_killed(folder: Path, output: Path, calls: int, **options: Any) -
     trainer.train()
 
 
-def load_router(pipeline: Path) -> Any:
-    return StableDiffusionPipeline.from_pretrained(pipeline).unet
+def train_as_one_of_two(rank: int, output: Path, folder: Path, options: dict[str, Any]) -> None:
+    """Trains in a process of several; leaves the weights of each."""
+    trainer = make_trainer(folder, output, **options)
+    trainer.train()
+    torch.save([learner.state_dict() for learner in trainer.learners.values()], output / f"rank-{rank}.pt")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from helpers_split import BOUNDARIES, TIMESTEPS, make_trainer, train_until_killed, write_inputs
+from helpers_launch import in_two_processes
+from helpers_split import BOUNDARIES, TIMESTEPS, make_trainer, train_as_one_of_two, train_until_killed, write_inputs
 from PIL import Image
 
 from diffusers_ediffi import ExpertRouterUNet
@@ -129,6 +130,19 @@ def flat(value):
     if isinstance(value, dict):
         return {name: flat(entry) for name, entry in value.items()}
     return [flat(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def test_two_processes_have_the_same_weights(inputs, tmp_path):
+    options = {"accumulation": 2, "lora_rank": 2}
+    assert in_two_processes(train_as_one_of_two, tmp_path, inputs["epsilon"], options) == [0, 0]
+    first, second = (torch.load(tmp_path / "run" / f"rank-{rank}.pt") for rank in (0, 1))
+    assert flat(first) == flat(second)
+    alone = make_trainer(inputs["epsilon"], tmp_path / "alone", **options)
+    alone.train()
+    assert not torch.equal(alone.learners[0].parameters[0], first[0]["parameters"][0])  # the second learnt, too
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["samples_per_expert"] for line in lines] == [4, 8, 12, 16]
+    assert isinstance(load(tmp_path / "run" / "pipeline").unet, ExpertRouterUNet)
 
 
 def test_validation_draws_what_the_result_draws(inputs, tmp_path):
