@@ -23,8 +23,8 @@ TIMESTEPS = ((0, 353), (354, 795), (796, 999))
 
 
 def write_model(folder: Path, pipeline: Any = StableDiffusionPipeline, prediction: str = "epsilon") -> Path:
-    """The folder of a tiny pipeline."""
-    pipe = sd.build(pipeline, sd.unet_for(pipeline))
+    """The folder of a tiny pipeline, whose U-Net has dropout, too."""
+    pipe = sd.build(pipeline, sd.tiny_unet(dropout=0.1, **(sd.SDXL_BASE if sd.is_sdxl(pipeline) else {})))
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=prediction)
     pipe.save_pretrained(folder)
     return folder

@@ -155,9 +155,10 @@ def test_validation_draws_what_the_result_draws(inputs, tmp_path):
     arguments = {"height": sd.SIZE, "width": sd.SIZE, "num_inference_steps": 3, "generator": generators}
     images = pipe(["a cat"] * 4, **arguments).images
     assert np.abs(shown.astype(int) - np.concatenate([np.asarray(image, int) for image in images], axis=1)).max() <= 1
-    # the average is not what is trained: with it the weights are others
-    learner = trainer.learners[0]
-    assert not torch.equal(learner.parameters[0], learner.ema.shadow_params[0])
+    # the result is the average, not what is trained
+    for learner, expert in zip(trainer.learners.values(), pipe.unet.experts, strict=True):
+        average, trained = learner.ema.shadow_params, learner.parameters
+        assert all(map(torch.equal, expert.parameters(), average)) and not torch.equal(average[0], trained[0])
 
 
 def test_empty_prompts_take_the_place_of_captions(inputs, tmp_path, monkeypatch):
