@@ -29,13 +29,10 @@ def _part_of(meta: dict[str, Any]) -> Part:
     return part
 
 
-def _storage(content: bytes) -> Any:
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
+STORAGE = ("torch.storage", "_load_from_bytes")
 ALLOWED: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _part_of,
-    ("torch.storage", "_load_from_bytes"): _storage,
+    STORAGE: None,  # see `_Unpickler`
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: data,
     ("torch.nn.modules.container", "ModuleDict"): Part,
@@ -46,13 +43,21 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # in Python, where the memo can be changed
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
             raise ValueError(
                 f"it asks for {module}.{name}, which EDM's checkpoints do not need: it may be made to run code."
             )
-        return ALLOWED[module, name]
+        return self._storage if (module, name) == STORAGE else ALLOWED[module, name]
+
+    def _storage(self, content: bytes) -> Any:
+        # The memo keeps the bytes and the tuple of arguments around them, in case they come again: every weight would
+        # take its memory twice.
+        for place, value in list(self.memo.items())[-2:]:
+            if value is content or isinstance(value, tuple) and content in value:
+                self.memo[place] = None
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def read_weights(file: Path) -> Weights:

@@ -249,7 +249,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         self,
         sample: torch.Tensor,
         timestep: torch.Tensor | float,
-        encoder_hidden_states: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | None = None,
         encoder_hidden_states_2: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_attention_mask_2: torch.Tensor | None = None,
