@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from adm_layout import Transfer
+from networks import check_written
 from sources import sha256
-from state_dicts import Weights
+from state_dicts import Weights, checkpoint_files
 from tables import counted, table
 from torch import nn
-from tqdm.auto import tqdm
 
 from diffusers_ediffi import EDiffIUNet
 from diffusers_ediffi.cli.scripts import ScriptParser
@@ -70,28 +70,25 @@ class Converter:
             raise OSError(f"{args.output} exists: give the name of a new folder.")
         weights = self.read(args.checkpoint)
         plan = self.plan(weights, args)
-        with tqdm(total=3, desc="weights", unit="step", leave=False) as bar:
-            with torch.device("meta"):
-                unet = EDiffIUNet(**plan.configuration)
-            transfer = plan.transfer(unet, weights)
-            check_nothing_is_left(transfer)
-            fresh = fill(unet, transfer)
-            check_finite(unet, args.checkpoint)
-            _next(bar, "hash")
-            source = {"name": args.checkpoint.name, "license": self.license, "sha256": sha256(args.checkpoint)}
-            record = {"converter": self.script, "checkpoint": source, **plan.record}
-            record["dropped"] = sorted({what for what, _ in transfer.dropped})
-            record["new"] = sorted({new_part(name) for name in fresh})
-            _next(bar, "folder")
-            with written_whole(args.output) as unfinished:
-                unet.save_pretrained(unfinished)
-                write_json(unfinished / "conversion.json", record)
+        with torch.device("meta"):
+            unet = EDiffIUNet(**plan.configuration)
+        transfer = plan.transfer(unet, weights)
+        check_nothing_is_left(transfer)
+        fresh = fill(unet, transfer)
+        check_finite(unet, args.checkpoint)
+        hashes = {file.name: sha256(file) for file in checkpoint_files(args.checkpoint)}
+        digest = hashes if len(hashes) > 1 else next(iter(hashes.values()))
+        source = {"name": args.checkpoint.name, "license": self.license, "sha256": digest}
+        record = {"converter": self.script, "checkpoint": source, **plan.record}
+        record |= {
+            "dropped": sorted({what for what, _ in transfer.dropped}),
+            "new": sorted({new_part(name) for name in fresh}),
+        }
+        with written_whole(args.output) as unfinished:
+            unet.save_pretrained(unfinished)
+            check_written(unfinished, unet.state_dict())
+            write_json(unfinished / "conversion.json", record)
         return "\n".join(filter(None, (described(unet, transfer, fresh), plan.advice)))
-
-
-def _next(bar: tqdm, step: str) -> None:
-    bar.update()
-    bar.set_description(step)
 
 
 def check_nothing_is_left(transfer: Transfer) -> None:

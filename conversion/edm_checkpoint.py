@@ -9,6 +9,7 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,8 @@ def _part_of(meta: dict[str, Any]) -> Part:
     return part
 
 
-STORAGE = ("torch.storage", "_load_from_bytes")
 ALLOWED: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _part_of,
-    STORAGE: None,  # see `_Unpickler`
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: data,
     ("torch.nn.modules.container", "ModuleDict"): Part,
@@ -43,20 +42,20 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):  # in Python, where the memo can be changed
+class _Unpickler(pickle._Unpickler):  # in Python, where what was read can be let go of
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return self._storage
         if (module, name) not in ALLOWED:
             raise ValueError(
                 f"it asks for {module}.{name}, which EDM's checkpoints do not need: it may be made to run code."
             )
-        return self._storage if (module, name) == STORAGE else ALLOWED[module, name]
+        return ALLOWED[module, name]
 
     def _storage(self, content: bytes) -> Any:
-        # The memo keeps the bytes and the tuple of arguments around them, in case they come again: every weight would
-        # take its memory twice.
-        for place, value in list(self.memo.items())[-2:]:
-            if value is content or isinstance(value, tuple) and content in value:
-                self.memo[place] = None
+        # The bytes, and the arguments that hold them, would stay in memory beside the weights, to be named again.
+        for entry in islice(reversed(self.memo), 2):
+            self.memo[entry] = None
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 

@@ -1,8 +1,19 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Tiny DeepFloyd IF and Karlo with random weights: the very classes, blocks and settings of the published ones."""
 
+import json
+
 import torch
-from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DDPMScheduler,
+    IFPipeline,
+    IFSuperResolutionPipeline,
+    PriorTransformer,
+    UnCLIPPipeline,
+    UnCLIPScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from helpers import SIZES, WIDTH, tiny_components
 
@@ -151,3 +162,36 @@ def karlo_prior(seed=4):
         num_attention_heads=2, attention_head_dim=8, embedding_dim=WIDTH, num_layers=1, additional_embeddings=4
     )
     return randomized(prior, seed)
+
+
+LEARNED = {"variance_type": "learned_range", "thresholding": True, "dynamic_thresholding_ratio": 0.95}
+
+
+def save_models(root, variant=None):
+    """Saves IF's two stages and Karlo to folders as the published ones are: `if-1`, `if-2` and `karlo`, IF's weights
+    as this variant."""
+    t5 = {name.removesuffix("_2"): part for name, part in text_parts().items()}
+    none = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker")) | {"requires_safety_checker": False}
+    schedulers = [DDPMScheduler(**IF_BETAS, **LEARNED, sample_max_value=value) for value in (1.5, 1.0)]
+    IFPipeline(unet=if_unet(), scheduler=schedulers[0], **t5, **none).save_pretrained(root / "if-1", variant=variant)
+    noising = {"image_noising_scheduler": DDPMScheduler(**IF_BETAS)}
+    second = IFSuperResolutionPipeline(unet=if_sr_unet(), scheduler=schedulers[1], **noising, **t5, **none)
+    second.save_pretrained(root / "if-2", variant=variant)
+    components = tiny_components()
+    UnCLIPPipeline(
+        **{name: components[name] for name in ("tokenizer", "text_encoder")},
+        prior=karlo_prior(),
+        decoder=karlo_unet(),
+        text_proj=karlo_text_proj(),
+        super_res_first=karlo_sr_unet(5),
+        super_res_last=karlo_sr_unet(6),
+        prior_scheduler=UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0),
+        decoder_scheduler=UnCLIPScheduler(variance_type="learned_range"),
+        super_res_scheduler=UnCLIPScheduler(),
+    ).save_pretrained(root / "karlo")
+    for name in ("image_encoder", "feature_extractor"):
+        components[name].save_pretrained(root / "karlo" / name)
+    index = json.loads((root / "karlo" / "model_index.json").read_text())
+    index |= {"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}
+    index |= {"feature_extractor": ["transformers", "CLIPImageProcessor"]}
+    (root / "karlo" / "model_index.json").write_text(json.dumps(index))
