@@ -262,3 +262,25 @@ import sys, diffusers_ediffi.images, diffusers_ediffi.provenance
 assert not {"torch", "diffusers", "transformers"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_what_is_transparent_shows_the_ground(mode):
+    if mode == "P":
+        glass = Image.new("P", (2, 2), 0)
+        glass.info["transparency"] = 0
+    elif mode == "I;16":
+        glass = Image.fromarray(np.zeros((2, 2), np.uint16))
+        glass.info["transparency"] = 0
+    else:
+        glass = Image.new(mode, (2, 2), 0)
+    assert as_rgb(glass).getpixel((0, 0)) == (255, 255, 255)
+    assert as_rgb(glass, ground="#102030").getpixel((1, 1)) == (16, 32, 48)
+
+
+def test_the_bytes_of_a_file_are_read_as_the_file(tmp_path):
+    picture().save(tmp_path / "picture.png")
+    content = io.BytesIO((tmp_path / "picture.png").read_bytes())
+    np.testing.assert_array_equal(np.asarray(open_image(content)), np.asarray(picture()))
+    with pytest.raises(ValueError, match="^row 7 is not an image"):
+        open_image(io.BytesIO(b"text"), "row 7")

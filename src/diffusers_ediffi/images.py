@@ -34,16 +34,17 @@ MAX_DOWNLOAD_SECONDS = 15.0
 _WARNINGS = threading.RLock()
 
 
-def open_image(path: str | os.PathLike) -> Image.Image:
+def open_image(file: str | os.PathLike | io.BytesIO, name: str | None = None) -> Image.Image:
     """Reads a picture of a sane size, turned as its camera was held, with what its file says about it in `info`.
 
     Args:
-        path (`str` or `os.PathLike`): The file.
+        file (`str`, `os.PathLike` or `io.BytesIO`): The file, or what it holds.
+        name (`str`, *optional*): What errors call it, by default its path.
 
     Raises:
         ValueError: The file is not a picture of `FORMATS`, is damaged, too large or not readable.
     """
-    with _opened(path, repr(str(path))) as image:
+    with _opened(file, name or repr(str(file))) as image:
         return ImageOps.exif_transpose(image)
 
 
@@ -98,14 +99,15 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     return as_rgb(image, repr(name))
 
 
-def as_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
-    """A picture of any mode in RGB, 8 bits deep: what is transparent is white, 16 bits are rounded.
+def as_rgb(image: Image.Image, name: str = "the picture", ground: str = "white") -> Image.Image:
+    """A picture of any mode in RGB, 8 bits deep: behind what is transparent is a ground, 16 bits are rounded.
 
     A picture that is as its file has it, so that its `format` is known, is turned as its camera was held.
 
     Args:
         image (`PIL.Image.Image`): The picture.
         name (`str`): What errors call it.
+        ground (`str`, *optional*, defaults to `"white"`): The colour behind it, as Pillow names colours.
 
     Raises:
         ValueError: Its file is damaged, or its values have no meaning as a picture: floats outside of [0, 1], 32-bit
@@ -114,12 +116,12 @@ def as_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     with _naming(name):
         image = upright(image)
         if image.mode.startswith(("I", "F")):
-            return _bytes_of_deep(image)
+            return _bytes_of_deep(image, ground)
         if not image.has_transparency_data:
             return image.convert("RGB")
-        ground, rgba = Image.new("RGB", image.size, "white"), as_rgba(image)
-        ground.paste(rgba, mask=rgba)
-        return ground
+        seen, rgba = Image.new("RGB", image.size, ground), as_rgba(image)
+        seen.paste(rgba, mask=rgba)
+        return seen
 
 
 def as_rgba(image: Image.Image) -> Image.Image:
@@ -137,16 +139,16 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if image.format else image
 
 
-def _bytes_of_deep(image: Image.Image) -> Image.Image:
+def _bytes_of_deep(image: Image.Image, ground: str = "white") -> Image.Image:
     """A picture of one channel of 16 bits, 32 bits or floats in RGB."""
     values = np.asarray(image)
     deepest = 65535 if image.mode.startswith("I;16") else 1 if image.mode == "F" else 255
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > deepest:
         raise ValueError(f"pixels of the mode {image.mode} must lie in 0 to {deepest}; save it with 8 or 16 bits")
-    gray = np.rint(values * np.float32(255 / deepest)).astype(np.uint8)
+    seen = Image.fromarray(np.rint(values * np.float32(255 / deepest)).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info:
-        gray[values == image.info["transparency"]] = 255
-    return Image.fromarray(gray).convert("RGB")
+        seen.paste(ground, mask=Image.fromarray(np.uint8(255) * (values == image.info["transparency"])))
+    return seen
 
 
 @functools.cache

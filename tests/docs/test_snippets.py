@@ -10,10 +10,11 @@ import pytest
 from helpers_docs import PAGES, blocks, inline_code
 
 import diffusers_ediffi
-from diffusers_ediffi.training import SceneDataset
+from diffusers_ediffi.training import PictureSettings, SceneDataset, select_pictures
 
 # README's run with its commands, in test_commands.py.
 PAGES_ALONE = [page for page in PAGES if page != "README.md"]
+TRAINING = (SceneDataset, PictureSettings, select_pictures)
 WITH_PYTHON = [page for page in PAGES_ALONE if any(block.language == "python" for block in blocks(page))]
 
 
@@ -38,7 +39,7 @@ def signatures(thing) -> Iterator[inspect.Signature]:
 def parameters_of_public_names() -> set[str]:
     """The names of all arguments that anything public takes, and some of diffusers and PyTorch."""
     public = [getattr(diffusers_ediffi, name) for name in diffusers_ediffi.__all__ if not name.startswith("__")]
-    found = {name for thing in (*public, SceneDataset) for found in signatures(thing) for name in found.parameters}
+    found = {name for thing in (*public, *TRAINING) for found in signatures(thing) for name in found.parameters}
     return found | {"custom_pipeline", "trust_remote_code", "weights_only"}
 
 

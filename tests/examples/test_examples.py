@@ -58,6 +58,7 @@ def wrong_values(path, nowhere):
         "evaluate": [*output, "--objects", nowhere],
         "demo": [*output, "--objects", nowhere],
         "hub": [nowhere],
+        "training": ["--output_dir", nowhere / "out", "--train_data_dir", nowhere],
         "benchmarks": ["--calls", "0"],
         "conversion": ["--output", nowhere / "out"],
     }[room] + {

@@ -86,13 +86,18 @@ def _check_choices(config: Mapping[str, Any]) -> None:
 def _check_numbers(config: Mapping[str, Any]) -> None:
     for name, most in COUNTS.items():
         if name not in OPTIONAL or config[name] is not None:
-            _check_count(name, config[name], most)
+            check_count(name, config[name], most)
     for name, (low, high) in NUMBERS.items():
         if not is_finite(config[name]) or not low <= config[name] <= high:
             raise ValueError(f"{name}={config[name]!r} must be a number from {low:g} to {high:g}.")
 
 
-def _check_count(name: str, value: Any, most: int) -> None:
+def check_count(name: str, value: Any, most: int) -> None:
+    """Refuses what is not a whole number from 1 to `most`.
+
+    Raises:
+        ValueError: It is not.
+    """
     if not is_number(value, Integral) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number, at least 1.")
     if value > most:
@@ -110,7 +115,7 @@ def _check_levels(config: Mapping[str, Any]) -> tuple[int, ...]:
     if len(channels) > MAX_LEVELS:
         raise ValueError(f"block_out_channels has {len(channels)} levels; give at most {MAX_LEVELS}.")
     for width in channels:
-        _check_count("block_out_channels", width, MAX_CHANNELS)
+        check_count("block_out_channels", width, MAX_CHANNELS)
         if width % groups:
             raise ValueError(
                 f"block_out_channels: {width} channels are not a multiple of norm_num_groups={groups}; change one."
@@ -123,7 +128,7 @@ def _check_levels(config: Mapping[str, Any]) -> tuple[int, ...]:
     if len(layers) != len(channels):
         raise ValueError(f"layers_per_block={layers} needs one number for each of the {len(channels)} levels.")
     for count in layers:
-        _check_count("layers_per_block", count, MAX_LAYERS)
+        check_count("layers_per_block", count, MAX_LAYERS)
     return layers
 
 

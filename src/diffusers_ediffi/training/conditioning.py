@@ -10,6 +10,7 @@ from accelerate.utils import send_to_device
 from ..models.encoder_table import NULL_COLUMN
 from ..paint.painting import Painting
 from .dropout import DropoutRates, Kept, draw_kept, keep_only
+from .embedding_cache import in_single_precision
 
 PAINT_STRENGTH = 0.4  # w' of a region with the weight 1
 EncodeBatch = Callable[[list[str], torch.Tensor, torch.Tensor | None], dict[str, Any]]
@@ -19,13 +20,16 @@ class BatchConditioner:
     """Turns the captions and pictures of a batch into keyword arguments of the network.
 
     Args:
-        encode_batch (`Callable`): `(captions, clip_images, keep_image)` to keyword arguments of the network, such as
-            [`ConditioningEncoder`], whose `region_columns` is needed for batches with regions.
+        encode_batch (`Callable`, *optional*): `(captions, clip_images, keep_image)` to keyword arguments of the
+            network, such as [`ConditioningEncoder`], whose `region_columns` is needed for batches with regions. None
+            is needed for batches with `embeddings`, which are these arguments.
         rates ([`DropoutRates`]): How often each condition is dropped.
         device (`torch.device`, *optional*): Where the conditions are needed; by default where the encoders are.
     """
 
-    def __init__(self, encode_batch: EncodeBatch, rates: DropoutRates, device: torch.device | None = None) -> None:
+    def __init__(
+        self, encode_batch: EncodeBatch | None, rates: DropoutRates, device: torch.device | None = None
+    ) -> None:
         self.encode_batch: Any = encode_batch
         self.rates, self.device = rates, device
 
@@ -40,8 +44,14 @@ class BatchConditioner:
         return self._encode(batch, Kept(everyone, everyone, ~everyone, everyone))
 
     def _encode(self, batch: dict[str, Any], kept: Kept) -> dict[str, Any]:
-        encoded = self.encode_batch(batch["caption"], batch["clip_image"], kept.clip_image)
-        return keep_only(encoded if self.device is None else send_to_device(encoded, self.device), kept)
+        encoded = batch.get("embeddings")
+        if encoded is None and self.encode_batch is None:
+            raise ValueError("The items have no embeddings: give a ConditioningEncoder as encode_batch.")
+        if encoded is None:
+            encoded = self.encode_batch(batch["caption"], batch["clip_image"], kept.clip_image)
+        if self.device is not None:
+            encoded = send_to_device(encoded, self.device)
+        return keep_only(in_single_precision(encoded) if "embeddings" in batch else encoded, kept)
 
     def painting(self, batch: dict[str, Any], kept: Kept) -> Painting | None:
         """The regions of a batch, painted on the words that its samples keep; None if nothing is painted."""

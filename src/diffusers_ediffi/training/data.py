@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..paint.regions import PaintRegion
 from ..phrases import find_phrase
+from .crops import picture_to_tensor
 from .degradation import degrade, distort, downsample
+from .embedding_cache import stack_embeddings
 
 # The arguments of `SceneDataset` that decide what its items are.
 SETTINGS = (
@@ -128,17 +130,13 @@ class SceneDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, clip_image, caption = self._rendering(index // self.crops_per_scene)
-        # Two words, since torch.Generator takes one number and (seed, index) must not collide with its neighbours.
-        state = np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]) >> 1)
+        generator = item_generator(self.seed, index)
         if self.crop is not None:
-            image = self._random_crop(image, generator)
+            image = random_patch(image, self.crop, generator)
         item = {"image": image, "caption": caption, "clip_image": clip_image}
         if self.low_res_factor is not None:
-            small = downsample(image_to_float(image[None]), self.low_res_factor, generator)
-            if self.distortion_strength:
-                small = distort(small, generator, self.distortion_strength)
-            item["low_res"] = float_to_image(degrade(small, generator, self.degradation_strength))[0]
+            strengths = (self.degradation_strength, self.distortion_strength)
+            item["low_res"] = low_resolution(image, self.low_res_factor, generator, *strengths)
         if self.painted_share:
             item["regions"] = self._regions(index // self.crops_per_scene)
         return item
@@ -161,12 +159,35 @@ class SceneDataset(Dataset):
                 other = self.generator.scene(int(draw.integers(2**31)))
                 seen = self.generator.render(replace(other, style=scene.style), self.size).convert("RGB")
         small = seen if seen.width == side else seen.resize((side, side), Image.Resampling.BICUBIC)
-        return _to_tensor(picture), _to_tensor(small), scene.caption
+        return picture_to_tensor(picture), picture_to_tensor(small), scene.caption
 
-    def _random_crop(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        assert self.crop is not None
-        top, left = torch.randint(0, self.size - self.crop + 1, (2,), generator=generator).tolist()
-        return image[:, top : top + self.crop, left : left + self.crop]
+
+def item_generator(seed: int, index: int) -> torch.Generator:
+    """The random numbers of an item."""
+    # Two words, since torch.Generator takes one number and (seed, index) must not collide with its neighbours.
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)
+
+
+def random_patch(image: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
+    """A square of an image `(3, height, width)`."""
+    top, left = (int(torch.randint(0, length - side + 1, (1,), generator=generator)) for length in image.shape[1:])
+    return image[:, top : top + side, left : left + side]
+
+
+def low_resolution(
+    image: torch.Tensor,
+    factor: int,
+    generator: torch.Generator,
+    degradation_strength: float,
+    distortion_strength: float = 0.0,
+) -> torch.Tensor:
+    """The input of a super-resolution stage, uint8, from an image uint8 `(3, height, width)`; see [`degrade`] and
+    [`distort`]."""
+    small = downsample(image_to_float(image[None]), factor, generator)
+    if distortion_strength:
+        small = distort(small, generator, distortion_strength)
+    return float_to_image(degrade(small, generator, degradation_strength))[0]
 
 
 def scene_regions(scene: Any, weight: float = 1.0) -> list[PaintRegion]:
@@ -228,12 +249,15 @@ def make_loader(dataset: Dataset, sampler: StepBatchSampler, num_workers: int, p
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks the tensors of items, and lists everything else."""
+    """Stacks the tensors of items and their embeddings, and lists everything else."""
     check_items(items)
     columns = {key: [item[key] for item in items] for key in items[0]}
-    return {
+    batch: dict[str, Any] = {
         key: torch.stack(values) if isinstance(values[0], torch.Tensor) else values for key, values in columns.items()
     }
+    if "embeddings" in columns:
+        batch["embeddings"] = stack_embeddings(columns["embeddings"])
+    return batch
 
 
 def check_items(items: list[dict[str, Any]]) -> None:
@@ -262,10 +286,6 @@ def image_to_float(images: torch.Tensor) -> torch.Tensor:
 def float_to_image(images: torch.Tensor) -> torch.Tensor:
     """float -1 to 1 -> uint8 0 to 255, clamped."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-
-
-def _to_tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def _handle_signals(worker: int) -> None:

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from ..models.conditioning import encode_clip_image, encode_clip_text
-from ..models.encoder_table import CLIP_TEXT_COLUMNS, CLIP_TEXT_TOKENS, T5_COLUMNS, T5_TOKENS
+from ..models.encoder_table import CLIP_TEXT_COLUMNS, CLIP_TEXT_TOKENS, T5_COLUMNS, T5_TOKENS, TEXT_ENCODERS
 from ..paint.columns import region_columns
 from ..paint.regions import PaintRegion
 from ..phrases import PromptTokens
@@ -30,21 +30,24 @@ class ConditioningEncoder:
     Args:
         folder (`str` or `Path`): Holds the subfolders of a pipeline, see `SUBFOLDERS`.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the encoders run.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of their weights; T5 overflows in float16.
 
     Raises:
         OSError: A subfolder is missing.
     """
 
-    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         check_encoder_folder(folder)
         folder = Path(folder)
         self.folder = folder
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         self.tokenizer_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2")
         self.feature_extractor = CLIPImageProcessorPil.from_pretrained(folder / "feature_extractor")
-        self.text_encoder = _frozen(CLIPTextModelWithProjection, folder / "text_encoder", device)
-        self.text_encoder_2 = _frozen(T5EncoderModel, folder / "text_encoder_2", device)
-        self.image_encoder = _frozen(CLIPVisionModelWithProjection, folder / "image_encoder", device)
+        self.text_encoder = _frozen(CLIPTextModelWithProjection, folder / "text_encoder", device, dtype)
+        self.text_encoder_2 = _frozen(T5EncoderModel, folder / "text_encoder_2", device, dtype)
+        self.image_encoder = _frozen(CLIPVisionModelWithProjection, folder / "image_encoder", device, dtype)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -108,14 +111,46 @@ class ConditioningEncoder:
             readers.append(("T5", PromptTokens(caption, self.tokenizer_2, T5_TOKENS), T5_COLUMNS.start))
         return region_columns(caption, regions, readers) if readers else [[] for _ in regions]
 
+    @property
+    def clip_image_size(self) -> int:
+        """The side in pixels of what the CLIP image encoder takes."""
+        return self.image_encoder.config.image_size
+
     def fingerprint(self) -> str:
-        """A hash of all weights and tokenizers: a network is of no use with encoders that it was not trained with."""
-        digest = hashlib.sha256()
-        for path in sorted(self.folder.glob("*/*")):
-            if path.parent.name in SUBFOLDERS and path.suffix in (".safetensors", ".json", ".txt", ".model"):
-                digest.update(path.name.encode())
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-        return digest.hexdigest()[:16]
+        """See [`encoder_fingerprint`]."""
+        return encoder_fingerprint(self.folder)
+
+
+def encoder_fingerprint(folder: str | Path) -> str:
+    """A hash of all weights and tokenizers: a network is of no use with encoders that it was not trained with.
+
+    Args:
+        folder (`str` or `Path`): Holds the subfolders of a pipeline, see `SUBFOLDERS`; none of them is loaded.
+
+    Raises:
+        OSError: A subfolder is missing.
+    """
+    check_encoder_folder(folder)
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*/*")):
+        if path.parent.name in SUBFOLDERS and path.suffix in (".safetensors", ".json", ".txt", ".model"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def caption_tokenizers(folder: str | Path) -> dict[str, tuple[Any, int]]:
+    """The tokenizers of the text encoders in a pipeline's folder by their labels, and how many tokens each takes.
+
+    Raises:
+        OSError: A subfolder is missing.
+    """
+    check_encoder_folder(folder)
+    return {
+        encoder.label: (AutoTokenizer.from_pretrained(Path(folder) / encoder.processor), encoder.tokens)
+        for encoder in TEXT_ENCODERS
+    }
 
 
 def check_encoder_folder(folder: str | Path) -> None:
@@ -132,5 +167,5 @@ def check_encoder_folder(folder: str | Path) -> None:
         )
 
 
-def _frozen(model_class: Any, folder: Path, device: str | torch.device) -> Any:
-    return model_class.from_pretrained(folder, dtype=torch.float32).to(device).eval().requires_grad_(False)
+def _frozen(model_class: Any, folder: Path, device: str | torch.device, dtype: torch.dtype) -> Any:
+    return model_class.from_pretrained(folder, dtype=dtype).to(device).eval().requires_grad_(False)

@@ -55,7 +55,8 @@ class Trainer:
             config comes to say as `trained_on` what `interval` is.
         dataset (`Dataset`): Items like those of [`SceneDataset`].
         encode_batch (`Callable`): `(captions, clip_images uint8, keep_image)` to keyword arguments of the network,
-            such as [`ConditioningEncoder`], whose `region_columns` is needed for items with regions.
+            such as [`ConditioningEncoder`], whose `region_columns` is needed for items with regions; `None` for items
+            with `embeddings`, such as those of [`PictureDataset`] with an [`EmbeddingCache`].
         output (`str` or `Path`): The run's folder.
         settings ([`TrainingSettings`]): All numbers.
         interval ([`NoiseInterval`]): The noise levels to train on.
@@ -81,7 +82,7 @@ class Trainer:
         self,
         unet: "EDiffIUNet",
         dataset: Dataset,
-        encode_batch: EncodeBatch,
+        encode_batch: EncodeBatch | None,
         output: str | Path,
         settings: TrainingSettings,
         interval: NoiseInterval,

@@ -71,7 +71,7 @@ class TreeTrainer(TreePlan):
         schedule: Schedule,
         make_unet: Callable[[NoiseInterval], EDiffIUNet],
         dataset: Dataset,
-        encode_batch: EncodeBatch,
+        encode_batch: EncodeBatch | None,
         output: str | Path,
         overrides: Mapping[str, Any] | None = None,
         dropout: DropoutRates = DropoutRates(),  # noqa: B008 (frozen)
