@@ -86,7 +86,9 @@ def read(folder):
 
 
 def test_every_converter_is_here():
-    assert {path.stem for path in CONVERSION.glob("from_*.py")} == CONVERTERS.keys()
+    """Those of cascades copy the files as they are: see test_cascades.py."""
+    others = {"from_deepfloyd_if", "from_karlo"}
+    assert {path.stem for path in CONVERSION.glob("from_*.py")} == CONVERTERS.keys() | others
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "shards"])
