@@ -22,7 +22,7 @@ from typing import Any
 
 import diffusers
 import torch
-from compare_samplers import DEMO_SETTINGS, PROMPTS, WITHOUT_BOUNDARIES, Demo
+from demo_problem import DEMO_SETTINGS, PROMPTS, WITHOUT_BOUNDARIES, Demo
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
@@ -132,9 +132,11 @@ def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measures, prints and writes the errors."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=whole(1), default=20, help="of every scheduler (default: %(default)s)")
-    parser.add_argument("--reference", type=whole(1), default=1000, help="steps of DDIM (default: %(default)s)")
-    parser.add_argument("--images", type=whole(1), default=len(PROMPTS), help="pictures, at most %(default)s")
+    parser.add_argument("--steps", type=whole(1, 1000), default=20, help="of every scheduler (default: %(default)s)")
+    parser.add_argument("--reference", type=whole(1, 1000), default=1000, help="steps of DDIM (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=whole(1, len(PROMPTS)), default=len(PROMPTS), help="pictures (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=whole(1), default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where what was drawn stays")
     parser.add_argument("--output", type=Path, help="a JSON file to write")

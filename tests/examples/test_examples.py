@@ -63,10 +63,13 @@ def wrong_values(path, nowhere):
         "conversion": ["--output", nowhere / "out"],
     }[room] + {
         "compare_experts": ["--networks", f"a={nowhere}"],
+        "compare_discrete_samplers": ["--images", nowhere],
         "compare_samplers": [],
         "from_diffusers_unets": ["--unets", nowhere, nowhere, "--boundaries", "1"],
         "from_edm": ["--checkpoint", nowhere],
         "from_guided_diffusion": ["--checkpoint", nowhere],
+        "from_training_checkpoint": ["--checkpoint", nowhere, "--preset", "adm64"],
+        "conversion_memory": ["--converters", nowhere],
         "evaluate_layout_coco": ["--model", nowhere, "--captions", nowhere, "--annotations", nowhere],
         "loading": [],
         "make_object_folder": ["--noto-emoji", nowhere],
