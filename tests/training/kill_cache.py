@@ -5,8 +5,8 @@
 
 tests/training/test_embedding_cache.py runs it with three kills; more of them find what these miss.
 
-A cache of 40 pictures by the demo's encoders is built without interruption, then again by two processes, one behind the
-other, that are killed and started anew until there were so many kills; whenever such a cache is done, all its files
+A cache of 40 pictures by the demo's encoders is built without interruption, then again as two processes would, one by
+one, which are killed and started anew until there were so many kills; whenever such a cache is done, all its files
 must have the bytes of the first, and the next one begins. The exit code is 1 if anything differs. Needs `os.fork`.
 """
 
