@@ -53,7 +53,7 @@ class ImageFolder:
 
     def __getitem__(self, row: int) -> Picture:
         name, caption = self.rows[row]
-        return Picture(name, as_caption(caption), file_in_folder(self.folder, name))
+        return Picture(name, as_caption(caption), self.folder / name)
 
     def unnamed(self) -> list[str]:
         """The pictures of the folder that no row of its metadata names, by their paths in it."""
@@ -171,6 +171,10 @@ class _Table(Sequence):
         name = cells.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
             raise ValueError(f"Row {row + 1} of {self.path} has no {FILE_COLUMN}.")
+        try:
+            file_in_folder(self.path.parent, name)
+        except ValueError as error:
+            raise ValueError(f"Row {row + 1} of {self.path}: {error}") from None
         return name, cells.get(self.column)
 
     def digest(self) -> bytes:

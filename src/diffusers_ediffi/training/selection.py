@@ -143,6 +143,8 @@ def load_selection(folder: str | Path, source: PictureSource) -> Selection:
     """
     manifest = read_manifest(Path(folder))
     check_manifest(Path(folder), {**manifest, "pictures": source.fingerprint()})
+    if not isinstance(manifest.get("encoders"), dict):
+        raise ValueError(f"The manifest of {folder} has encoders {manifest.get('encoders')!r}: it is damaged.")
     return _read(Parts(Path(folder), part_bounds(source.chunks, ROWS)), source, manifest)
 
 
