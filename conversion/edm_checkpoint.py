@@ -9,14 +9,12 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-Weights = dict[str, torch.Tensor]
+from state_dicts import Weights, read_state_dict, reading
 
 
 class Part:
@@ -32,13 +30,8 @@ def _part_of(meta: dict[str, Any]) -> Part:
     return part
 
 
-def _storage(content: bytes) -> Any:
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
 ALLOWED: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _part_of,
-    ("torch.storage", "_load_from_bytes"): _storage,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: data,
     ("torch.nn.modules.container", "ModuleDict"): Part,
@@ -49,13 +42,21 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # in Python, where what was read can be let go of
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return self._storage
         if (module, name) not in ALLOWED:
             raise ValueError(
                 f"it asks for {module}.{name}, which EDM's checkpoints do not need: it may be made to run code."
             )
         return ALLOWED[module, name]
+
+    def _storage(self, content: bytes) -> Any:
+        # The bytes, and the arguments that hold them, would stay in memory beside the weights, to be named again.
+        for entry in islice(reversed(self.memo), 2):
+            self.memo[entry] = None
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def read_weights(file: Path) -> Weights:
@@ -66,28 +67,16 @@ def read_weights(file: Path) -> Weights:
         OSError: The file is missing, damaged or truncated.
         ValueError: It is a pickle of something else, or asks for code.
     """
-    if not file.is_file():
-        raise OSError(f"there is no checkpoint {file}.")
-    readers = {".pkl": _read_pickle, ".safetensors": load_file}
-    try:
-        weights = readers.get(file.suffix, _read_state_dict)(file)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    except (pickle.UnpicklingError, EOFError, SafetensorError, RuntimeError, KeyError, AttributeError) as error:
-        raise OSError(f"{file} is damaged or no checkpoint ({error}): download or copy it again.") from error
+    weights = _read_pickle(file) if file.suffix == ".pkl" else read_state_dict(file)
     return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 
-def _read_state_dict(file: Path) -> Weights:
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
 def _read_pickle(file: Path) -> Weights:
-    with file.open("rb") as content:
+    with reading(file), file.open("rb") as content:
         checkpoint = _Unpickler(content).load()
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("ema"), Part):
-        raise ValueError("this pickle holds no network 'ema', as EDM's checkpoints do.")
-    return dict(_weights_of(checkpoint["ema"], ""))
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("ema"), Part):
+            raise ValueError("this pickle holds no network 'ema', as EDM's checkpoints do.")
+        return dict(_weights_of(checkpoint["ema"], ""))
 
 
 def _weights_of(part: Part, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:

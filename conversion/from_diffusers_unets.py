@@ -21,22 +21,20 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 from diffusers import DiffusionPipeline
+from networks import check_written, network_class
 from sources import Source, network_source
 from tables import counted, table
 from tqdm.auto import tqdm
 
-import diffusers_ediffi
 from diffusers_ediffi import ExpertAdapter, ExpertRouterUNet
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.discrete_time import betas_of
-from diffusers_ediffi.experts.files import check_weights, load_networks
+from diffusers_ediffi.experts.files import check_weights, expert_folder, load_networks
 from diffusers_ediffi.experts.routes import UNITS, check_boundaries
 from diffusers_ediffi.files import write_json, written_whole
 
@@ -67,32 +65,20 @@ def convert(args: Wanted) -> str:
         router = ExpertRouterUNet(networks, **settings, adapters=adapters)
         folder = unfinished / args.subfolder if pipeline else unfinished
         router.save_pretrained(folder, variant=args.variant)
-        check_equal(router, ExpertRouterUNet.from_pretrained(folder, variant=args.variant, dtype="auto"))
+        for index, expert in enumerate(router.experts):
+            check_written(folder / expert_folder(index), expert.state_dict())
         write_json(unfinished / RECORD, record(args, sources))
     return described(router, sources)
 
 
 def load(sources: Sequence[Source], variant: str | None) -> list[Any]:
     """The networks, whose weights are mapped from their files."""
-    classes = [network_class(source) for source in sources]
+    configs = [json.loads((source.folder / "config.json").read_text(encoding="utf-8")) for source in sources]
+    classes = [network_class(config, source.name) for config, source in zip(configs, sources, strict=True)]
     for source in sources:
         check_weights(source.folder, variant)
     bar = tqdm(list(zip(classes, sources, strict=True)), desc="loading", unit="U-Net")
     return [load_networks([network], [source.folder], variant, "auto")[0] for network, source in bar]
-
-
-def network_class(source: Source) -> Any:
-    """The class of diffusers that a network's configuration names.
-
-    Raises:
-        ValueError: It names none, or a router.
-    """
-    name = json.loads((source.folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
-    found = getattr(diffusers, str(name), getattr(diffusers_ediffi, str(name), None))
-    is_network = isinstance(found, type) and issubclass(found, diffusers.ModelMixin)
-    if not is_network or "timestep" not in signature(found.forward).parameters:
-        raise ValueError(f"{source.name} holds a {name}, which is not a U-Net of diffusers: give one that is.")
-    return found
 
 
 def pipeline_folder(name: str, subfolder: str, variant: str | None) -> Path:
@@ -154,18 +140,6 @@ def adapters_for(networks: Sequence[Any], pipeline: Path | None) -> list[ExpertA
         parts = dict.fromkeys(("unet", "vae", "image_encoder", "feature_extractor"))
         adapter = adapter.with_empty_text(DiffusionPipeline.from_pretrained(pipeline, **parts))
     return [adapter if is_refiner else None for is_refiner in refiners]
-
-
-def check_equal(router: Any, written: Any) -> None:
-    """Compares every tensor that was written with that of the source.
-
-    Raises:
-        OSError: One differs.
-    """
-    after = written.state_dict()
-    for name, tensor in tqdm(router.state_dict().items(), desc="comparing", unit="tensor"):
-        if name not in after or not torch.equal(tensor, after[name]):
-            raise OSError(f"{name} was not written as it was read: is the disk full or damaged?")
 
 
 def record(args: Wanted, sources: Sequence[Source]) -> dict[str, Any]:

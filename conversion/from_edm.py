@@ -17,42 +17,20 @@ import argparse
 import re
 from pathlib import Path
 
-from adm_layout import Transfer, transfer_edm
-from edm_checkpoint import Weights, read_weights
-from sources import sha256
-from tables import counted, table
-from torch import nn
+from adm_conversion import Converter, Plan, add_options, widths_of_encoders
+from adm_layout import transfer_edm
+from edm_checkpoint import read_weights
+from state_dicts import Weights
 
-from diffusers_ediffi import EDiffIUNet
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
-from diffusers_ediffi.files import write_json, written_whole
-from diffusers_ediffi.models.attention import zero
 
-DROPPED = {"map_label.weight": "class labels"}
 LICENSE = "cc-by-nc-sa-4.0"
 MIN_WIDTH = 128  # EDM has a group for each 4 channels, at most 32
-NEW = {"fusion": "text and style", "attn2": "cross-attention", "norm2": "cross-attention"}
 
 
-def convert(args: argparse.Namespace) -> str:
-    """Writes the output; returns the table of what went where.
-
-    Raises:
-        OSError: The checkpoint is missing or damaged, or the output exists.
-        ValueError: It is not EDM's ADM network.
-    """
-    if args.output.exists():
-        raise OSError(f"{args.output} exists: give the name of a new folder.")
-    weights = read_weights(args.checkpoint)
-    unet = EDiffIUNet(**configuration(weights, args))
-    transfer = transfer_edm(unet, weights)
-    check_nothing_is_left(weights, transfer)
-    fresh = fill(unet, transfer)
-    with written_whole(args.output) as unfinished:
-        unet.save_pretrained(unfinished)
-        source = {"name": args.checkpoint.name, "license": LICENSE, "sha256": sha256(args.checkpoint)}
-        write_json(unfinished / "conversion.json", {"converter": Path(__file__).name, "checkpoint": source})
-    return described(unet, transfer, fresh)
+def plan(weights: Weights, args: argparse.Namespace) -> Plan:
+    """What the checkpoint becomes."""
+    return Plan(configuration(weights, args), transfer_edm)
 
 
 def configuration(weights: Weights, args: argparse.Namespace) -> dict[str, object]:
@@ -89,79 +67,21 @@ def configuration(weights: Weights, args: argparse.Namespace) -> dict[str, objec
         "cross_attention_factors": tuple(factors),
         "attention_block": "plain",
         "time_embed_dim": weights["map_layer0.weight"].shape[0],
-        "encoder_hid_dim": args.encoder_hid_dim,
-        "encoder_hid_dim_2": args.encoder_hid_dim_2,
-        "pooled_projection_dim": args.pooled_projection_dim,
-        "image_embed_dim": args.image_embed_dim,
+        **widths_of_encoders(args),
     }
-
-
-def check_nothing_is_left(weights: Weights, transfer: Transfer) -> None:
-    """Refuses a checkpoint with weights that nothing takes."""
-    left = sorted(set(weights) - transfer.consumed - set(DROPPED))
-    if left:
-        raise ValueError(f"the checkpoint has {len(left)} weights that no part takes, such as {left[0]}.")
-
-
-def fill(unet: EDiffIUNet, transfer: Transfer) -> list[str]:
-    """Puts the weights into the network; returns the names of those that are new.
-
-    Raises:
-        ValueError: One has another shape, or a weight that is neither from the checkpoint nor new is left.
-    """
-    ours = unet.state_dict()
-    for name, tensor in transfer.filled.items():
-        if ours[name].shape != tensor.shape:
-            raise ValueError(f"{name} is {tuple(tensor.shape)} in the checkpoint, {tuple(ours[name].shape)} here.")
-    missing = unet.load_state_dict(transfer.filled, strict=False).missing_keys
-    unknown = [name for name in missing if new_part(name) is None]
-    if unknown:
-        raise ValueError(f"{unknown[0]} is in no part that is new, and the checkpoint has nothing for it.")
-    for layer in (unet.fusion.pooled_text_proj, unet.fusion.pooled_image_proj):
-        zero(layer)  # cross-attention ends with zeros already
-    return missing
-
-
-def new_part(name: str) -> str | None:
-    """What a weight that no checkpoint of EDM has is for."""
-    is_attention = "attentions" in name
-    parts = name.split(".")
-    return next((text for part, text in NEW.items() if part in parts and (part == "fusion" or is_attention)), None)
-
-
-def described(unet: nn.Module, transfer: Transfer, fresh: list[str]) -> str:
-    """The table: how much came from the checkpoint, how much is new, what was dropped."""
-    sizes = {name: parameter.numel() for name, parameter in unet.named_parameters()}
-    rows = []
-    for start in dict.fromkeys(name.split(".")[0] for name in transfer.filled):
-        names = [name for name in transfer.filled if name.split(".")[0] == start]
-        rows.append((start, len(names), counted(sum(sizes[name] for name in names)), "from the checkpoint"))
-    for text in dict.fromkeys(NEW.values()):
-        names = [name for name in fresh if new_part(name) == text]
-        rows.append((text, len(names), counted(sum(sizes[name] for name in names)), "new, adds nothing yet"))
-    rows += [
-        (text, 1, counted(transfer.source[name].numel()), "dropped")
-        for name, text in DROPPED.items()
-        if name in transfer.source
-    ]
-    return table(("part", "tensors", "parameters", ""), rows)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the .pkl of EDM, or a plain state dict of it")
-    parser.add_argument("--output", type=Path, required=True, help="the new folder")
-    parser.add_argument("--encoder-hid-dim", type=int, default=768, help="width of CLIP's text tokens (768)")
-    parser.add_argument("--encoder-hid-dim-2", type=int, default=1024, help="width of T5's text tokens (1024)")
-    parser.add_argument("--pooled-projection-dim", type=int, default=768, help="width of CLIP's pooled text (768)")
-    parser.add_argument("--image-embed-dim", type=int, default=768, help="width of CLIP's image embedding (768)")
+    add_options(parser, "the .pkl of EDM, or a plain state dict of it")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Converts and prints the table."""
-    print(convert(parse_arguments(arguments)))
+    converter = Converter(Path(__file__).name, LICENSE, read_weights, plan)
+    print(converter.convert(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

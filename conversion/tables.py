@@ -1,7 +1,9 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""What the converters print: tables of what went where."""
+"""What the converters print: tables of what went where, and names in messages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+SHOWN = 5  # names in a message
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -19,3 +21,9 @@ def counted(number: int) -> str:
         if number >= factor:
             return f"{number / factor:.3g} {unit}"
     return str(number)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Some of the names for a message, and how many there are beside them."""
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} others" if len(names) > SHOWN else "")

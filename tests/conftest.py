@@ -1,11 +1,14 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Tiny, complete parts of a pipeline with random weights: real classes throughout, only small."""
+"""Tiny, complete parts of a pipeline with random weights: real classes throughout, only small; and a few objects."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import forget_hooked_parts, tiny_pipeline
+from PIL import Image
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from diffusers_ediffi import demo_checkpoint
@@ -47,3 +50,16 @@ def tokenizers():
         ("CLIP", CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"), 77),
         ("T5", T5Tokenizer.from_pretrained(folder, subfolder="tokenizer_2"), 113),
     ]
+
+
+@pytest.fixture
+def objects(tmp_path) -> Path:
+    """A folder of three coloured squares."""
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGBA", (48, 48), (80 * i, 255 - 80 * i, 128, 255)).save(folder / f"{i}.png")
+    phrases = ("rocket", "sun", "moon")  # words that the demo's scorer knows
+    index = [{"file": f"{i}.png", "phrase": phrase} for i, phrase in enumerate(phrases)]
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder

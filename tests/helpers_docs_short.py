@@ -21,6 +21,9 @@ SHORT_FORMS = {
     "loading.py": "--gigabytes 0.02",
     "paint_with_words.py": "--calls 1 --width 0.25 --size 16",  # of benchmarks/
     "router.py": "--calls 1",
+    "draw/deepfloyd_if.py": "--steps 1 1",
+    "draw/karlo.py": "--steps 1 1 --prior-steps 2",
+    "draw/sdxl_two_experts.py": "--steps 1 --height 16 --width 16",
     "draw/draw_grid.py": "--size 64 --prompts 'a red car' --columns 1",
     "draw/image_to_image.py": "--size 64 --steps 2 --seeds 0 --strengths 0.5",
     "draw/inpaint.py": "--size 64 --steps 2 --seeds 0",

@@ -7,15 +7,19 @@ A repository of the Hub is a folder of its name, which diffusers and transformer
 import json
 import os
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import helpers_diffusers as sd
+import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from helpers import WIDTH, tiny_pipeline, tiny_unet
+from helpers_cascades import save_models
 from helpers_coco import tiny_segmenter, write_annotations
+from helpers_conversion import import_converter
 from helpers_docs import ROOT
 from helpers_pictures import write_folder
 from PIL import Image
@@ -43,6 +47,7 @@ def make_world(folder: Path) -> None:
     _emoji(pictures)
     _objects(folder / "noto_objects", pictures)
     _hub(folder)
+    _cascades(folder)
     write_folder(folder / "my_pictures")
     _coco(folder / "annotations")
     shutil.copytree(folder / "org" / "name", folder / "runs" / "demo" / "pipeline")
@@ -51,7 +56,7 @@ def make_world(folder: Path) -> None:
 
 def _repository(folder: Path) -> None:
     """Copies of what commands read and write, since nothing may be written into the repository."""
-    for name in ("benchmarks", "docs", "examples"):
+    for name in ("benchmarks", "conversion", "docs", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "constraints.txt", "model_card.md"):
         shutil.copy(ROOT / name, folder)
@@ -91,6 +96,25 @@ def _hub(folder: Path) -> None:
     tiny_pipeline(default_num_inference_steps=(2, 1, 1)).save_pretrained(folder / "org" / "name")
     _safety_checker().save_pretrained(folder / "CompVis" / "stable-diffusion-safety-checker")
     tiny_segmenter(folder / "facebook" / "mask2former-swin-large-coco-panoptic")
+
+
+def _cascades(folder: Path) -> None:
+    """Tiny DeepFloyd IF and Karlo under their names, and what the converters make of them."""
+    save_models(folder / "models", variant="fp16")
+    names = {"if-1": "DeepFloyd/IF-I-XL-v1.0", "if-2": "DeepFloyd/IF-II-L-v1.0", "karlo": "kakaobrain/karlo-v1-alpha"}
+    for name, of_hub in names.items():
+        (folder / of_hub).parent.mkdir(exist_ok=True)
+        (folder / "models" / name).rename(folder / of_hub)
+    stages = [word for i, name in enumerate(list(names.values())[:2], start=1) for word in (f"--stage-{i}", name)]
+    experts = [f"{SDXL}-refiner-1.0", f"{SDXL}-base-1.0"]
+    two = ["--unets", *experts, "--pipeline", experts[1], "--boundaries", "200", "--unit", "timestep"]
+    with chdir(folder), pytest.MonkeyPatch.context() as patch:
+        for converter, options, output in (
+            ("from_deepfloyd_if", [*stages, "--variant", "fp16"], "if"),
+            ("from_karlo", ["--model", names["karlo"]], "karlo"),
+            ("from_diffusers_unets", two, "sdxl-two-experts"),
+        ):
+            import_converter(converter, patch).main([*options, "--output", output])
 
 
 def _sdxl() -> StableDiffusionXLPipeline:

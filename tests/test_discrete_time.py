@@ -128,6 +128,22 @@ def test_betas_that_are_none_are_refused_before_they_are_laid_out(wrong):
         Routes([], betas={**SD_BETAS, **wrong})
 
 
+@pytest.mark.parametrize("betas", [SD_BETAS, {"beta_schedule": "squaredcos_cap_v2"}], ids=["scaled", "squaredcos"])
+def test_the_highest_level_is_that_of_the_betas(betas):
+    """Of IF's betas it is sigma 20291, beyond what a terminal signal of zero is taken for."""
+    last = DDIMScheduler(**betas).alphas_cumprod[-1].item()
+    highest = math.exp(log_sigmas(betas)[-1])
+    assert highest == pytest.approx(math.sqrt((1 - last) / last), rel=1e-6)
+    assert EDMDEISScheduler(**betas).config.sigma_max == pytest.approx(highest)
+    assert betas is SD_BETAS or highest == pytest.approx(20291, rel=1e-3)
+
+
+def test_a_terminal_signal_of_zero_is_the_level_of_diffusers():
+    levels = log_sigmas({**SD_BETAS, "rescale_betas_zero_snr": True})
+    assert math.exp(levels[-1]) == pytest.approx(math.sqrt(2.0**24 - 1)) and (levels[1:] > levels[:-1]).all()
+    assert list(log_sigmas({"trained_betas": [0.5, 1.0, 1.0]})[1:]) == [levels[-1]] * 2
+
+
 def test_the_largest_model_that_is_taken():
     assert (
         len(log_sigmas({"num_train_timesteps": MAX_TRAIN_TIMESTEPS, "beta_start": 1e-6, "beta_end": 1e-4})) == 100_000

@@ -6,6 +6,7 @@ train_scorer train small networks on a CPU by `SmallRun`.
 """
 
 import argparse
+import inspect
 import json
 import math
 import time
@@ -38,6 +39,16 @@ from diffusers_ediffi.training.run import alone_in
 GROUND_KINDS = tuple(dict.fromkeys(ground.kind for ground in GROUNDS))
 SR_SIZES = {"sr256": 256, "sr1024": 1024}
 SR_FACTOR = 4
+# What the shapes of weights do not show, and without which they mean something else.
+UNSEEN = (
+    "preconditioning",
+    "sigma_data",
+    "sigma_residual",
+    "timestep_scale",
+    "attention_head_dim",
+    "num_attention_heads",
+    "norm_num_groups",
+)
 
 
 def check_above_zero(args: argparse.Namespace, *names: str) -> None:
@@ -197,6 +208,8 @@ def sample_scenes(objects: list[SceneObject], options: dict[str, Any], seed: int
 def load_data(args: argparse.Namespace, dataset_options: dict[str, Any]) -> dict[str, Any]:
     """Scenes and encoders, as keyword arguments of `Trainer` and `TreeTrainer`."""
     check_above_zero(args, "threads")
+    if args.init_from is not None:
+        check_start(args)
     dropout = DropoutRates(args.drop_clip_text, args.drop_t5, args.drop_clip_image, args.drop_pooled_text)
     check_encoder_folder(args.encoders)
     train_scenes, held_out_scenes = scene_generators(args)
@@ -241,6 +254,24 @@ def build_unet(
     return unet
 
 
+def check_start(args: argparse.Namespace) -> None:
+    """Refuses an `--init-from` whose weights would mean something else in the network of `--preset`.
+
+    Raises:
+        ValueError: It is none, or such a network; it names the entry of the configuration.
+    """
+    folder = network_folder(args.init_from, "--init-from")
+    there = json.loads((folder / "config.json").read_text())
+    for name in UNSEEN:
+        default = inspect.signature(EDiffIUNet).parameters[name].default
+        before, now = there.get(name, default), PRESETS[args.preset].get(name, default)
+        if before != now:
+            raise ValueError(
+                f"--init-from {folder} has {name}={before!r}, and {args.preset} {now!r}: the same weights would mean "
+                f"something else. Start from a network with {now!r}, or choose another --preset."
+            )
+
+
 def load_weights(unet: EDiffIUNet, args: argparse.Namespace) -> None:
     """Gives the network the weights of `--init-from`, which may have fewer attention layers.
 
@@ -251,11 +282,18 @@ def load_weights(unet: EDiffIUNet, args: argparse.Namespace) -> None:
     folder = network_folder(args.init_from, "--init-from")
     source = EDiffIUNet.from_pretrained(folder).state_dict()
     fresh = unet.state_dict()
+    for name, tensor in source.items():
+        here = tuple(fresh[name].shape) if name in fresh else "not"
+        if here != tuple(tensor.shape):
+            raise ValueError(
+                f"--init-from {folder} is another network than {args.preset} with these encoders: {name} is "
+                f"{tuple(tensor.shape)} there and {here} here."
+            )
     # Attention, feed-forward layers and the noise level's embedding start as if they were not there.
     added = [name for name in fresh if name not in source]
-    same = all(name in fresh and fresh[name].shape == tensor.shape for name, tensor in source.items())
-    if not same or not all(".attentions." in name or name.startswith("noise_level_") for name in added):
-        raise ValueError(f"--init-from {folder} is another network than {args.preset} with these encoders.")
+    lacking = [name for name in added if ".attentions." not in name and not name.startswith("noise_level_")]
+    if lacking:
+        raise ValueError(f"--init-from {folder} is another network than {args.preset}: it has no {lacking[0]}.")
     unet.load_state_dict({**fresh, **source})
 
 

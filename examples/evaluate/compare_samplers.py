@@ -298,7 +298,7 @@ class Demo:
         shape = (images, 3, self.unet.config.sample_size, self.unet.config.sample_size)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         self.start = SIGMA_MAX * noise.double()
-        self.exact = self.solve(steps)
+        self.exact = self.solve(steps, SIGMA_MIN, SIGMA_MAX)
 
     def samplers(self) -> dict[tuple[str, str], Any]:
         """With the settings of the packaged scheduler; without its boundaries; and switching experts exactly."""
@@ -318,10 +318,10 @@ class Demo:
         output = unconditional + self.guidance * (conditional - unconditional)
         return c_skip(sigma) * x + c_out(sigma) * output
 
-    def solve(self, steps: int) -> torch.Tensor:
-        """Kutta's third-order method on a grid that breaks at the boundaries, where D jumps."""
-        levels = {*atan_sigmas(steps, SIGMA_MIN, SIGMA_MAX, 0.0, 4.0).tolist(), *self.unet.boundaries}
-        x = self.start
+    def solve(self, steps: int, lowest: float, highest: float) -> torch.Tensor:
+        """Kutta's third-order method from the highest level on a grid that breaks at the boundaries, where D jumps."""
+        levels = {*atan_sigmas(steps, lowest, highest, 0.0, 4.0).tolist(), *self.unet.boundaries}
+        x = highest / SIGMA_MAX * self.start
         levels_down = sorted(levels, reverse=True)
         for start, end in zip(levels_down, levels_down[1:], strict=False):
             middle, h = (start + end) / 2, end - start
@@ -331,7 +331,7 @@ class Demo:
             x_3 = x - h * d_1 + 2 * h * d_2
             d_3 = (x_3 - self.denoise(x_3, end, middle)) / end
             x = x + h / 6 * (d_1 + 4 * d_2 + d_3)
-        return self.denoise(x, SIGMA_MIN, SIGMA_MIN)
+        return self.denoise(x, lowest, lowest)
 
 
 def measure(name: str, problem: Mixture | Demo, solvers: dict[tuple[str, str], Any], counts: list[int]) -> list[dict]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .experts.lora import LoraExpert
     from .experts.noise_interval import ENSEMBLES, NoiseInterval
     from .experts.router import ExpertRouterUNet
+    from .models.text_projection import UnCLIPTextProjection
     from .models.unet import EDiffIUNet
     from .paint.attention_mass import measure_attention_mass
     from .paint.paint_with_words import paint_with_words
@@ -52,6 +53,7 @@ __all__ = [
     "PaintWithWordsAttnProcessor",
     "Provenance",
     "SchedulerMixin",
+    "UnCLIPTextProjection",
     "__version__",
     "demo_checkpoint",
     "factorize_expert",
@@ -83,6 +85,7 @@ _MODULES = {
     "PaintWithWordsAttnProcessor": ".paint.processor",
     "Provenance": ".provenance",
     "SchedulerMixin": "diffusers",
+    "UnCLIPTextProjection": ".models.text_projection",
     "demo_checkpoint": ".demo.checkpoint",
     "factorize_expert": ".experts.factorize",
     "measure_attention_mass": ".paint.attention_mass",

@@ -67,11 +67,11 @@ class AttentionRecorder(AttentionRecord):
     ):
         self.pipe, self.unet_name = pipe, unet
         self.unet = _unet_of(pipe, unet)
-        self._sigma_of = NoiseLevels(pipe)
-        super().__init__(_encoders_of(self.unet, unet), unconditional)
+        self._sigma_of = NoiseLevels(pipe, _scheduler_of(pipe, unet))
+        super().__init__(_encoders_of(pipe, self.unet, unet), unconditional)
         self.keeps_heat_maps, self.keeps_self_attention = heat_maps, self_attention
         self.keeps_matrices = full
-        self._drawing = _Drawing(pipe, is_ediffi=self.encoders is EDIFFI_ENCODERS)
+        self._drawing = _Drawing(pipe, is_ediffi=self.encoders is not FOREIGN_ENCODERS)
         if isinstance(pipe, DiffusionPipeline) and not self._drawing.is_ediffi:
             check_tells_rows(pipe)
         self._projections = _Projections()
@@ -323,12 +323,20 @@ def _unet_of(pipe: Any, name: str) -> Any:
     return unet
 
 
-def _encoders_of(unet: Any, name: str) -> dict[str, slice]:
+def _scheduler_of(pipe: Any, name: str) -> str:
+    """The component that is the scheduler of a U-Net: in a cascade each has one."""
+    own = name.replace("unet", "scheduler")
+    return own if getattr(pipe, own, None) is not None else "scheduler"
+
+
+def _encoders_of(pipe: Any, unet: Any, name: str) -> dict[str, slice]:
     """The encoders that a U-Net reads, with their columns."""
     layers = [layer for layer in unet.modules() if reads_text(layer)]
     if not layers:
         raise ValueError(f"the {name} has no cross-attention to the text: there is nothing to record.")
-    return EDIFFI_ENCODERS if isinstance(layers[0], EDiffIAttention) else FOREIGN_ENCODERS
+    if isinstance(layers[0], EDiffIAttention):
+        return EDIFFI_ENCODERS
+    return getattr(pipe, "encoder_columns", FOREIGN_ENCODERS)
 
 
 def _drawn(pipe: Any, prompt: str | Sequence[str] | None) -> tuple[Any, list[str]]:

@@ -83,8 +83,10 @@ def log_sigmas(betas: Mapping[str, Any]) -> np.ndarray:
     Raises:
         ValueError: They are not those of a model.
     """
-    # Zero terminal signal-to-noise ratio would be an infinite sigma; the limit is that of diffusers.
-    alphas = alphas_cumprod(betas).double().clamp(min=2.0**-24)
+    alphas = alphas_cumprod(betas).double()
+    # Zero terminal signal-to-noise ratio would be an infinite sigma; the limit is that of diffusers. It does not hold
+    # for others: IF's betas end at sigma 20291.
+    alphas = alphas.where(alphas > 0, 2.0**-24).cummin(0).values
     return (((1 - alphas) / alphas).log() / 2).numpy()
 
 

@@ -23,13 +23,17 @@ T5_TOKENS = 77  # what the pipelines of DeepFloyd IF let T5 read
 class NoiseLevels:
     """The noise level of what a pipeline's U-Net receives, from its timestep and without waiting for the device.
 
+    Args:
+        pipe (`DiffusionPipeline`): The pipeline.
+        name (`str`): Its component that is the U-Net's scheduler.
+
     Raises:
-        ValueError: The noise levels of the pipeline's scheduler are not known.
+        ValueError: The noise levels of the scheduler are not known.
     """
 
-    def __init__(self, pipe: Any):
-        self.pipe = pipe
-        self._follow(pipe.scheduler)
+    def __init__(self, pipe: Any, name: str = "scheduler"):
+        self.pipe, self._name = pipe, name
+        self._follow(getattr(pipe, name))
 
     def _follow(self, scheduler: Any) -> None:
         """Reads what a scheduler's timesteps mean."""
@@ -45,8 +49,9 @@ class NoiseLevels:
 
     def __call__(self, timestep: torch.Tensor) -> torch.Tensor:
         """sigma of a timestep, which may lie between two of the schedule; float32, on the timestep's device."""
-        if self.pipe.scheduler is not self._scheduler:
-            self._follow(self.pipe.scheduler)
+        scheduler = getattr(self.pipe, self._name)
+        if scheduler is not self._scheduler:
+            self._follow(scheduler)
         if self._sigmas is None:
             return sigma_from_c_noise(timestep.float())
         self._sigmas = sigmas = self._sigmas.to(timestep.device)

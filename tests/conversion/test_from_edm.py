@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """EDM's ADM network, written here from its publication, and what the converter makes of its checkpoint."""
 
+import argparse
 import collections
 import json
 import os
@@ -12,11 +13,15 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState, PartialState
 from helpers_conversion import import_converter
+from helpers_examples import import_script
 from safetensors.torch import save_file
 from torch import nn
 
-from diffusers_ediffi import EDiffIUNet
+from diffusers_ediffi import EDiffIUNet, NoiseInterval, demo_checkpoint
+from diffusers_ediffi.edm import denoised_from_model_output
+from diffusers_ediffi.models.presets import PRESETS
 
 SIZE, WIDTHS, BLOCKS, ATTENTION = 8, (128, 192), 1, (4,)  # of one level: 4 x 4
 EMBEDDING, CLASSES = 4 * WIDTHS[0], 10
@@ -214,8 +219,7 @@ def test_every_block_gives_what_edms_block_gives(converted, converter):
     expected, given = {}, {}
     x, sigma = torch.randn(2, 3, SIZE, SIZE), torch.tensor([0.3, 20.0])
     denoised_by_edm(weights, x, sigma, expected)
-    names = list(import_module_of(converter).edm_names(unet))
-    for theirs, ours, attention in names:
+    for theirs, attention, ours in import_module_of(converter).edm_blocks(unet):
         module = unet.get_submodule(ours.replace("resnets", "attentions") if attention else ours)
         module.register_forward_hook(lambda _, __, output, name=theirs: given.__setitem__(name, output))
     denoised(unet, x, sigma)
@@ -269,6 +273,86 @@ def test_text_changes_nothing_before_training(converted):
     assert torch.equal(unet(x, 0.1, None).sample, unet(x, 0.1, **text, added_cond_kwargs=pooled).sample)
 
 
+WIDTHS_OF_DEMO = dict.fromkeys(
+    ("encoder_hid_dim", "encoder_hid_dim_2", "pooled_projection_dim", "image_embed_dim"), 128
+)
+
+
+def as_options(values):
+    return [str(part) for name, value in values.items() for part in (f"--{name}", value)]
+
+
+@pytest.fixture
+def in_training(converter, tmp_path, monkeypatch):
+    """Weights of EDM, converted for the encoders of the demo, and a preset of their size to train."""
+    weights = weights_of_edm()
+    save_file(weights, tmp_path / "edm.safetensors")
+    options = as_options({name.replace("_", "-"): width for name, width in WIDTHS_OF_DEMO.items()})
+    run(converter, tmp_path / "edm.safetensors", tmp_path / "out", *options)
+    network = {"sample_size": SIZE, "block_out_channels": WIDTHS, "layers_per_block": BLOCKS}
+    factors = {"self_attention_factors": (2,), "cross_attention_factors": (2,)}
+    monkeypatch.setitem(PRESETS, "small-edm", {**network, **factors})
+    for state in (AcceleratorState._reset_state, PartialState._reset_state):
+        state()
+    return weights
+
+
+@torch.no_grad()
+def test_training_starts_from_what_edm_draws(in_training, tmp_path, monkeypatch):
+    script = import_script("demo/scenes_and_networks", monkeypatch)
+    args = argparse.Namespace(seed=0, preset="small-edm", init_from=tmp_path / "out")
+    unet = script.build_unet(args, NoiseInterval.everything(), WIDTHS_OF_DEMO).eval()
+    sigma = torch.tensor(SIGMAS)
+    x = torch.randn(len(SIGMAS), 3, SIZE, SIZE) * sigma[:, None, None, None]
+    scale = (sigma**2 + 0.25).sqrt()[:, None, None, None]
+    text = {"encoder_hidden_states": torch.randn(10, 77, 128), "encoder_hidden_states_2": torch.randn(10, 9, 128)}
+    pooled = {"text_embeds": torch.randn(10, 128), "image_embeds": torch.randn(10, 128)}
+    output = unet(x / scale, sigma.log() / 4, **text, added_cond_kwargs=pooled).sample
+    given = denoised_from_model_output(output, x, sigma)
+    torch.testing.assert_close(given, denoised_by_edm(in_training, x, sigma), atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_of_edm_trains(in_training, objects, tmp_path, monkeypatch):
+    script = import_script("demo/train_base", monkeypatch)
+    options = {"objects": objects, "encoders": demo_checkpoint(), "output": tmp_path / "run", "preset": "small-edm"}
+    options |= {"init-from": tmp_path / "out", "size": 16, "total-steps": 1, "batch-size": 2, "num-workers": 0}
+    options |= {"num-samples": 0, "sample-every": 0, "warmup-steps": 0, "ema-decay": 0}
+    script.main(as_options(options))
+    before, after = (EDiffIUNet.from_pretrained(tmp_path / name).state_dict() for name in ("out", "run/unet"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"conv_in.weight", "mid_block.attentions.0.attn2.to_out.0.weight"} <= changed
+    assert all((before[name] - after[name]).abs().max() < 0.01 for name in changed)  # it is where it came from
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preconditioning": "epsilon"}, "has preconditioning='epsilon', and small-edm 'edm': the same weights would"),
+        ({"attention_head_dim": 32}, "has attention_head_dim=32, and small-edm 64: the same weights would"),
+        ({"num_attention_heads": 3}, "has num_attention_heads=3, and small-edm None: the same weights would"),
+    ],
+)
+def test_training_does_not_start_from_weights_that_mean_something_else(
+    in_training, objects, tmp_path, monkeypatch, changes, message
+):
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config | changes))
+    script = import_script("demo/train_base", monkeypatch)
+    monkeypatch.setattr(sys.modules["scenes_and_networks"], "ConditioningEncoder", lambda *_: pytest.fail("too late"))
+    options = {"objects": objects, "encoders": demo_checkpoint(), "output": tmp_path / "run", "preset": "small-edm"}
+    with pytest.raises(ValueError, match=message):
+        script.main(as_options({**options, "init-from": tmp_path / "out"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_encoders_are_named(in_training, tmp_path, monkeypatch):
+    script = import_script("demo/scenes_and_networks", monkeypatch)
+    args = argparse.Namespace(seed=0, preset="small-edm", init_from=tmp_path / "out")
+    message = r"another network than small-edm with these encoders: fusion.text_proj.weight is \(768, 128\) there and"
+    with pytest.raises(ValueError, match=message):
+        script.build_unet(args, NoiseInterval.everything(), WIDTHS_OF_DEMO | {"encoder_hid_dim": 64})
+
+
 def test_the_published_network_is_the_preset(converter, monkeypatch):
     """edm-imagenet-64x64-cond-adm: 296 million parameters; attention at 32, 16 and 8 pixels."""
     published = {"SIZE": 64, "WIDTHS": (192, 384, 576, 768), "BLOCKS": 3, "ATTENTION": (32, 16, 8)}
@@ -282,7 +366,7 @@ def test_the_published_network_is_the_preset(converter, monkeypatch):
     shapes = [{name: tensor.shape for name, tensor in network.state_dict().items()} for network in (unet, preset)]
     assert shapes[0] == shapes[1]
     transfer = import_module_of(converter).transfer_edm(unet, weights)
-    assert transfer.consumed == set(weights) - {"map_label.weight"}
+    assert not weights and transfer.dropped == [("class labels", 768 * 1000)]  # the others are consumed
     assert {name: tensor.shape for name, tensor in transfer.filled.items()}.items() <= shapes[0].items()
 
 

@@ -66,6 +66,7 @@ def wrong_values(path, nowhere):
         "compare_samplers": [],
         "from_diffusers_unets": ["--unets", nowhere, nowhere, "--boundaries", "1"],
         "from_edm": ["--checkpoint", nowhere],
+        "from_guided_diffusion": ["--checkpoint", nowhere],
         "evaluate_layout_coco": ["--model", nowhere, "--captions", nowhere, "--annotations", nowhere],
         "loading": [],
         "make_object_folder": ["--noto-emoji", nowhere],

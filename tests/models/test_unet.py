@@ -60,6 +60,7 @@ def inputs(unet: EDiffIUNet, batch_size: int = 2, size: int = 8) -> dict:
         ("paper-literal", 0.704),
         ("paper-table1", 1.006),
         ("adm64", 0.337),
+        ("adm256-upsampler", 0.315),
         ("paper-sr256", 0.296),
         ("paper-sr1024", 0.165),
     ],
@@ -272,6 +273,54 @@ def test_noise_level_is_one_more_condition_of_super_resolution():
     torch.testing.assert_close(both, torch.stack([low[0], high[1]]), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="class_labels is a noise level, and this network was trained without"):
         plain(**arguments, class_labels=0.1)
+
+
+def test_a_class_is_one_more_condition():
+    unet = tiny_unet(num_class_embeds=5)
+    arguments = inputs(unet, batch_size=2)
+    second, fourth = (unet(**arguments, class_labels=label).sample for label in (2, torch.tensor([4])))
+    both = unet(**arguments, class_labels=torch.tensor([2, 4], dtype=torch.int32)).sample
+    assert not torch.allclose(second, fourth)
+    torch.testing.assert_close(both, torch.stack([second[0], fourth[1]]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "class_labels is missing: .* one of 5 classes"),
+        (5, r"class_labels 5 must be whole numbers from 0 to 4"),
+        (torch.tensor([0, -1]), r"class_labels \[0, -1\] must be whole numbers from 0 to 4"),
+        (1.0, "class_labels of torch.float32 .* must be whole numbers"),
+        (True, "class_labels of torch.bool .* must be whole numbers"),
+        (torch.tensor([1, 2, 3]), r"shape \(3,\) must be whole numbers from 0 to 4, one or \(batch,\)"),
+        (torch.tensor([[1], [2]]), r"shape \(2, 1\) must be whole numbers from 0 to 4, one or \(batch,\)"),
+    ],
+)
+def test_a_class_that_is_missing_or_unknown_is_refused(labels, message):
+    unet = tiny_unet(num_class_embeds=5)
+    with pytest.raises(ValueError, match=message):
+        unet(**inputs(unet, batch_size=2), class_labels=labels)
+
+
+def test_heads_of_equal_number_at_every_level():
+    unet = tiny_unet(num_attention_heads=2, self_attention_factors=(1, 2), cross_attention_factors=(2,))
+    layers = [module for name, module in unet.named_modules() if name.endswith(("attn1", "attn2"))]
+    assert {(layer.to_q.out_features, layer.heads) for layer in layers} == {(8, 2), (16, 2)}
+    with pytest.raises(ValueError, match="8 channels are not a multiple of num_attention_heads=3"):
+        tiny_unet(num_attention_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preconditioning": "eps"}, "preconditioning='eps' is unknown; choose one of edm, epsilon, v_prediction, sa"),
+        ({"preconditioning": "epsilon", "sigma_residual": 0.1}, "sigma_residual=0.1 is for preconditioning='edm'"),
+        ({"num_class_embeds": 5, "max_noise_level": 0.5}, "classes or noise levels, not both"),
+    ],
+)
+def test_what_means_nothing_together_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_unet(**EFFICIENT, **changes)
 
 
 def test_a_fresh_network_of_differences_knows_how_noisy_its_input_is():

@@ -11,9 +11,10 @@ from diffusers.guiders.guider_utils import rescale_noise_cfg
 from helpers import SIZES, draw, embeddings, picture, seeded, tiny_components, tiny_pipeline
 
 from diffusers_ediffi import EDMDEISScheduler, ExpertRouterUNet, PaintRegion, record_attention
-from diffusers_ediffi.edm import c_noise, denoised_from_model_output
+from diffusers_ediffi.edm import denoised_from_model_output
 from diffusers_ediffi.models.encoder_table import ENCODERS
 from diffusers_ediffi.pipelines.guidance import Guidance
+from diffusers_ediffi.pipelines.parametrization import Parametrization
 
 BASE, SR256, SR1024 = SIZES
 PROMPTS = ["a red cat above a house", "a dog"]
@@ -307,10 +308,10 @@ def test_an_experts_own_scale_holds_for_numbers_and_inside_of_the_interval(base_
 
 
 def predictions(rows=3):
-    """F of two images in `rows` rows, the noisy images and their c_noise."""
+    """F of two images in `rows` rows, the noisy images, and what F says of the denoised ones."""
     output, sample = torch.randn(2 * rows, 3, 8, 8, generator=seeded()), torch.randn(2, 3, 8, 8, generator=seeded(1))
     sigma = 0.8
-    return output, sigma * sample, torch.tensor(c_noise(sigma)), sigma
+    return output, sigma * sample, Parametrization("edm", 0.5).coefficients(torch.tensor(sigma)), sigma
 
 
 def stds(images):
@@ -319,9 +320,9 @@ def stds(images):
 
 @pytest.mark.parametrize("phi", [0.3, 1.0])
 def test_rescaling_is_diffusers_function_on_the_denoised_image(phi):
-    output, sample, timestep, sigma = predictions(2)
+    output, sample, coefficients, sigma = predictions(2)
     guidance = Guidance.at(sigma, 7.0)
-    rescaled, guided = (guidance.combine(output, sample, timestep, 0.5, r) for r in (phi, 0.0))
+    rescaled, guided = (guidance.combine(output, sample, coefficients, r) for r in (phi, 0.0))
     conditional = output[2:]
     rescaled, guided, conditional = (
         denoised_from_model_output(f, sample, sigma) for f in (rescaled, guided, conditional)
@@ -333,9 +334,9 @@ def test_rescaling_is_diffusers_function_on_the_denoised_image(phi):
 
 
 def test_rescaling_of_weights_goes_by_the_mean_of_the_conditional_images():
-    output, sample, timestep, sigma = predictions(3)
+    output, sample, coefficients, sigma = predictions(3)
     guidance = Guidance.at(sigma, {"t5": 6.0, "clip_text": -2.0})
-    rescaled = guidance.combine(output, sample, timestep, 0.5, 1.0)
+    rescaled = guidance.combine(output, sample, coefficients, 1.0)
     t5, clip_text = (denoised_from_model_output(f, sample, sigma) for f in (output[2:4], output[4:]))
     expected = stds(0.75 * t5 + 0.25 * clip_text)
     torch.testing.assert_close(stds(denoised_from_model_output(rescaled, sample, sigma)), expected)

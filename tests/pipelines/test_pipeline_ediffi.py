@@ -362,6 +362,7 @@ class GaussianDenoiser(ModelMixin, ConfigMixin):
         self,
         std,
         sample_size=64,
+        in_channels=3,
         out_channels=3,
         sigma_data=SIGMA_DATA,
         encoder_hid_dim=WIDTH,
@@ -533,7 +534,7 @@ def test_half_precision_networks(dtype):
 
 def test_the_signatures_are_what_diffusers_expects():
     call = inspect.signature(EDiffIPipeline.__call__).parameters
-    assert len(call) - 1 <= 31
+    assert len(call) - 1 <= 32
     expected = "prompt negative_prompt height width guidance_scale prompt_embeds negative_prompt_embeds latents "
     expected += "num_inference_steps num_images_per_prompt generator output_type return_dict"
     assert set(expected.split()) <= set(call)
@@ -543,7 +544,8 @@ def test_the_signatures_are_what_diffusers_expects():
         parameter.default is not inspect.Parameter.empty for name, parameter in encode.items() if name != "self"
     )
     init = inspect.signature(EDiffIPipeline.__init__).parameters
-    optional = {name for name, parameter in init.items() if parameter.default is None} - {"vocabulary"}  # a setting
+    optional = {name for name, parameter in init.items() if parameter.default is None}
+    optional -= {"vocabulary", "conditioning"}  # settings
     assert optional == set(EDiffIPipeline._optional_components), "what is missing there would not be saved"
 
 

@@ -147,6 +147,18 @@ def test_other_networks_are_refused(tmp_path):
         make_trainer(tmp_path, ExpertRouterUNet.from_unets([tiny_unet(), tiny_unet()], boundaries=[1.0]))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preconditioning": "epsilon"}, "preconditioning='epsilon', and the loss here is EDM's"),
+        ({"num_class_embeds": 5}, "num_class_embeds=5, and training data here has no classes"),
+    ],
+)
+def test_networks_of_other_losses_and_data_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, tiny_unet(**changes))
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 9])
 def test_a_launchers_accumulation_takes_a_batch_in_parts(tmp_path, number, monkeypatch):
     """The gradient is that of the whole batch, and so are the samples of a step."""

@@ -163,7 +163,12 @@ def encode_clip_text(
 
 @torch.no_grad()
 def encode_t5(
-    prompt: Sequence[str], tokenizer: Any, text_encoder: Any, device: torch.device | str | None = None
+    prompt: Sequence[str],
+    tokenizer: Any,
+    text_encoder: Any,
+    device: torch.device | str | None = None,
+    tokens: int = T5_TOKENS,
+    keep_padding: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Runs the encoder of T5 (section 4.2).
 
@@ -172,6 +177,8 @@ def encode_t5(
         tokenizer (`T5Tokenizer`): Its tokenizer.
         text_encoder (`T5EncoderModel`): The encoder.
         device (`torch.device` or `str`, *optional*): Where the encoder runs; where it is by default.
+        tokens (`int`): Columns; longer texts are cut.
+        keep_padding (`bool`): Whether the tokens stay as the encoder returns them where the text has ended.
 
     Returns:
         The tokens (batch, 113, width), zero where the text has ended, and their mask (batch, 113), 1 where a token
@@ -180,14 +187,14 @@ def encode_t5(
     Raises:
         ValueError: The encoder returned values that are not finite, as T5 does in float16.
     """
-    input_ids, mask = _tokenize(prompt, tokenizer, T5_TOKENS, "T5")
+    input_ids, mask = _tokenize(prompt, tokenizer, tokens, "T5")
     _check_ids(input_ids, text_encoder, "T5")
     device = device or text_encoder.device
     mask = mask.to(device)
-    tokens = text_encoder(input_ids.to(device), attention_mask=mask).last_hidden_state
-    if not torch.isfinite(tokens).all():
-        raise ValueError(f"T5 overflows in {tokens.dtype}; load text_encoder_2 in torch.bfloat16 or torch.float32.")
-    return torch.where(mask[..., None].bool(), tokens, 0), mask
+    states = text_encoder(input_ids.to(device), attention_mask=mask).last_hidden_state
+    if not torch.isfinite(states).all():
+        raise ValueError(f"T5 overflows in {states.dtype}; load text_encoder_2 in torch.bfloat16 or torch.float32.")
+    return states if keep_padding else torch.where(mask[..., None].bool(), states, 0), mask
 
 
 @torch.no_grad()
@@ -207,6 +214,12 @@ def encode_clip_image(
     """
     pixels = feature_extractor(images=as_pil_images(images), return_tensors="pt").pixel_values
     return image_encoder(pixels.to(device or image_encoder.device, image_encoder.dtype)).image_embeds
+
+
+def text_mask(prompt: Sequence[str], tokenizer: Any, tokens: int) -> torch.Tensor:
+    """Where the tokens of texts count, (batch, tokens)."""
+    settings = {"padding": "max_length", "max_length": longest(tokenizer, tokens), "truncation": True}
+    return tokenizer(list(prompt), return_tensors="pt", **settings).attention_mask
 
 
 def longest(tokenizer: Any, tokens: int) -> int:

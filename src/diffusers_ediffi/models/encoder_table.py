@@ -6,6 +6,7 @@ Imports nothing, so that the command line can name the encoders without loading 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 CLIP_TEXT_TOKENS = 77
 T5_TOKENS = 113
@@ -25,11 +26,12 @@ class Encoder:
         component (`str`): The pipeline's component that encodes.
         processor (`str`): The pipeline's component that prepares what the encoder reads.
         columns (`slice`): Its columns in the context that the U-Nets attend to.
-        widths (`Mapping`): Its embeddings by their names in the pipeline's call, and for each the entry of a U-Net's
-            config with its width. The first one fills the columns.
+        widths (`Mapping`): Its embeddings by their names in the pipeline's call, and for each its width, or the entry
+            of a U-Net's config that holds it. The first one fills the columns.
         remedy (`str`): How a call gets this condition.
-        mask (`str`, *optional*): Name of the attention mask in the pipeline's call; without one, the U-Nets attend to
+        mask (`str`, *optional*): Name of the attention mask among the embeddings; without one, the U-Nets attend to
             the padding, so that the embedding has every column.
+        lowercase (`bool`): Whether texts are read in small letters, without white space around them.
     """
 
     name: str
@@ -37,14 +39,20 @@ class Encoder:
     component: str
     processor: str
     columns: slice
-    widths: Mapping[str, str]
+    widths: Mapping[str, str | int]
     remedy: str
     mask: str | None = None
+    lowercase: bool = False
 
     @property
     def tokens(self) -> int:
         """How many columns it fills."""
         return self.columns.stop - self.columns.start
+
+    def width(self, embedding: str, config: Mapping[str, Any]) -> int:
+        """The width of an embedding for a U-Net with this config."""
+        width = self.widths[embedding]
+        return width if isinstance(width, int) else config[width]
 
     @property
     def sequence(self) -> str:

@@ -49,6 +49,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cross_attention_dim": 768,
         "block_out_channels": (192, 384, 576, 768),
     },
+    # ADM's upsampler from 64 to 256, which also takes the class of the picture.
+    "adm256-upsampler": {
+        **_ADM,
+        "sample_size": 256,
+        "in_channels": 6,
+        "block_out_channels": (192, 192, 384, 384, 768, 768),
+        "layers_per_block": 2,
+        "self_attention_factors": (8, 16, 32),
+        "cross_attention_factors": (),
+        "num_attention_heads": 4,
+        "num_class_embeds": 1000,
+        "preconditioning": "epsilon",
+    },
     "paper-sr256": {**_EFFICIENT, "sample_size": 256, "block_out_channels": (128, 256, 512, 1024)},
     "paper-sr1024": {
         **_EFFICIENT,

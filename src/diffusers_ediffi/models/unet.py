@@ -2,7 +2,8 @@
 """`EDiffIUNet`: the denoiser of every stage of eDiff-I (appendix A, Tables 2-4).
 
 Two structures: `adm`, the U-Net of Dhariwal and Nichol for the base model, and `efficient`, the block order of
-Imagen's Efficient U-Net for the super-resolution models. Both return the raw output F of equation 1.
+Imagen's Efficient U-Net for the super-resolution models. Both return the raw output F of equation 1, or what a
+discrete-time model predicts, where they have the weights of such a model (`preconditioning`).
 """
 
 from functools import partial
@@ -47,6 +48,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         self_attention_factors, cross_attention_factors (`tuple`): Downsampling factors at which each attention stands.
         attention_block (`str`): `plain`, `feed_forward` or `stacked`, see [`AttentionBlock`].
         attention_head_dim (`int`): Width of one attention head.
+        num_attention_heads (`int`, *optional*): Heads at every level, in place of heads of one width.
         cross_attention_dim (`int`): Width of the context.
         encoder_hid_dim, encoder_hid_dim_2 (`int`): Widths of the CLIP and the T5 text tokens (T5-11B: 1024,
             T5 v1.1-XXL: 4096; nobody knows which the paper used).
@@ -55,8 +57,11 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         timestep_scale (`float`): Factor on the timestep before its sinusoidal embedding; 1 as in EDM.
         norm_num_groups (`int`): Groups of the group normalisation.
         dropout (`float`): Dropout in the residual blocks.
-        preconditioning (`str`): What F means; only `edm` (equation 1).
-        sigma_data (`float`): Standard deviation of the data in equation 1.
+        preconditioning (`str`): What the network returns: `edm`, F of equation 1, or what a discrete-time model
+            predicts, `epsilon`, `v_prediction` or `sample` (diffusers' names). Such a network takes
+            x / sqrt(1 + sigma^2) and a discrete timestep, and is drawn with by a scheduler with its betas; it is not
+            trained here.
+        sigma_data (`float`): Standard deviation of the data in equation 1; of no account for the other three.
         sigma_residual (`float`, *optional*): For super-resolution, the standard deviation of the image minus the
             upsampled low-resolution one. With it the network denoises that difference and starts from the enlarged
             image instead of from nothing ([`~edm.residual_coefficients`]); what it takes and returns stays the same.
@@ -64,6 +69,8 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         max_noise_level (`float`, *optional*): For super-resolution, the strongest noise of training on the
             low-resolution image ([`~low_res.augment_low_res`]), as its standard deviation. Such a network is told the
             level in `class_labels`; a network without (`None`) takes clean images alone.
+        num_class_embeds (`int`, *optional*): Labels that such a network is told one of in `class_labels`. A network
+            that also draws without a class has a label for that, by convention the last; ADM's networks have none.
         trained_on (`list`, *optional*): Noise levels of training as `[low, high]` pairs in sigma, `None` for infinity.
             [`ExpertRouterUNet`] refuses to use the model outside.
     """
@@ -88,6 +95,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         cross_attention_factors: tuple[int, ...] = (2, 4, 8),
         attention_block: str = "plain",
         attention_head_dim: int = 64,
+        num_attention_heads: int | None = None,
         cross_attention_dim: int = 768,
         encoder_hid_dim: int = 768,
         encoder_hid_dim_2: int = 1024,
@@ -101,6 +109,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         sigma_data: float = 0.5,
         sigma_residual: float | None = None,
         max_noise_level: float | None = None,
+        num_class_embeds: int | None = None,
         trained_on: list | None = None,
     ):
         super().__init__()
@@ -115,6 +124,8 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             self.noise_level_embedding = TimestepEmbedding(channels, time_embed_dim)
             # A network that was trained without noise on its input starts as it is.
             zero(self.noise_level_embedding.linear_2)
+        if num_class_embeds is not None:
+            self.class_embedding = nn.Embedding(num_class_embeds, time_embed_dim)
         self.fusion = ConditioningFusion(
             cross_attention_dim,
             encoder_hid_dim,
@@ -141,9 +152,10 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         cross_attention = factor in config.cross_attention_factors
         if not (self_attention or cross_attention):
             return None
+        heads = config.num_attention_heads
         return AttentionBlock(
             width,
-            config.attention_head_dim,
+            config.attention_head_dim if heads is None else width // heads,
             config.cross_attention_dim,
             config.attention_block,
             self_attention,
@@ -157,9 +169,10 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
 
         Args:
             name (`str`): `paper-literal` (0.70B) and `paper-table1` (1.01B) are two readings of the base model;
-                `adm64` takes public ADM-64 weights; `paper-sr256` and `paper-sr1024` are the super-resolution models;
-                `demo-base`, `demo-sr256` and `demo-sr1024` the small ones of the packaged demo, `demo-base-low` and
-                `demo-sr256-low` their experts for low noise.
+                `adm64` takes public ADM-64 weights, `adm256-upsampler` those of ADM's upsampler from 64 to 256;
+                `paper-sr256` and `paper-sr1024` are the super-resolution models; `demo-base`, `demo-sr256` and
+                `demo-sr1024` the small ones of the packaged demo, `demo-base-low` and `demo-sr256-low` their experts
+                for low noise.
             changes: Configuration entries that differ from the preset.
         """
         if name not in PRESETS:
@@ -236,7 +249,7 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         self,
         sample: torch.Tensor,
         timestep: torch.Tensor | float,
-        encoder_hidden_states: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | None = None,
         encoder_hidden_states_2: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_attention_mask_2: torch.Tensor | None = None,
@@ -247,23 +260,26 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         """Returns F of shape (batch, out_channels, height, width).
 
         Args:
-            sample (`torch.Tensor`): c_in x of shape (batch, 3, height, width); in super-resolution models
-                (batch, 6, height, width), the upsampled low-resolution image in [-1, 1] behind it.
-            timestep (`float` or `torch.Tensor`): c_noise = ln(sigma) / 4, one number or (batch,).
+            sample (`torch.Tensor`): c_in x (x / sqrt(1 + sigma^2) for discrete timesteps) of shape (batch, 3, height,
+                width); in super-resolution models (batch, 6, height, width), the upsampled low-resolution image in
+                [-1, 1] behind it.
+            timestep (`float` or `torch.Tensor`): c_noise = ln(sigma) / 4, or a discrete timestep where
+                `preconditioning` is not `edm`; one number or (batch,).
             encoder_hidden_states (`torch.Tensor`, *optional*): CLIP text tokens (batch, 77, encoder_hid_dim).
             encoder_hidden_states_2 (`torch.Tensor`, *optional*): T5 tokens (batch, up to 113, encoder_hid_dim_2).
             encoder_attention_mask, encoder_attention_mask_2 (`torch.Tensor`, *optional*): (batch, tokens), 1 where
                 a token counts.
             added_cond_kwargs (`dict`, *optional*): `text_embeds` (batch, pooled_projection_dim) and `image_embeds`
                 (batch, image_embed_dim). What is absent counts as zeros.
-            class_labels (`float` or `torch.Tensor`, *optional*): Noise level of the low-resolution image, one number
+            class_labels (`float` or `torch.Tensor`, *optional*): Classes from 0, one whole number or (batch,), for
+                networks with `num_class_embeds`, which need them. Noise level of the low-resolution image, one number
                 or (batch,), for networks with `max_noise_level`; none is a clean image. The name is that of
-                `UNet2DConditionModel`, whose super-resolution models are told their noise by it.
-
+                `UNet2DConditionModel`, which is told both by it.
             return_dict (`bool`): Whether to return an output object instead of a tuple.
 
         Raises:
-            ValueError: A shape is wrong, or a noise level is given to a network that was trained without.
+            ValueError: A shape is wrong, a noise level or a class is given to a network that was trained without, or
+                a class is missing or unknown.
         """
         self._check_sample(sample)
         added = added_cond_kwargs or {}
@@ -277,8 +293,8 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             added.get("image_embeds"),
             sample.shape[0],
         )
-        noise_level = self._noise_level(class_labels, sample)
-        temb = self._global_vector(timesteps, noise_level, pooled, sample.dtype)
+        noise_level, classes = self._noise_level(class_labels, sample), self._classes(class_labels, sample)
+        temb = self._global_vector(timesteps, noise_level, classes, pooled, sample.dtype)
         residual = self._sigma_residual(noise_level)
         x = sample if residual is None else self._residual_input(sample, timesteps, residual)
         x = self._predict(x, temb, context, context_mask)
@@ -287,12 +303,19 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         return UNet2DConditionOutput(sample=x) if return_dict else (x,)
 
     def _global_vector(
-        self, timesteps: torch.Tensor, noise_level: torch.Tensor | None, pooled: torch.Tensor, dtype: torch.dtype
+        self,
+        timesteps: torch.Tensor,
+        noise_level: torch.Tensor | None,
+        classes: torch.Tensor | None,
+        pooled: torch.Tensor,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        """What every residual block is told, (batch, time_embed_dim): the noise levels and the pooled embeddings."""
+        """What every residual block is told, (batch, time_embed_dim): noise levels, class and pooled embeddings."""
         temb = self.time_embedding(self.time_proj(timesteps).to(dtype)) + pooled
         if noise_level is not None:
             temb = temb + self.noise_level_embedding(self.noise_level_proj(noise_level).to(dtype))
+        if classes is not None:
+            temb = temb + self.class_embedding(classes)
         return F.silu(temb)
 
     def _predict(
@@ -315,11 +338,28 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
     def _noise_level(self, class_labels: torch.Tensor | float | None, sample: torch.Tensor) -> torch.Tensor | None:
         """(batch,) in float32; `None` for a network without this condition."""
         if self.config.max_noise_level is None:
-            if class_labels is not None:
+            if class_labels is not None and self.config.num_class_embeds is None:
                 raise ValueError("class_labels is a noise level, and this network was trained without: leave it out.")
             return None
         level = torch.as_tensor(0.0 if class_labels is None else class_labels, device=sample.device)
         return level.float().reshape(-1).expand(sample.shape[0])
+
+    def _classes(self, class_labels: torch.Tensor | float | None, sample: torch.Tensor) -> torch.Tensor | None:
+        """(batch,), whole numbers; `None` for a network without classes."""
+        number = self.config.num_class_embeds
+        if number is None:
+            return None
+        known = f"whole numbers from 0 to {number - 1}, one or (batch,)"
+        if class_labels is None:
+            raise ValueError(f"class_labels is missing: this network draws one of {number} classes; pass {known}.")
+        labels = torch.as_tensor(class_labels)
+        is_whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        if not is_whole or labels.numel() not in (1, len(sample)) or labels.ndim > 1:
+            raise ValueError(f"class_labels of {labels.dtype} and shape {tuple(labels.shape)} must be {known}.")
+        # On a GPU a wrong index would end the process.
+        if not (0 <= int(labels.min()) and int(labels.max()) < number):
+            raise ValueError(f"class_labels {labels.tolist()} must be {known}.")
+        return labels.to(sample.device, torch.long).reshape(-1).expand(len(sample))
 
     def _sigma_residual(self, noise_level: torch.Tensor | None) -> float | torch.Tensor | None:
         """Standard deviation of the image minus the noisy low-resolution image, which broadcasts."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..models.encoder_table import CLIP_IMAGE, EMBEDDINGS, TEXT_EMBEDDINGS, TEXT_ENCODERS
+from ..models.encoder_table import CLIP_IMAGE, EMBEDDINGS
+from .conditioning import CLASS_LABELS
 from .guidance import Guidance
 from .inputs import Embeddings, Inputs
 from .prediction import select_painted
@@ -48,14 +49,12 @@ class Call:
     @property
     def is_guided(self) -> bool:
         """Whether any step may be guided, by a stage's scale or an expert's, so that negative prompts are encoded."""
-        scales = [stage.guidance_scale for stage in self.stages]
-        scales += [scale for stage in self.stages for scale in getattr(stage.unet, "guidance_scales", ())]
-        return any(isinstance(scale, dict) or scale > 1 for scale in scales if scale is not None)
+        return any(stage.is_guided for stage in self.stages)
 
     @property
     def texts(self) -> list[str]:
         """All texts that are encoded."""
-        if not any(encoder.name in self.encoders for encoder in TEXT_ENCODERS):
+        if not any(encoder.name in self.encoders for encoder in self.stages[0].conditioning.text_encoders):
             return []
         prompts = [self.inputs.prompt] if self.prompt_schedule is None else self.prompt_schedule.prompts
         entries = [*prompts, self.inputs.negative_prompt if self.is_guided else None]
@@ -113,7 +112,9 @@ def prepare_conditions(pipe: Any, call: Call) -> Conditions:
     """Encodes everything that the stages are conditioned on, all prompts of a schedule included."""
     pipe._warn_of_unknown_words(call.texts)
     embeds = pipe._prepare_embeddings(call.inputs, call.is_guided, call.encoders)
-    style = embeds[CLIP_IMAGE.sequence]
+    if call.inputs.class_labels is not None:
+        embeds[CLASS_LABELS] = pipe._rows(call.inputs.class_labels, call.inputs)
+    style = embeds.get(CLIP_IMAGE.sequence)
     if style is not None:
         embeds[CLIP_IMAGE.sequence] = style * float(call.style_scale) if call.style_scale else None
     schedule = call.prompt_schedule
@@ -123,7 +124,7 @@ def prepare_conditions(pipe: Any, call: Call) -> Conditions:
     for prompt in schedule.prompts[1:]:
         inputs = Inputs(prompt, None, None, dict.fromkeys(EMBEDDINGS), call.inputs.num_images_per_prompt)
         encoded = pipe._prepare_embeddings(inputs, False, call.encoders)
-        prompts.append({name: encoded[name] for name in TEXT_EMBEDDINGS})
+        prompts.append({name: encoded[name] for name in pipe._conditioning.text_embeddings})
     return Conditions(call, embeds, prompts, schedule.begins_of_stages(call.stages, pipe._begin_index))
 
 

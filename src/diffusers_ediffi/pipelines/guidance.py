@@ -5,7 +5,7 @@
 
 D_none is the unconditional model, or that of the negative prompt. With one number w there is one D_k, conditioned on
 everything; with weights for encoders each D_k is conditioned on encoder k alone. All of them are rows of one batch.
-Guidance on the network's output F is the same as on the denoised image D, which is linear in F.
+Guidance on the network's output is the same as on the denoised image D, which is linear in it.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,7 @@ import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
 from ..checks import MAX_STAGES, is_finite, is_number
-from ..edm import c_out, denoised_from_model_output, sigma_from_c_noise
-from ..models.encoder_table import ENCODERS, TEXT_ENCODERS
+from ..models.encoder_table import ENCODERS, Encoder
 from .inputs import Embeddings, check_choice
 from .stages import GuidanceScale, Stage, labels, per_stage
 
@@ -58,63 +57,51 @@ class Guidance:
             return cls((tuple(weights),))
         return cls((None, *((name,) for name in weights)), tuple(weights.values()))
 
-    def conditions(self, embeds: Embeddings, images: slice, dtype: torch.dtype) -> dict[str, Any]:
-        """The network's arguments for these images: the first row of all of them, then the second, and so on."""
-
-        def rows(name: str, dropped: int = 0) -> torch.Tensor | None:
-            condition = self._rows_of(name, embeds, images, dropped)
-            return None if condition is None else condition.to(dtype)
-
-        return {
-            "encoder_hidden_states": rows("prompt_embeds"),
-            "encoder_hidden_states_2": rows("prompt_embeds_2"),
-            # Zeros in all columns, none of them masked, are what training saw as "dropped".
-            "encoder_attention_mask_2": rows("prompt_attention_mask_2", dropped=1),
-            "added_cond_kwargs": {"text_embeds": rows("pooled_prompt_embeds"), "image_embeds": rows("image_embeds")},
-        }
-
-    def _rows_of(self, name: str, embeds: Embeddings, images: slice, dropped: int) -> torch.Tensor | None:
-        """One embedding for every row, filled with `dropped` where the row goes without; `None` if all rows do."""
-        encoder = next(encoder.name for encoder in ENCODERS.values() if name in encoder.embeddings)
-        negative, positive = embeds.get(f"negative_{name}"), embeds[name]
-        parts = [negative if row is None else positive if encoder in row else None for row in self.rows]
-        like = next((part for part in parts if part is not None), None)
-        if like is None:
+    def rows_of(self, name: str, stage: Stage, embeds: Embeddings, images: slice, count: int) -> torch.Tensor | None:
+        """An embedding for every row of these images, of which there are `count`: the first row of all of them, then
+        the second, and so on; `None` if all rows go without, or there is no such embedding."""
+        encoders = stage.conditioning.encoders.values()
+        encoder = next((encoder for encoder in encoders if name in encoder.embeddings), None)
+        if encoder is None:
             return None
-        full = [torch.full_like(like, dropped) if part is None else part for part in parts]
-        return torch.cat([part[images] for part in full])
+        negative, positive = embeds.get(f"negative_{name}"), embeds.get(name)
+        parts = [negative if row is None else positive if encoder.name in row else None for row in self.rows]
+        parts = [None if part is None else part[images] for part in parts]
+        like, dropped = next((part for part in parts if part is not None), None), stage.dropped(name, negative)
+        if dropped is not None:
+            dropped = dropped.expand(count, *dropped.shape[1:]) if len(dropped) == 1 else dropped[images]
+        elif like is not None:
+            # Zeros in all columns, none of them masked, are what training saw as "dropped".
+            dropped = torch.full_like(like, 1 if name == encoder.mask else 0)
+        rows = [dropped if part is None else part for part in parts]
+        return None if dropped is None else torch.cat([row for row in rows if row is not None])
 
-    def painted_rows(self) -> tuple[int, list[list[int]] | None]:
+    def painted_rows(self, encoders: Sequence[Encoder]) -> tuple[int, list[list[int]] | None]:
         """The arguments `copies` and `readable` of [`~painting.Painting.select`]: D_none is not painted, and the other
-        rows where the text stands that they are conditioned on."""
+        rows where the text stands that they are conditioned on, by these encoders of texts."""
         rows = self.rows[1:] if self.weights else self.rows
-        texts = [[encoder for encoder in TEXT_ENCODERS if encoder.name in (row or ())] for row in rows]
-        if all(len(text) == len(TEXT_ENCODERS) for text in texts):
+        texts = [[encoder for encoder in encoders if encoder.name in (row or ())] for row in rows]
+        if all(len(text) == len(encoders) for text in texts):
             return len(rows), None
-        every = range(TEXT_ENCODERS[-1].columns.stop)
+        every = range(encoders[-1].columns.stop)
         return len(rows), [[column for encoder in text for column in every[encoder.columns]] for text in texts]
 
     def combine(
-        self,
-        output: torch.Tensor,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        sigma_data: float,
-        rescale: float = 0.0,
+        self, output: torch.Tensor, x: torch.Tensor, coefficients: tuple[Any, Any], rescale: float = 0.0
     ) -> torch.Tensor:
-        """The guided F.
+        """The guided output.
 
         Args:
-            output (`torch.Tensor`): F of all rows, (rows x images, 3, height, width) in the order of `conditions`.
-            sample (`torch.Tensor`): The noisy images x, (images, 3, height, width).
-            timestep (`torch.Tensor`): Their c_noise, a scalar.
-            sigma_data (`float`): Standard deviation of the training images.
+            output (`torch.Tensor`): The network's for all rows, (rows x images, 3, height, width) in the order of
+                `rows_of`.
+            x (`torch.Tensor`): The noisy images image + sigma * noise, (images, 3, height, width).
+            coefficients (`tuple`): skip and out in D = skip * x + out * output.
             rescale (`float`, defaults to 0.0): phi of Lin et al. (arXiv 2305.08891, section 3.4): how far the standard
                 deviation of each guided D is brought back to that of the conditional D. Of several D_k the mean
                 counts, weighted by abs(w_k).
 
         Returns:
-            F, (images, 3, height, width).
+            The output that stands for the guided D, (images, 3, height, width).
         """
         if not self.weights:
             return output
@@ -125,10 +112,10 @@ class Guidance:
             reference = reference + abs(weight) / sum(map(abs, self.weights)) * f
         if not rescale:
             return guided
-        # Exposure is a matter of the image: F has the noise in it, and at small sigma little else.
-        sigma = sigma_from_c_noise(timestep.float())
-        denoised, wanted = (denoised_from_model_output(f, sample, sigma, sigma_data) for f in (guided, reference))
-        return guided + (rescale_noise_cfg(denoised, wanted, rescale) - denoised) / c_out(sigma, sigma_data)
+        # Exposure is a matter of the image: the output has the noise in it, and at small sigma little else.
+        skip, out = coefficients
+        denoised, wanted = (skip * x + out * f for f in (guided, reference))
+        return guided + (rescale_noise_cfg(denoised, wanted, rescale) - denoised) / out
 
 
 def with_guidance(stages: list[Stage], value: Any, default: Sequence) -> list[Stage]:

@@ -144,7 +144,7 @@ class ImageStart:
     def first_sample(self, stage: Stage, noise: torch.Tensor, pure: torch.Tensor) -> torch.Tensor:
         """The sample that the stage begins with; `pure` is that of text-to-image."""
         start = self._starts[stage.label]
-        noisy = self._pixels + start.sigma * noise
+        noisy = stage.as_sample(self._pixels + start.sigma * noise, start.sigma)
         if not start.from_noise:
             return noisy
         return pure if self._masks is None else noisy.lerp(pure, self._mask)
@@ -154,7 +154,7 @@ class ImageStart:
         painted; after the last step with the image itself."""
         sigma = self._starts[stage.label].sigmas[index + 1]
         # lerp is exact where the mask is 0 and where it is 1.
-        return (self._pixels + sigma * noise).lerp(sample, self._mask)
+        return stage.as_sample(self._pixels + sigma * noise, sigma).lerp(sample, self._mask)
 
 
 def _for_each(rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -211,7 +211,7 @@ def _masks(mask_image: Any) -> list[torch.Tensor]:
 def _stage_start(stage: Stage, strength: float, sigma_start: float | None) -> StageStart:
     scheduler = stage.scheduler
     entries, order = len(scheduler.timesteps), scheduler.order
-    sigmas = [*map(float, scheduler.sigmas[:entries]), 0.0]
+    sigmas = stage.sigmas
     if sigma_start is None:
         steps = scheduler.num_inference_steps
         # As in diffusers, but for a strength above 0 at least one step runs. 100 * 0.29 is 28.999999999999996.

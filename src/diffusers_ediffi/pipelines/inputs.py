@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..checks import MAX_IMAGES, is_number
-from ..models.encoder_table import CLIP_IMAGE, ENCODERS, TEXT_EMBEDDINGS, TEXT_ENCODERS, Encoder
+from ..checks import MAX_CLASSES, MAX_IMAGES, is_number
+from ..models.encoder_table import CLIP_IMAGE, TEXT_EMBEDDINGS, TEXT_ENCODERS, Encoder
+from .conditioning import CLASS_LABELS, Conditioning
 from .prompt_schedule import PromptSchedule
 from .safety import check_safety_checker
-from .stages import Generator, GuidanceScale, Stage, check_schedulers
+from .stages import Generator, Stage, check_schedulers
 from .style import References
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -34,6 +36,7 @@ class Inputs:
         style (`list`, *optional*): The style references of each row.
         given (`dict`): Every embedding by its name in the pipeline's call; `None` where it is not given.
         num_images_per_prompt (`int`): Images for each prompt.
+        class_labels (`torch.Tensor`, *optional*): The class of each row, int64 (batch,).
     """
 
     prompt: str | list[str] | None
@@ -41,16 +44,18 @@ class Inputs:
     style: References | None
     given: Embeddings
     num_images_per_prompt: int = 1
+    class_labels: torch.Tensor | None = None
 
     @property
     def batch_size(self) -> int:
-        """Number of prompts; without any, of the embeddings or the rows of style references."""
+        """Number of prompts; without any, of the embeddings, the rows of style references or the class labels, and
+        one for networks that read none of these."""
         if isinstance(self.prompt, str):
             return 1
         if self.prompt is not None:
             return len(self.prompt)
-        embedding = self.first_embedding
-        return len(self.style or ()) if embedding is None else len(embedding)
+        rows = (self.first_embedding, self.style, self.class_labels)
+        return next((len(row) for row in rows if row is not None), 1)
 
     @property
     def num_images(self) -> int:
@@ -78,9 +83,11 @@ def check_inputs(
     _check_text(pipe, "negative_prompt", inputs.negative_prompt, inputs.given)
     check_safety_checker(pipe)
     _check_rows(pipe, inputs)
-    _check_embeddings(pipe.unet.config, inputs)
+    _check_embeddings(pipe._conditioning, pipe.unet.config, inputs)
+    _check_conditions(pipe, inputs, stages)
+    _check_class_labels(inputs, stages)
     _check_generator(generator, inputs.num_images)
-    shape = (inputs.num_images, stages[0].unet.config.out_channels, stages[0].size, stages[0].size)
+    shape = (inputs.num_images, stages[0].channels, stages[0].size, stages[0].size)
     if latents is not None and tuple(latents.shape) != shape:
         raise ValueError(f"latents have shape {tuple(latents.shape)}; the base stage starts from {shape}.")
 
@@ -134,15 +141,25 @@ def _scheduled_prompts(prompts: Sequence[Any]) -> list[str | list[str]]:
     return [[entry] * max(rows) if rows and isinstance(entry, str) else entry for entry in prompts]
 
 
-def encoders_in_use(pipe: Any, encoders: Any, scale: GuidanceScale, inputs: Inputs) -> tuple[str, ...]:
+def encoders_in_use(pipe: Any, encoders: Any, stages: list[Stage], inputs: Inputs) -> tuple[str, ...]:
     """The encoders whose conditions the networks receive; those named, in `encoders` or by a weight in the base's
     guidance scale, must have a condition."""
+    there, scale = tuple(pipe._conditioning.encoders), stages[0].guidance_scale
     if encoders is not None and (not isinstance(encoders, list | tuple) or not encoders):
-        raise ValueError(f"encoders={encoders!r} must be a list of at least one of {', '.join(ENCODERS)}.")
-    used = tuple(ENCODERS if encoders is None else encoders)
-    check_choice("encoders", used, tuple(ENCODERS))
+        raise ValueError(f"encoders={encoders!r} must be a list of at least one of {', '.join(there)}.")
+    used = there if encoders is None else tuple(encoders)
+    check_choice("encoders", used, there)
+    for encoder in pipe._conditioning.text_encoders:
+        readers = [s for s in stages if not s.inputs.zeros and encoder.sequence in s.inputs.embeddings]
+        if encoder.name not in used and readers:
+            raise ValueError(
+                f"encoders={encoders!r} leaves out {encoder.name!r}, which {readers[0].label} has learned to read in "
+                "every call: name it as well."
+            )
     for name in () if encoders is None else used:
         _check_condition("encoders", pipe, name, inputs)
+    if isinstance(scale, dict):
+        check_choice("encoder in guidance_scale", list(scale), there)
     for name in [name for name, weight in scale.items() if weight] if isinstance(scale, dict) else []:
         _check_condition("guidance_scale", pipe, name, inputs)
         if name not in used:
@@ -155,8 +172,8 @@ def encoders_in_use(pipe: Any, encoders: Any, scale: GuidanceScale, inputs: Inpu
 
 def _check_condition(argument: str, pipe: Any, name: str, inputs: Inputs) -> None:
     """An encoder that an argument names has its embedding, or something to encode and what encodes it."""
-    encoder = ENCODERS[name]
-    source = inputs.prompt if encoder in TEXT_ENCODERS else inputs.style
+    encoder = pipe._conditioning.encoders[name]
+    source = inputs.style if name == CLIP_IMAGE.name else inputs.prompt
     can_encode = source is not None and getattr(pipe, encoder.component) is not None
     if inputs.given[encoder.sequence] is None and not can_encode:
         raise ValueError(f"{argument} names {name!r}, which has no condition: {encoder.remedy}, or leave it out.")
@@ -170,7 +187,8 @@ def _as_list(text: Any) -> list:
 def _check_text(pipe: Any, name: str, text: Any, given: Embeddings) -> None:
     """`name` is `prompt` or `negative_prompt`; only the latter may be an empty text."""
     tokens, pooled, tokens_2, mask_2 = (name.removesuffix("prompt") + part for part in TEXT_EMBEDDINGS)
-    if (given[tokens] is None) != (given[pooled] is None):
+    reads_both = {"prompt_embeds", "pooled_prompt_embeds"} <= set(pipe._conditioning.text_embeddings)
+    if reads_both and (given[tokens] is None) != (given[pooled] is None):
         raise ValueError(f"{tokens} and {pooled} belong together; pass both or neither.")
     if given[mask_2] is not None and given[tokens_2] is None:
         raise ValueError(f"{mask_2} without {tokens_2} has no meaning; pass both.")
@@ -188,7 +206,8 @@ def _check_text(pipe: Any, name: str, text: Any, given: Embeddings) -> None:
 
 def _check_rows(pipe: Any, inputs: Inputs) -> None:
     """There is something to draw, and as many styles and negative prompts as prompts."""
-    if inputs.prompt is None and inputs.style is None and inputs.first_embedding is None:
+    given = (inputs.prompt, inputs.style, inputs.first_embedding, inputs.class_labels)
+    if all(value is None for value in given) and pipe._conditioning.of("unet").arguments:
         raise ValueError("there is nothing to draw; pass prompt, prompt_schedule, embeddings or style_image.")
     batch_size = inputs.batch_size
     if inputs.style is not None:
@@ -202,22 +221,83 @@ def _check_rows(pipe: Any, inputs: Inputs) -> None:
         raise ValueError(f"negative_prompt lists {len(negative)} texts for {batch_size} prompts; pass one for each.")
 
 
-def _check_embeddings(config: Any, inputs: Inputs) -> None:
+def _check_embeddings(conditioning: Conditioning, config: Any, inputs: Inputs) -> None:
     """Shapes: tokens (batch, 77 or up to 113, width), vectors (batch, width), the mask (batch, tokens)."""
     given, batch_size = inputs.given, inputs.batch_size
-    for encoder in ENCODERS.values():
-        for prefix in ("", "negative_") if encoder in TEXT_ENCODERS else ("",):
-            for name, width in encoder.widths.items():
-                _check_embedding(encoder, f"{prefix}{name}", given[f"{prefix}{name}"], config[width], batch_size)
+    read: set[str] = set()
+    for encoder in conditioning.encoders.values():
+        for prefix in ("", "negative_") if encoder in conditioning.text_encoders else ("",):
+            read.update(f"{prefix}{name}" for name in encoder.embeddings)
+            for name in encoder.widths:
+                width = encoder.width(name, config)
+                _check_embedding(encoder, f"{prefix}{name}", given[f"{prefix}{name}"], width, batch_size)
             if encoder.mask is not None:
-                _check_mask(f"{prefix}{encoder.sequence}", given, given[f"{prefix}{encoder.mask}"])
+                _check_mask(f"{prefix}{encoder.sequence}", given, given.get(f"{prefix}{encoder.mask}"))
+    for name, tensor in given.items():
+        if tensor is not None and name not in read:
+            raise ValueError(
+                f"{name} is not read by this model, whose encoders are {', '.join(conditioning.encoders)}."
+            )
+
+
+def _check_conditions(pipe: Any, inputs: Inputs, stages: list[Stage]) -> None:
+    """A U-Net of diffusers has no zeros for what is left out: each embedding that it reads is given or encoded."""
+    encoders = pipe._conditioning.encoders.values()
+    for stage in stages:
+        for name in () if stage.inputs.zeros else stage.inputs.embeddings:
+            encoder = next(encoder for encoder in encoders if name in encoder.embeddings)
+            source = inputs.style if encoder.name == CLIP_IMAGE.name else inputs.prompt
+            can_encode = source is not None and getattr(pipe, encoder.component) is not None
+            is_optional = name == encoder.mask and name in inputs.given
+            if not can_encode and not is_optional and inputs.given.get(name) is None:
+                raise ValueError(f"{stage.label} reads {name}, which is missing: {encoder.remedy}.")
+            negative = f"negative_{encoder.sequence}"
+            is_guided = pipe._conditioning.empty_text and stage.is_guided and encoder.name != CLIP_IMAGE.name
+            if is_guided and inputs.given[negative] is None and getattr(pipe, encoder.component) is None:
+                raise ValueError(
+                    f"guidance of {stage.label} reads {negative}, which is missing: load {encoder.component}, or pass "
+                    "it."
+                )
+
+
+def as_class_labels(labels: Any) -> torch.Tensor | None:
+    """Class labels of the pipeline's call as int64 (batch,): a number, or a list or tensor with one for each row.
+
+    Raises:
+        ValueError: They are none of these.
+    """
+    if labels is None:
+        return None
+    values = labels.tolist() if isinstance(labels, torch.Tensor | np.ndarray) else labels
+    values = list(values) if isinstance(values, list | tuple) else [values]
+    if not values or not all(is_number(value, Integral) and 0 <= value < MAX_CLASSES for value in values):
+        raise ValueError(f"class_labels={labels!r} must be whole numbers from 0, one for each row.")
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def _check_class_labels(inputs: Inputs, stages: list[Stage]) -> None:
+    """Each row has a class that the networks know, if they read classes."""
+    labels, batch_size = inputs.class_labels, inputs.batch_size
+    readers = [stage for stage in stages if CLASS_LABELS in stage.inputs.arguments.values()]
+    if labels is None and readers:
+        raise ValueError(f"{readers[0].label} reads class_labels, which are missing: pass one for each row.")
+    if labels is None:
+        return
+    if not readers:
+        raise ValueError(f"class_labels={labels.tolist()} are not read by any network that runs; leave them out.")
+    if len(labels) not in (1, batch_size):
+        raise ValueError(f"class_labels lists {len(labels)} for {batch_size} rows; pass one for all, or one for each.")
+    for stage in readers:
+        classes = stage.unet.config.get("num_class_embeds") or 0
+        if int(labels.max()) >= classes:
+            raise ValueError(f"class_labels={labels.tolist()}: {stage.label} knows {classes} classes, counted from 0.")
 
 
 def _check_embedding(encoder: Encoder, name: str, embedding: torch.Tensor | None, width: int, batch_size: int) -> None:
     if embedding is None:
         return
     shape = tuple(embedding.shape)
-    is_sequence = encoder in TEXT_ENCODERS and name.removeprefix("negative_") == encoder.sequence
+    is_sequence = encoder.name != CLIP_IMAGE.name and name.removeprefix("negative_") == encoder.sequence
     # Without a mask the padding is attended to, so that there is no shorter form of the tokens.
     counts = range(encoder.tokens if encoder.mask is None else 1, encoder.tokens + 1)
     batch_fits = shape[0] == batch_size or (name == "image_embeds" and shape[0] == 1)

@@ -10,16 +10,17 @@ from weakref import WeakSet
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
+from transformers import PreTrainedModel
 
 from ..experts.router import ExpertRouterUNet
 from ..files import check_is_folder, saved_whole
 from ..models.folders import check_folder, names_its_folder
-from ..models.unet import align_weights
+from ..models.unet import EDiffIUNet, align_weights
 from ..models.weight_files import check_complete, check_finite, check_without_adapters, stored_names
 
 logger = logging.get_logger(__name__)
 
-_CHECKED: WeakSet[Any] = WeakSet()  # encoders
+_CHECKED: WeakSet[Any] = WeakSet()  # parts of pipelines
 
 
 class LoadablePipeline(DiffusionPipeline):
@@ -123,46 +124,48 @@ def keep_out_of_float16(text_encoder: Any) -> None:
         )
 
 
-def prepare_encoder(encoder: Any) -> None:
-    """Aligns the weights of an encoder ([`align_weights`]), and refuses one from a folder whose weights lack tensors,
-    which transformers fills at random, or are not finite (once for each encoder).
+def prepare_part(part: Any) -> None:
+    """Aligns the weights of an encoder or of a network of diffusers ([`align_weights`]), and refuses one from a folder
+    whose weights lack tensors, which its library fills at random, or are not finite (once for each part).
 
     Raises:
-        OSError: It is such an encoder.
+        OSError: It is such a part.
     """
-    if not isinstance(encoder, torch.nn.Module):
+    if not isinstance(part, torch.nn.Module) or isinstance(part, EDiffIUNet | ExpertRouterUNet):  # checked by loading
         return
-    align_weights(encoder)
-    folder = Path(getattr(encoder, "name_or_path", None) or "no folder")
-    if encoder in _CHECKED or not folder.is_dir():
+    align_weights(part)
+    named = getattr(part, "name_or_path", None) or getattr(part.config, "_name_or_path", None)
+    folder = Path(named or "no folder")
+    if part in _CHECKED or not folder.is_dir():
         return
-    if getattr(encoder, "hf_quantizer", None) is None:
+    if getattr(part, "hf_quantizer", None) is None:
         for variant, files in _weights_by_variant(folder).items():
-            check_complete(_missing(encoder, folder, variant, files), folder)
-    check_finite(encoder, folder)
-    _CHECKED.add(encoder)
+            check_complete(_missing(part, folder, variant, files), folder)
+    check_finite(part, folder)
+    _CHECKED.add(part)
 
 
-def _missing(encoder: Any, folder: Path, variant: str | None, files: list[Path]) -> set[str]:
-    """What a variant lacks. But for pickled weights names are compared first, which takes no time; transformers, which
+def _missing(part: Any, folder: Path, variant: str | None, files: list[Path]) -> set[str]:
+    """What a variant lacks. But for pickled weights names are compared first, which takes no time; the library, which
     knows names of former days, has the last word."""
-    expected = set(encoder.state_dict()) - set(getattr(encoder, "all_tied_weights_keys", ()))
+    expected = set(part.state_dict()) - set(getattr(part, "all_tied_weights_keys", ()))
     try:
         if expected <= stored_names(files):
             return set()
-        kwargs = {"variant": variant, "device_map": "meta", "output_loading_info": True}
-        _, info = type(encoder).from_pretrained(folder, **kwargs)
+        on_meta = {"device_map": "meta"} if isinstance(part, PreTrainedModel) else {}
+        _, info = type(part).from_pretrained(folder, variant=variant, output_loading_info=True, **on_meta)
     except OSError:  # of another variant than that of the encoder, which has been read
         return set()
     return set(info["missing_keys"])
 
 
 def _weights_by_variant(folder: Path) -> dict[str | None, list[Path]]:
-    """The safetensors files of each variant of a model of transformers, none where its weights are pickled."""
+    """The safetensors files of each variant of a model, none where its weights are pickled."""
     found: dict[str | None, list[Path]] = {}
     for path in folder.iterdir():
         match = re.fullmatch(
-            r"(model|pytorch_model)(\.(?P<variant>.+?))?(-\d+-of-\d+)?\.(?P<kind>safetensors|bin)", path.name
+            r"(model|pytorch_model|diffusion_pytorch_model)(\.(?P<variant>.+?))?(-\d+-of-\d+)?\.(?P<kind>safetensors|bin)",
+            path.name,
         )
         if match:
             files = found.setdefault(match["variant"], [])

@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any
 
 from ..checks import MAX_STAGES, is_number
-from ..models.encoder_table import ENCODERS, NULL_COLUMN
+from ..models.encoder_table import ENCODERS
 from ..paint.painting import Painting
 from ..paint.regions import PaintRegion, check_regions, check_strength
 from .prompt_schedule import Columns, PromptSchedule, scheduled_columns
@@ -49,7 +49,8 @@ def paintings_per_stage(
     for stage_strength in [*strengths, 0, 0][: len(stages)]:
         # The super-resolution stages see the last prompt.
         first = columns[-1 if paintings else 0]
-        paintings.append(Painting(per_prompt, first, NULL_COLUMN + 1, stage_strength, pipe.region_normalizer, columns))
+        count = pipe._conditioning.num_columns
+        paintings.append(Painting(per_prompt, first, count, stage_strength, pipe.region_normalizer, columns))
     return paintings
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models import UNet2DConditionModel, UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
@@ -24,26 +25,29 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..experts.router import ExpertRouterUNet
 from ..models.encoder_table import EMBEDDINGS
+from ..models.text_projection import UnCLIPTextProjection
 from ..models.turns import turn
 from ..models.unet import EDiffIUNet
 from ..paint.processor import painted
 from .call import Call, CallState, Conditions, prepare_conditions
+from .conditioning import Conditioning
 from .encoders import EncodersMixin
-from .guidance import Guidance, check_guidance, with_guidance
+from .guidance import check_guidance, with_guidance
 from .inputs import (
     OUTPUT_TYPES,
     Embeddings,
     Inputs,
+    as_class_labels,
     check_callback,
     check_choice,
     check_inputs,
     check_prompt_schedule,
     encoders_in_use,
 )
-from .loading import LoadablePipeline, keep_out_of_float16, prepare_encoder
+from .loading import LoadablePipeline, keep_out_of_float16, prepare_part
 from .lora import LoraPipeline
 from .paintings import paintings_per_stage
-from .prediction import batches, network_conditions, network_input
+from .prediction import predict
 from .safety import run_safety_checker
 from .stages import (
     Generator,
@@ -89,15 +93,15 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
     an encoder that is not loaded leaves its condition empty, which is what training saw as "dropped".
 
     Args:
-        unet ([`EDiffIUNet`] or [`ExpertRouterUNet`]): The base model.
-        scheduler (`SchedulerMixin`): Its EDM scheduler: [`EDMDEISScheduler`], `EDMEulerScheduler` or
-            `EDMDPMSolverMultistepScheduler`.
+        unet ([`EDiffIUNet`], [`ExpertRouterUNet`] or a U-Net of diffusers): The base model.
+        scheduler (`SchedulerMixin`): Its scheduler: [`EDMDEISScheduler`], `EDMEulerScheduler` or
+            `EDMDPMSolverMultistepScheduler`; for networks in discrete time any with their betas.
         tokenizer (`CLIPTokenizer`, *optional*), text_encoder (`CLIPTextModelWithProjection`, *optional*): CLIP text.
         tokenizer_2 (`T5Tokenizer`, *optional*), text_encoder_2 (`T5EncoderModel`, *optional*): T5. It overflows in
             float16 and is cast to bfloat16 where the pipeline is loaded in, or moved to, float16.
         feature_extractor (`CLIPImageProcessor`, *optional*), image_encoder (`CLIPVisionModelWithProjection`,
             *optional*): CLIP image, for `style_image`.
-        unet_sr256, unet_sr1024 ([`EDiffIUNet`] or [`ExpertRouterUNet`], *optional*): The super-resolution models.
+        unet_sr256, unet_sr1024 (as `unet`, *optional*): The super-resolution models.
         scheduler_sr256, scheduler_sr1024 (`SchedulerMixin`, *optional*): Their schedulers; by default a copy of
             `scheduler`.
         safety_checker (`PreTrainedModel`, *optional*): `StableDiffusionSafetyChecker`, `IFSafetyChecker` or another
@@ -110,6 +114,8 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             SR1024, see `noise_level`.
         sr_scale (`int`, defaults to 4): How much larger than its input the image of a super-resolution stage is.
         vocabulary (`dict`, *optional*): The words that the model knows, where these are few, see [`Vocabulary`].
+        conditioning (`dict`, *optional*): What the U-Nets read, where they are not eDiff-I's, see [`Conditioning`].
+        text_proj ([`UnCLIPTextProjection`], *optional*): What makes the inputs of unCLIP's decoder of embeddings.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->unet_sr256->unet_sr1024"
@@ -125,8 +131,9 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         "scheduler_sr256",
         "scheduler_sr1024",
         "safety_checker",
+        "text_proj",
     ]
-    _exclude_from_cpu_offload = ["safety_checker"]
+    _exclude_from_cpu_offload = ["safety_checker", "text_proj"]
     _callback_tensor_inputs = ["latents", *EMBEDDINGS]
     # A larger batch passes the network in parts, so that a batch at 1024 x 1024 needs the memory of one image.
     pixels_per_call = 1024 * 1024
@@ -135,7 +142,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
     def __init__(
         self,
         # diffusers reads these types at run time: `from_pipe` takes over only networks of a type that is named here.
-        unet: EDiffIUNet | ExpertRouterUNet,
+        unet: EDiffIUNet | ExpertRouterUNet | UNet2DConditionModel | UNet2DModel,
         scheduler: SchedulerMixin,
         tokenizer: CLIPTokenizer | None = None,
         text_encoder: CLIPTextModelWithProjection | None = None,
@@ -143,8 +150,8 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         text_encoder_2: T5EncoderModel | None = None,
         feature_extractor: BaseImageProcessor | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
-        unet_sr256: EDiffIUNet | ExpertRouterUNet | None = None,
-        unet_sr1024: EDiffIUNet | ExpertRouterUNet | None = None,
+        unet_sr256: EDiffIUNet | ExpertRouterUNet | UNet2DConditionModel | UNet2DModel | None = None,
+        unet_sr1024: EDiffIUNet | ExpertRouterUNet | UNet2DConditionModel | UNet2DModel | None = None,
         scheduler_sr256: SchedulerMixin | None = None,
         scheduler_sr1024: SchedulerMixin | None = None,
         safety_checker: PreTrainedModel | None = None,
@@ -154,12 +161,16 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         default_noise_level: tuple[float, ...] | list[float] = (0.0, 0.0),
         sr_scale: int = 4,
         vocabulary: dict[str, Any] | None = None,
+        conditioning: dict[str, Any] | None = None,
+        text_proj: UnCLIPTextProjection | None = None,
     ):
         super().__init__()
         self._vocabulary = Vocabulary.from_config(vocabulary)
+        self._conditioning = Conditioning.from_config(conditioning)
         keep_out_of_float16(text_encoder_2)
-        for encoder in (text_encoder, text_encoder_2, image_encoder, safety_checker):
-            prepare_encoder(encoder)
+        encoders = (text_encoder, text_encoder_2, image_encoder, safety_checker)
+        for part in (*encoders, unet, unet_sr256, unet_sr1024, text_proj):
+            prepare_part(part)
         self.register_modules(
             unet=unet,
             scheduler=scheduler,
@@ -174,6 +185,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             scheduler_sr256=_scheduler_for(unet_sr256, scheduler_sr256, scheduler),
             scheduler_sr1024=_scheduler_for(unet_sr1024, scheduler_sr1024, scheduler),
             safety_checker=safety_checker,
+            text_proj=text_proj,
         )
         self.register_to_config(
             default_num_inference_steps=tuple(default_num_inference_steps),
@@ -182,6 +194,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             default_noise_level=tuple(default_noise_level),
             sr_scale=sr_scale,
             vocabulary=None if self._vocabulary is None else self._vocabulary.to_config(),
+            conditioning=conditioning,
         )
         self.image_processor = VaeImageProcessor(do_resize=False, vae_scale_factor=1)
 
@@ -220,6 +233,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         negative_prompt_embeds_2: torch.Tensor | None = None,
         negative_prompt_attention_mask_2: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
+        class_labels: int | Sequence[int] | torch.Tensor | None = None,
         style_scale: float = 1.0,
         prompt_schedule: Sequence[tuple[str | list[str], float]] | None = None,
         regions: Sequence[Any] | None = None,
@@ -282,6 +296,8 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             negative_prompt_embeds, negative_pooled_prompt_embeds, negative_prompt_embeds_2,
                 negative_prompt_attention_mask_2 (`torch.Tensor`, *optional*): The same instead of `negative_prompt`.
             image_embeds (`torch.Tensor`, *optional*): Instead of `style_image`, its embedding (batch or 1, width).
+            class_labels (`int`, `list` or `torch.Tensor`, *optional*): The class of each row, for networks that have
+                learned with classes; guidance leaves it in all rows.
 
             > Style
             style_image (*optional*): Style reference (section 5.3): a PIL image, an array (height, width, 3) or a
@@ -327,7 +343,8 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         style, given["image_embeds"] = read_style(style_image, style_scale, image_embeds)
         schedule = check_prompt_schedule(prompt_schedule, prompt, given)
         prompt = schedule.prompts[0] if schedule else prompt
-        inputs = Inputs(prompt, negative_prompt, style, given, num_images_per_prompt)
+        labels = as_class_labels(class_labels)
+        inputs = Inputs(prompt, negative_prompt, style, given, num_images_per_prompt, labels)
         stages = stages_up_to(self.stages, height, width)
         stages = with_steps(stages, num_inference_steps, self.config.default_num_inference_steps)
         stages = with_guidance(stages, guidance_scale, self.config.default_guidance_scale)
@@ -339,7 +356,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         names = callback_on_step_end_tensor_inputs
         check_callback(callback_on_step_end, names, self._callback_tensor_inputs)
         check_inputs(self, inputs, stages, generator, latents)
-        used = encoders_in_use(self, encoders, stages[0].guidance_scale, inputs)
+        used = encoders_in_use(self, encoders, stages, inputs)
         paintings = paintings_per_stage(self, stages, prompt, regions, region_strength, schedule, used)
         stages = [replace(stage, painting=painting) for stage, painting in zip(stages, paintings, strict=True)]
         call = Call(
@@ -390,7 +407,7 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             noise = stage.noise(call.inputs.num_images, call.generator, self._execution_device)
         if before is None and stage.painting is not None:
             noise = stage.painting.mix_noise(noise)
-        with painted(stage.unet, stage.painting):
+        with painted(stage.unet, stage.painting, stage.parametrization.sigma_of):
             return self._denoise_stage(stage, noise, low_res, call, conditions)
 
     def _denoise_stage(
@@ -411,8 +428,9 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
         """
         begin = self._begin_index(stage)
         # Timesteps may repeat (Runge-Kutta stages), so the scheduler counts instead of looking them up.
-        stage.scheduler.set_begin_index(begin)
-        step = stage.stepper(call.generator)
+        if hasattr(stage.scheduler, "set_begin_index"):
+            stage.scheduler.set_begin_index(begin)
+        step = stage.stepper(call.generator, begin)
         sample = self._first_sample(stage, noise)
         total = len(stage.scheduler.timesteps) - begin
         with stage.expert_choice() as select_expert, self.progress_bar(total=total) as progress_bar:
@@ -421,33 +439,13 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
                 select_expert(sigma)
                 conditions.begin_step(stage, index)
                 guidance = self._guidance_at(sigma, stage, call.guidance_interval)
-                model_output = self._predict(stage, sample, low_res, t, guidance, conditions.embeds)
+                model_output = predict(self, stage, sample, low_res, t, guidance, conditions.embeds)
                 sample = step(model_output, t, sample)[0]
                 sample = conditions.end_step(self, t, self._after_step(stage, sample, noise, index))
                 progress_bar.update()
                 if self.interrupt:
                     break
         return sample
-
-    def _predict(
-        self,
-        stage: Stage,
-        sample: torch.Tensor,
-        low_res: torch.Tensor | None,
-        timestep: torch.Tensor,
-        guidance: Guidance,
-        embeds: Embeddings,
-    ) -> torch.Tensor:
-        """The guided F (batch, 3, size, size) in float32: the network's, for some images at a time."""
-        sigma_data = stage.scheduler.config.sigma_data
-        model_input, outputs = stage.scheduler.scale_model_input(sample, timestep), []
-        for images in batches(sample, guidance, self.pixels_per_call):
-            x = network_input(stage, guidance, model_input[images], None if low_res is None else low_res[images])
-            conditions = network_conditions(stage, guidance, embeds, images, x)
-            self._announce(stage, guidance, images, len(sample))
-            output = stage.unet(x, timestep, **conditions, return_dict=False)[0].float()
-            outputs.append(guidance.combine(output, sample[images], timestep, sigma_data, self._guidance_rescale))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _prepare_start(self, stages: list[Stage], batch_size: int) -> None:
         """Called once the timesteps are set and before anything expensive runs: pipelines that start from an image

@@ -50,6 +50,13 @@ class Reading:
     unknown: tuple[str, ...] = ()
     changes: tuple[tuple[Place, Place], ...] = ()
 
+    @classmethod
+    def in_small_letters(cls, prompt: str) -> "Reading":
+        """A prompt in small letters, without the white space around it, as T5 of DeepFloyd IF has learned to read."""
+        before = len(prompt) - len(prompt.lstrip())
+        small = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in prompt)
+        return cls(small.strip(), changes=(((0, before), (0, 0)),))
+
     def place(self, start: int, stop: int) -> Place:
         """Where in the prompt a part of `text` comes from; what was changed comes from all that stood there."""
         if start == stop:  # as tokens of padding

@@ -47,6 +47,7 @@ from .deis_weights import extrapolated, kutta3_levels, kutta3_stage, multistep_w
 from .sigma_grids import HIGHEST_SIGMA, LOWEST_SIGMA, are_levels, check_sigmas, lowest_sigma, sigma_grid, stretched
 
 MAX_DEGREE = 8
+LEARNED = ("learned", "learned_range")  # variances
 CHOICES = {
     "sigma_schedule": ("karras", "exponential"),
     "prediction_type": ("epsilon", "v_prediction", "sample"),
@@ -56,6 +57,7 @@ CHOICES = {
     "variable": ("log1p", "log", "sigma"),
     "beta_schedule": (None, *BETA_SCHEDULES),
     "timestep_type": ("discrete", "continuous"),
+    "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", *LEARNED),
 }
 
 LEVELS = (LOWEST_SIGMA, HIGHEST_SIGMA)
@@ -129,9 +131,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         >>> pipe.scheduler = EDMDEISScheduler.from_config(pipe.scheduler.config)  # doctest: +SKIP
 
     Args:
-        sigma_min (`float`, *optional*): Lowest noise level; 0.002 by default. A discrete-time model narrows it to the
-            levels that it knows.
-        sigma_max (`float`, *optional*): Highest noise level, where sampling starts; 80 by default. The same holds.
+        sigma_min, sigma_max (`float`, *optional*): Lowest and highest noise level, where sampling starts; 0.002 and 80
+            by default. A discrete-time model narrows them to the levels that it knows.
         sigma_data (`float`): Standard deviation of the training images; 1 for every discrete-time model.
         sigma_schedule (`str`): `karras` or `exponential`; used if `use_atan_sigmas` is False.
         num_train_timesteps (`int`): The largest number of inference steps, and the number of betas.
@@ -149,8 +150,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             default, for F a fifth of it.
         use_atan_sigmas (`bool`): Replace `sigma_schedule` by a grid uniform in
             atan((ln(sigma) - atan_center) / atan_width).
-        atan_center (`float`, *optional*): See there; -0.25 by default, for F -1. Worth tuning on a trained model.
-        atan_width (`float`, *optional*): See there; 3.25 by default, for F 3. Worth tuning as well.
+        atan_center, atan_width (`float`, *optional*): See there; by default -0.25 and 3.25, for F -1 and 3. Worth
+            tuning on a trained model.
         sigma_end (`float`, *optional*): Last noise level on the atan grid before the jump to zero; by default 0.04 up
             to 8 steps, 0.02 up to 10, 0.01 up to 15, else `sigma_min`.
         boundaries (`list` of `float`, *optional*): Noise levels where the network changes abruptly, such as
@@ -162,8 +163,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
             with c_noise and sampled over EDM's range all the same, as Stable Video Diffusion is.
         thresholding (`bool`): Clamp D as Imagen does (arXiv 2205.11487), which is for models of pixels: to [-s, s],
             then divide by s, the quantile `dynamic_thresholding_ratio` of abs(D) in each image, but at least 1.
-        dynamic_thresholding_ratio (`float`): See there.
-        sample_max_value (`float`): The largest s; 1 clamps D to [-1, 1] (static thresholding), more is dynamic.
+        dynamic_thresholding_ratio, sample_max_value (`float`): See there; the latter is the largest s, 1 clamps D.
+        variance_type (`str`, *optional*): Of `learned` and `learned_range` the network's further channels are dropped.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -209,6 +210,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
+        variance_type: str | None = None,
     ) -> None:
         # numbers of numpy would neither go into a tensor nor into JSON
         self.register_to_config(**{k: v.item() for k, v in self.config.items() if isinstance(v, np.generic)})
@@ -443,8 +445,7 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             model_output (`torch.Tensor`): What the network returned, `(batch, channels, height, width)`.
-            timestep (`float`): The current entry of `timesteps`; only looked at in the first step without
-                `set_begin_index`.
+            timestep (`float`): The current entry of `timesteps`; read in the first step without `set_begin_index`.
             sample (`torch.Tensor`): The noisy image x, not scaled, of the same shape.
             return_dict (`bool`): Return an `EDMDEISSchedulerOutput`, not a tuple.
 
@@ -454,6 +455,8 @@ class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: It is before `set_timesteps` or after the last timestep, or the shapes differ.
         """
+        if self.config.variance_type in LEARNED and model_output.shape[1] == 2 * sample.shape[1]:
+            model_output = model_output.chunk(2, dim=1)[0]
         if model_output.shape != sample.shape:
             raise ValueError(
                 f"model_output and sample differ in shape, {tuple(model_output.shape)} and {tuple(sample.shape)}."

@@ -23,11 +23,22 @@ def check_network(unet: Any) -> None:
 
     Raises:
         TypeError: It is not an `EDiffIUNet`.
-        ValueError: Its weights are of low precision.
+        ValueError: Its weights are of low precision, or it is told or returns what the loss and the data here know
+            nothing of.
     """
     if not isinstance(unet, EDiffIUNet):
         experts = "; train each of its experts alone" if hasattr(unet, "experts") else ""
         raise TypeError(f"A {type(unet).__name__} is not an EDiffIUNet, which alone is trained here{experts}.")
+    predicted, classes = unet.config.preconditioning, unet.config.num_class_embeds
+    if predicted != "edm":
+        raise ValueError(
+            f"The network has preconditioning={predicted!r}, and the loss here is EDM's: such a network draws and is "
+            "not trained. Start from a network with preconditioning='edm', such as one from conversion/from_edm.py."
+        )
+    if classes is not None:
+        raise ValueError(
+            f"The network has num_class_embeds={classes}, and training data here has no classes: leave it out."
+        )
     low = {str(p.dtype) for p in unet.parameters() if p.dtype not in (torch.float32, torch.float64)}
     if low:
         raise ValueError(
@@ -54,7 +65,7 @@ class Learner:
 
     Raises:
         TypeError: The network is not an `EDiffIUNet`.
-        ValueError: Its weights are of low precision, or the launcher shards them.
+        ValueError: It is no network that is trained here (see [`check_network`]), or the launcher shards it.
     """
 
     def __init__(self, unet: EDiffIUNet, settings: TrainingSettings, accelerator: Accelerator) -> None:

@@ -74,7 +74,8 @@ class Trainer:
 
     Raises:
         TypeError: The network is not an `EDiffIUNet`.
-        ValueError: Its weights are of low precision, or the launcher asks for what no run can honour.
+        ValueError: Its weights are of low precision, its output is not EDM's, or the launcher asks for what no run can
+            honour.
     """
 
     def __init__(
