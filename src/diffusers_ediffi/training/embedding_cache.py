@@ -235,7 +235,7 @@ class EmbeddingCache:
 
         Args:
             place (`int`): Its place in the selection.
-            picture ([`Picture`]): It, to see that they are its own.
+            picture ([`Picture`]): The picture, whose hashes must be those of the embeddings.
             content (`bytes`): The bytes of its file.
 
         Raises:

@@ -83,10 +83,11 @@ class _BesideEach(Sequence):
         if not found:
             raise ValueError(f"{str(folder)!r} holds no pictures ({', '.join(SUFFIXES)}).")
         if not any((folder / name).with_suffix(".txt").is_file() for name in found):
-            raise ValueError(
-                f"{str(folder)!r} holds no captions: write {' or '.join(METADATA)} with the columns {FILE_COLUMN} and "
-                "text, or a .txt beside each picture."
-            )
+            deeper = [inside for inside in sorted(folder.iterdir()) if metadata_of(inside)]
+            remedy = f"write {' or '.join(METADATA)} with {FILE_COLUMN} and text, or a .txt beside each picture"
+            if deeper:
+                remedy = f"give the folder in it that has some, {str(deeper[0])!r}"
+            raise ValueError(f"{str(folder)!r} holds no captions: {remedy}.")
         # As bytes in one array: a list of millions of names would be copied to each worker process.
         self.names = np.array([os.fsencode(name) for name in found])
 

@@ -117,7 +117,7 @@ def damaged(path: Path, reason: str) -> ValueError:
 
 
 def part_bounds(chunks: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """The rows of parts that have at most so many each and cross no chunk: a process reads its own shards alone.
+    """The rows of parts that have at most so many each and cross no chunk: a process reads no shard of others.
 
     Raises:
         ValueError: There would be more than `MAX_PARTS`.
