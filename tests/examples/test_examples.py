@@ -50,6 +50,14 @@ def test_a_wrong_argument_is_answered_in_one_line(path, arguments, ended):
     assert err.startswith("error: ") and err.endswith(f"(see {path.name} --help)\n") and err.count("\n") == 1
 
 
+@every_script
+def test_a_device_that_cannot_be_used_is_named_in_one_line(path, ended):
+    _, options, _ = ended(path, "--help")
+    code, out, err = ended(path, "--device", "nonsense")
+    assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1
+    assert ("argument --device: device 'nonsense' is not usable here: " in err) == ("--device" in options)
+
+
 def wrong_values(path, nowhere):
     """Arguments that only the script itself can refuse."""
     room, output = path.parent.name, ["--output", nowhere / "out.png"]
