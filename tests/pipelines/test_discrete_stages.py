@@ -21,7 +21,7 @@ from diffusers import (
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
-from helpers import PROMPT, SIZES, WIDTH, picture, seeded, tiny_components
+from helpers import PROMPT, SIZES, WIDTH, picture, seeded, tiny_components, tiny_sr_unet, tiny_unet
 from helpers_cascades import (
     IF_BETAS,
     IF_CONDITIONING,
@@ -549,3 +549,60 @@ def test_classes_are_told_to_every_row():
 def draw(pipe, prompt=PROMPT, **arguments):
     defaults = {"num_inference_steps": 2, "generator": seeded(), "output_type": "latent", "noise_level": 0.0}
     return pipe(**{"prompt": prompt, **defaults, **arguments}).images
+
+
+# --- ADM: classes, the noise, and a bilinear image between the stages ---
+
+ADM_BASE = {**IF_BETAS, "thresholding": True}
+ADM_SR = {"beta_schedule": "linear", "thresholding": True}
+ADM = {"preconditioning": "epsilon", "num_class_embeds": 5}
+ADM_CONDITIONING = {
+    "unets": {
+        "unet": {"arguments": {"class_labels": "class_labels"}},
+        "unet_sr256": {"arguments": {"class_labels": "class_labels"}, "low_res_filter": "bilinear"},
+    }
+}
+
+
+def adm_pipeline(**changes):
+    parts = {
+        "unet": tiny_unet(1, **ADM),
+        "unet_sr256": tiny_sr_unet(2, SIZES[1], **ADM),
+        "scheduler": EDMDEISScheduler(**ADM_BASE),
+        "scheduler_sr256": EDMDEISScheduler(**ADM_SR),
+        "conditioning": ADM_CONDITIONING,
+        "default_guidance_scale": (1.0, 1.0),
+    }
+    pipe = EDiffIPipeline(**{**parts, **changes})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_adm_draws_classes():
+    """As a loop over both networks draws them."""
+    pipe = adm_pipeline()
+    labels = torch.tensor([3, 0])
+    ours = draw(pipe, prompt=None, class_labels=[3, 0])
+    generator, low_res = seeded(), None
+    for unet, settings in ((pipe.unet, ADM_BASE), (pipe.unet_sr256, ADM_SR)):
+        scheduler = EDMDEISScheduler(**settings)
+        scheduler.set_timesteps(2)
+        size = unet.config.sample_size
+        sample = torch.randn(2, 3, size, size, generator=generator) * scheduler.init_noise_sigma
+        if low_res is not None:
+            low_res = torch.nn.functional.interpolate(low_res.clamp(-1, 1), size=(size, size), mode="bilinear")
+        for t in scheduler.timesteps:
+            x = scheduler.scale_model_input(sample, t)
+            x = x if low_res is None else torch.cat([x, low_res], dim=1)
+            with torch.no_grad():
+                sample = scheduler.step(unet(x, t, class_labels=labels).sample, t, sample).prev_sample
+        low_res = sample
+    torch.testing.assert_close(ours, sample, atol=1e-4, rtol=1e-4)
+
+
+def test_classes_of_ediffs_networks_need_no_conditioning():
+    described = adm_pipeline(unet_sr256=None)
+    pipe = adm_pipeline(conditioning=None, unet=described.unet, unet_sr256=None)
+    assert torch.equal(draw(pipe, prompt=None, class_labels=3), draw(described, prompt=None, class_labels=3))
+    with pytest.raises(ValueError, match="predicts 'epsilon'; build its scheduler with prediction_type='epsilon'"):
+        draw(adm_pipeline(scheduler=EDMDEISScheduler()), class_labels=3)

@@ -122,13 +122,18 @@ def select_pictures(
     if process:
         process.wait_for_everyone()
     selection = _read(parts, source, manifest)
+    _check(selection, strict)
+    return selection
+
+
+def _check(selection: Selection, strict: bool) -> None:
+    """Refuses a selection of nothing, and a strict one that leaves out what should have been mended."""
     faults = [entry for entry in selection.left_out if entry[1] in (NO_CAPTION, UNREADABLE)]
     if strict and faults:
         named = "; ".join(f"{name}: {_reason(why, details)}" for name, why, details in faults[:SHOWN])
         raise ValueError(f"{len(faults)} pictures cannot be trained on (strict): {named}. Mend or remove them.")
     if not len(selection):
         raise ValueError(f"No picture is left to train on: {' '.join(selection.report())}")
-    return selection
 
 
 def load_selection(folder: str | Path, source: PictureSource) -> Selection:
@@ -143,6 +148,8 @@ def load_selection(folder: str | Path, source: PictureSource) -> Selection:
     """
     manifest = read_manifest(Path(folder))
     check_manifest(Path(folder), {**manifest, "pictures": source.fingerprint()})
+    if not isinstance(manifest.get("encoders"), dict):
+        raise ValueError(f"The manifest of {folder} has encoders {manifest.get('encoders')!r}: it is damaged.")
     return _read(Parts(Path(folder), part_bounds(source.chunks, ROWS)), source, manifest)
 
 
