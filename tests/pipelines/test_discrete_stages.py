@@ -412,6 +412,15 @@ def test_karlo_needs_a_picture_or_its_embedding():
         draw(pipe, style_image=picture(), encoders=["clip_image"])
 
 
+def test_karlo_is_painted_where_it_reads_text():
+    pipe, _, _ = karlo_pipeline()
+    run = {"style_image": picture(), "height": SIZES[0], "region_strength": 1.0}
+    cat = [PaintRegion("red cat", (0.0, 0.0, 0.5, 1.0))]
+    assert not torch.equal(draw(pipe, **run), draw(pipe, **run, regions=cat))
+    with pytest.raises(ValueError, match="paints SR256, which reads no text: give it 0"):
+        draw(pipe, style_image=picture(), regions=cat, region_strength=(1.0, 1.0))
+
+
 def test_without_the_picture_karlo_reads_what_it_has_learned_for_that():
     pipe, _, _ = karlo_pipeline()
     one, other = (draw(pipe, style_image=picture(i), encoders=["clip_text"]) for i in range(2))

@@ -46,7 +46,9 @@ def paintings_per_stage(
     for region in {region for of_prompt in per_prompt for region in of_prompt}:
         region.check_aspect(stages[-1].size, stages[-1].size)
     paintings: list[Painting | None] = []
-    for stage_strength in [*strengths, 0, 0][: len(stages)]:
+    for stage, stage_strength in zip(stages, [*strengths, 0, 0], strict=False):
+        if stage_strength and not stage.reads_text:
+            raise ValueError(f"region_strength={strength!r} paints {stage.label}, which reads no text: give it 0.")
         # The super-resolution stages see the last prompt.
         first = columns[-1 if paintings else 0]
         count = pipe._conditioning.num_columns

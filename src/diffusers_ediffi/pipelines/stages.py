@@ -66,6 +66,11 @@ class Stage:
         return self.unet.config.in_channels // (2 if self.refines else 1)
 
     @property
+    def reads_text(self) -> bool:
+        """Whether the network attends to texts."""
+        return any(encoder.sequence in self.inputs.embeddings for encoder in self.conditioning.text_encoders)
+
+    @property
     def learned_variance(self) -> bool:
         """Whether the scheduler reads the variance that some networks have learned besides."""
         is_learned = self.scheduler.config.get("variance_type") in ("learned", "learned_range")

@@ -53,7 +53,7 @@ class ImageFolder:
 
     def __getitem__(self, row: int) -> Picture:
         name, caption = self.rows[row]
-        return Picture(name, as_caption(caption), file_in_folder(self.folder, name))
+        return Picture(name, as_caption(caption), self.folder / name)
 
     def unnamed(self) -> list[str]:
         """The pictures of the folder that no row of its metadata names, by their paths in it."""
@@ -83,10 +83,11 @@ class _BesideEach(Sequence):
         if not found:
             raise ValueError(f"{str(folder)!r} holds no pictures ({', '.join(SUFFIXES)}).")
         if not any((folder / name).with_suffix(".txt").is_file() for name in found):
-            raise ValueError(
-                f"{str(folder)!r} holds no captions: write {' or '.join(METADATA)} with the columns {FILE_COLUMN} and "
-                "text, or a .txt beside each picture."
-            )
+            deeper = [inside for inside in sorted(folder.iterdir()) if metadata_of(inside)]
+            remedy = f"write {' or '.join(METADATA)} with {FILE_COLUMN} and text, or a .txt beside each picture"
+            if deeper:
+                remedy = f"give the folder in it that has some, {str(deeper[0])!r}"
+            raise ValueError(f"{str(folder)!r} holds no captions: {remedy}.")
         # As bytes in one array: a list of millions of names would be copied to each worker process.
         self.names = np.array([os.fsencode(name) for name in found])
 
@@ -171,6 +172,10 @@ class _Table(Sequence):
         name = cells.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
             raise ValueError(f"Row {row + 1} of {self.path} has no {FILE_COLUMN}.")
+        try:
+            file_in_folder(self.path.parent, name)
+        except ValueError as error:
+            raise ValueError(f"Row {row + 1} of {self.path}: {error}") from None
         return name, cells.get(self.column)
 
     def digest(self) -> bytes:
