@@ -20,8 +20,12 @@ SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGA
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
-def make_accelerator(mixed_precision: str) -> Accelerator:
+def make_accelerator(mixed_precision: str, **options: Any) -> Accelerator:
     """The accelerator of a run.
+
+    Args:
+        mixed_precision (`str`): As in the settings of the run, `no` or `bf16`.
+        options: Further arguments of `Accelerator`.
 
     Raises:
         ValueError: The launcher asks for another precision than the settings.
@@ -32,7 +36,7 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
             f"The launcher asks for mixed precision {asked!r} ({PRECISION}), but the settings have "
             f"mixed_precision = {mixed_precision!r}: launch without it, and choose no or bf16 in the settings."
         )
-    return Accelerator(mixed_precision=mixed_precision)
+    return Accelerator(mixed_precision=mixed_precision, **options)
 
 
 def launched_device() -> torch.device:
