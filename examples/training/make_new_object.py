@@ -1,7 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Make a few pictures of an object that the packaged model has never seen, to train on.
 
-    python examples/training/make_new_object.py --output zorb_pictures
+    python examples/training/make_new_object.py --output_dir zorb_pictures
 
 draws ten pictures of a zorb, an invented object: a green ring with orange spikes around a purple eye. With
 `--picture icon.png --phrase "tin robot"` it is any picture with a transparent ground. The object stands on the grounds
@@ -27,7 +27,9 @@ SPIKES = 8
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="the folder to make; must not exist or be empty")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="the folder to make; must not exist or be empty"
+    )
     parser.add_argument("--picture", type=picture, help="of the object, with transparency (default: a zorb)")
     parser.add_argument("--phrase", default="zorb", help="what captions call it (default: %(default)s)")
     parser.add_argument("--count", type=whole(1), default=10, help="pictures (default: %(default)s)")
@@ -39,18 +41,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Makes the folder."""
     args = parse_arguments(arguments)
-    if args.output.exists() and any(args.output.iterdir()):
-        raise FileExistsError(f"{args.output} is not empty; name a folder that is.")
+    if args.output_dir.exists() and any(args.output_dir.iterdir()):
+        raise FileExistsError(f"{args.output_dir} is not empty; name a folder that is.")
     thing = object_of(args)
     scenes = SceneGenerator([thing], styles=["flat"], max_objects=1, object_weights=[1.0], seed=args.seed)
-    args.output.mkdir(parents=True, exist_ok=True)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(args.count):
         scene, name = scenes.scene(number), f"{number:04d}.png"
-        scenes.render(scene, args.size).save(args.output / name)
+        scenes.render(scene, args.size).save(args.output_dir / name)
         rows.append(json.dumps({"file_name": name, "text": scene.caption}))
-    (args.output / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    print(f"{args.count} pictures of a {args.phrase} in {args.output}")
+    (args.output_dir / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    print(f"{args.count} pictures of a {args.phrase} in {args.output_dir}")
 
 
 def object_of(args: argparse.Namespace) -> SceneObject:

@@ -46,7 +46,7 @@ LR_SCHEDULERS = {
 }
 # Types of the encoders, with what is kept of their embeddings.
 ENCODER_DTYPES = {"float32": (torch.float32, "float16"), "bfloat16": (torch.bfloat16, "bfloat16")}
-REPORT_TO = ("none", "all", *LoggerType.list())
+REPORT_TO = ("none", *map(str, LoggerType.list()))
 RUNS = "runs"  # below --output_dir
 SAMPLES = 4  # pictures of the training data in the grids of an expert
 
