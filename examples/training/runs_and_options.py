@@ -4,7 +4,7 @@ scripts give them, the runs of the experts, and what is written of them."""
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +245,6 @@ def dataset_of(args: argparse.Namespace, stage: StageNetworks, folder: Path) -> 
         crop="center" if args.center_crop else "random",
         random_flip=args.random_flip,
         ground=args.ground,
-        patch=stage.patch,
         low_res_factor=stage.low_res_factor,
         clip_image_size=encoder.clip_image_size,
         seed=args.seed,
@@ -279,16 +278,18 @@ def train_expert(
     until: int,
 ) -> None:
     """Trains an expert to a step, from where its run is."""
+    pictures = replace(dataset.settings, patch=stage.patches[number])
+    items = PictureDataset(dataset.source, pictures, dataset.selection, dataset.embeddings)
     Trainer(
         stage.load(number),
-        dataset,
+        items,
         None,
         run_folder(args, stage, number),
         settings,
         stage.intervals[number],
         node=(0, number),
-        data_settings=dataset.describe(),
-        sample_items=[dataset[i] for i in range(SAMPLES)] if args.validation_steps else None,
+        data_settings=items.describe(),
+        sample_items=[items[i] for i in range(SAMPLES)] if args.validation_steps else None,
         accelerator=accelerator,
         title=stage.label(number),
     ).train(until)

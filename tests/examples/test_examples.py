@@ -69,6 +69,7 @@ def wrong_values(path, nowhere):
         "from_guided_diffusion": ["--checkpoint", nowhere],
         "evaluate_layout_coco": ["--model", nowhere, "--captions", nowhere, "--annotations", nowhere],
         "loading": [],
+        "make_new_object": ["--picture", nowhere],
         "make_object_folder": ["--noto-emoji", nowhere],
         "paint_with_words_sd": ["--prompt", "a cat"],
         "prompt_schedule": ["--pair", "a cat", "a dog"],

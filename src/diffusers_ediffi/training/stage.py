@@ -30,7 +30,8 @@ class StageNetworks:
         folder (`Path`): Of the stage.
         name (`str`): One of `STAGES`.
         size (`int`): Height and width in pixels of what the stage draws.
-        patch (`int`, *optional*): Side of the patches that its networks are trained on, where these are smaller.
+        patches (`tuple` of `int` or `None`): Side of the patches that each network is trained on, where these are
+            smaller than what is drawn.
         low_res_factor (`int`, *optional*): How many times smaller its input is, of super-resolution.
         intervals (`tuple` of [`NoiseInterval`]): The noise levels that each network draws, the lowest first.
         is_ensemble (`bool`): Whether an `ExpertRouterUNet` joins them.
@@ -39,7 +40,7 @@ class StageNetworks:
     folder: Path
     name: str
     size: int
-    patch: int | None
+    patches: tuple[int | None, ...]
     low_res_factor: int | None
     intervals: tuple[NoiseInterval, ...]
     is_ensemble: bool
@@ -65,13 +66,13 @@ class StageNetworks:
         networks = _networks(config, name)
         scale = index.get("sr_scale", SR_SCALE)
         size = _networks(base, STAGES[0])[0]["sample_size"] * scale ** STAGES.index(name)
-        side = networks[0]["sample_size"]
+        sides = [network["sample_size"] for network in networks]
         refines = name != STAGES[0]
         return cls(
             Path(pipeline) / name,
             name,
             size,
-            side if refines and side < size else None,
+            tuple(side if refines and side < size else None for side in sides),
             scale if refines else None,
             _intervals(config, networks),
             "unets" in config,
