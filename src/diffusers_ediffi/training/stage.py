@@ -115,7 +115,7 @@ class StageNetworks:
         Args:
             loras (`dict`): What runs with `lora_only` learnt, by the numbers of the networks.
         """
-        layers = {}
+        layers: dict[str, torch.Tensor] = {}
         for number, lora in loras.items():
             start = f"experts.{number}." if self.is_ensemble else ""
             layers |= {f"{start}{name}": tensor for name, tensor in plain_lora(lora).items()}
