@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=whole(1), default=1, help="threads of PyTorch on a CPU (default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu")
+    parser.add_device()
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--experts", type=whole(1), default=4, help="largest ensemble (default: %(default)s)")
     parser.add_argument("--calls", type=whole(1), default=24, help="calls of each network (default: %(default)s)")
     parser.add_argument("--batch-size", type=whole(1), default=1)
-    parser.add_argument("--device", default="cpu")
+    parser.add_device()
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--threads", type=whole(1), default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="name of the files, without an ending")

@@ -98,6 +98,24 @@ def their_weights(unet: EDiffIUNet, family: str, blocks: Iterable[Any], separate
     return {name: tensor.detach() for name, tensor in weights.items()}
 
 
+def edm_weights(unet: EDiffIUNet) -> dict[str, torch.Tensor]:
+    """The weights of a network as EDM has them."""
+    from adm_layout import edm_blocks
+
+    size, classes = unet.config.sample_size, "map_label.weight"
+    weights = their_weights(unet, "EDM", edm_blocks(unet), classes)
+    weights[classes] = weights[classes].T.contiguous()
+    conv_in = {f"enc.{size}x{size}_conv.{name}": unet.get_parameter(f"conv_in.{name}") for name in ("weight", "bias")}
+    return weights | {name: tensor.detach() for name, tensor in conv_in.items()}
+
+
+def guided_diffusion_weights(unet: EDiffIUNet) -> dict[str, torch.Tensor]:
+    """The weights of a network as guided-diffusion has them."""
+    from adm_layout import guided_diffusion_blocks
+
+    return their_weights(unet, "GUIDED_DIFFUSION", guided_diffusion_blocks(unet), "label_emb.weight")
+
+
 def write_edm(folder: Path, gigabytes: float) -> list[str]:
     """A pickle as EDM writes it."""
     persistence = types.ModuleType("torch_utils.persistence")
@@ -108,12 +126,8 @@ def write_edm(folder: Path, gigabytes: float) -> list[str]:
     _reconstruct_persistent_obj.__qualname__ = _reconstruct_persistent_obj.__name__
     persistence._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]
     sys.modules |= {"torch_utils": types.ModuleType("torch_utils"), persistence.__name__: persistence}
-    network, unet = Persistent(), adm_network(gigabytes)
-    weights = their_weights(unet, "EDM", importlib.import_module("adm_layout").edm_blocks(unet), "map_label.weight")
-    weights["map_label.weight"] = weights["map_label.weight"].T.contiguous()
-    for where in ("weight", "bias"):
-        weights[f"enc.64x64_conv.{where}"] = unet.get_parameter(f"conv_in.{where}").detach()
-    for name, tensor in weights.items():
+    network = Persistent()
+    for name, tensor in edm_weights(adm_network(gigabytes)).items():
         *path, last = ["model", *name.split(".")]
         place = network
         for part in path:
@@ -127,9 +141,7 @@ def write_edm(folder: Path, gigabytes: float) -> list[str]:
 
 def write_guided_diffusion(folder: Path, gigabytes: float) -> list[str]:
     """A file as guided-diffusion writes it, of a network in the layout of its 64 pixel model."""
-    unet = adm_network(gigabytes, num_class_embeds=1000)
-    blocks = importlib.import_module("adm_layout").guided_diffusion_blocks(unet)
-    weights = their_weights(unet, "GUIDED_DIFFUSION", blocks, "label_emb.weight")
+    weights = guided_diffusion_weights(adm_network(gigabytes))
     torch.save(weights, folder / "64x64_diffusion.pt")
     return ["--checkpoint", str(folder / "64x64_diffusion.pt"), "--model", "adm64"]
 

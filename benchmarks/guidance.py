@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=whole(1), default=1, help="threads of PyTorch on a CPU (default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu")
+    parser.add_device()
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=whole(1), default=1, help="threads of PyTorch on a CPU (default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu")
+    parser.add_device()
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--backend", help="attention backend of eDiff-I: native, flex, xformers")
     parser.add_argument("--xformers", action="store_true", help="xformers in the U-Nets of diffusers")

@@ -217,7 +217,11 @@ def transfer_edm(unet: EDiffIUNet, source: Weights) -> Transfer:
         ValueError: The checkpoint lacks some of them.
     """
     transfer = Transfer(unet, source, EDM, "h d three")
-    transfer.drop("map_label.weight", "class labels")
+    if unet.config.num_class_embeds is None:
+        transfer.drop("map_label.weight", "class labels")
+    else:  # the last label is "no class", for which EDM adds nothing
+        classes = transfer.take("map_label.weight").T
+        transfer.filled["class_embedding.weight"] = torch.cat([classes, classes.new_zeros(1, classes.shape[1])])
     size = unet.config.sample_size
     transfer.layer(f"enc.{size}x{size}_conv", "conv_in")
     return _transfer(transfer, edm_blocks(unet))

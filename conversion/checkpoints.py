@@ -90,9 +90,7 @@ def _read_file(file: Path, key: str | None) -> StateDict:
         content = _entry(load(file), key)
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise ValueError(
-            f"{file} has no tensors there but {listed(map(str, content))}: --key names the entry of them."
-        )
+        raise ValueError(f"{file} has no tensors there but {listed(map(str, content))}: name their entry by --key.")
     others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
     return StateDict(tensors, dict.fromkeys(tensors, file), others)
 

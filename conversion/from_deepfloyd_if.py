@@ -11,7 +11,8 @@ sigma = 80. Steps and guidance are those of the model cards. Stage III of IF is 
 model of its own: examples/draw/deepfloyd_if.py hands pictures over to it.
 
 Writes OUTPUT: no weight is changed, each file is compared with that of the source once it is written, and
-`conversion.json` has the hashes. Nothing is written where anything fails. IF's licence forbids to hand the result on.
+`conversion.json` has the hashes. Nothing is written where anything fails. IF's licence is personal: do not hand the
+result on.
 """
 
 import argparse

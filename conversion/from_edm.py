@@ -6,8 +6,9 @@ r"""EDM's ADM network (edm-imagenet-64x64-cond-adm.pkl of github.com/NVlabs/edm)
 
 EDM's network is the F of equation 1: noise levels, preconditioning and weights stay what they are. The cross-attention
 and the projections of the text are new and begin with zeros, so that the network draws what EDM's draws without a
-class label, until it is trained. The embedding of class labels is dropped. The widths of text and style are those of
-the encoders that it is trained with.
+class label, until it is trained. The embedding of class labels is dropped, or by --keep-classes kept: then the network
+draws of a class (the last label, 1000 for ImageNet, is EDM's "no class") and is not trained here. The widths of text
+and style are those of the encoders that it is trained with.
 
 Writes OUTPUT, an EDiffIUNet's folder, and in it `conversion.json` with the hash of the checkpoint and its licence
 (CC BY-NC-SA 4.0: no commercial use). Nothing is written where anything fails, and no code of the pickle is run.
@@ -57,6 +58,8 @@ def configuration(weights: Weights, args: argparse.Namespace) -> dict[str, objec
         factors += [2**level] if f"enc.{size}x{size}_block0.qkv.weight" in weights else []
     if not widths or min(widths) < MIN_WIDTH:
         raise ValueError(f"levels of {widths} channels: EDM normalises fewer than {MIN_WIDTH} in groups of their own.")
+    if args.keep_classes and "map_label.weight" not in weights:
+        raise ValueError(f"{args.checkpoint} has no class labels: leave out --keep-classes.")
     return {
         "sample_size": sample_size,
         "in_channels": weights[first].shape[1],
@@ -67,6 +70,7 @@ def configuration(weights: Weights, args: argparse.Namespace) -> dict[str, objec
         "cross_attention_factors": tuple(factors),
         "attention_block": "plain",
         "time_embed_dim": weights["map_layer0.weight"].shape[0],
+        "num_class_embeds": weights["map_label.weight"].shape[1] + 1 if args.keep_classes else None,
         **widths_of_encoders(args),
     }
 
@@ -75,6 +79,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, "the .pkl of EDM, or a plain state dict of it")
+    parser.add_argument("--keep-classes", action="store_true", help="keep the class labels: to draw, not to train")
     return parser.parse_args(arguments)
 
 

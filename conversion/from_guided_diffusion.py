@@ -93,7 +93,10 @@ def plan(weights: Weights, args: argparse.Namespace) -> Plan:
     name = args.model or published_name(weights, args.checkpoint)
     model = PUBLISHED[name]
     scheduler = {"num_train_timesteps": 1000, "prediction_type": "epsilon", **model.betas}
-    record = {"model": name, "qkv_order": model.qkv_order, "scheduler": scheduler}
+    conditioning = {"arguments": {"class_labels": "class_labels"} if "label_emb.weight" in weights else {}}
+    if model.in_channels == 6:
+        conditioning["low_res_filter"] = "bilinear"
+    record = {"model": name, "qkv_order": model.qkv_order, "scheduler": scheduler, "conditioning": conditioning}
     settings = ", ".join(f"{key}={value!r}" for key, value in scheduler.items())
     return Plan(
         configuration(weights, model, args),

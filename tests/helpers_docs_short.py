@@ -17,6 +17,7 @@ SHORT_FORMS = {
     "ediffi edit": "--size 64 --steps 2",
     "attention_recorder.py": "--calls 1 --width 0.25 --size 16",
     "capacity.py": "--calls 1 --layers 1 2 --experts 2",
+    "conversion_memory.py": "--gigabytes 0.02",
     "guidance.py": "--calls 1 --steps 2",
     "loading.py": "--gigabytes 0.02",
     "paint_with_words.py": "--calls 1 --width 0.25 --size 16",  # of benchmarks/
@@ -37,13 +38,15 @@ SHORT_FORMS = {
     "demo/train_clip.py": "--steps 1 --batch-size 4 --num-captions 200 --num-held-out 4",
     "demo/train_demo.py": f"--stages clip t5 {' '.join(_NETWORKS)} assemble "
     f"--steps {' '.join(f'{stage}=1' for stage in ('clip', 't5', *_NETWORKS))}",
-    "demo/train_experts.py": _TRAINING,
+    # As many steps as the longest of examples/demo/schedules has here; the shipped schedules have thousands.
+    "demo/train_experts.py": f"{_TRAINING} --max-steps-this-run 8",
     "demo/train_scorer.py": "--steps 1 --batch-size 4 --num-held-out 8",
     "demo/train_sr.py": f"{_TRAINING} --total-steps 1 --crop 64",
     "demo/train_t5.py": "--steps 1 --batch-size 4 --num-captions 200 --num-held-out 8",
     "training/train_ediffi.py": "--max_train_steps 1 --train_batch_size 1",
     "training/train_ediffi_lora.py": "--max_train_steps 1 --train_batch_size 1 --num_validation_images 1",
     "evaluate/compare_experts.py": f"{_EVALUATION} --num-loss-scenes 2 --patches-per-image 2 --guidance-scales 1",
+    "evaluate/compare_discrete_samplers.py": "--steps 2 --reference 2 --images 1",
     "evaluate/compare_samplers.py": "--nfe 8 --demo-nfe 4 --images 1",
     "evaluate/evaluate_demo.py": f"{_EVALUATION} --patches-per-image 2",
     "evaluate/evaluate_layout.py": f"{_EVALUATION} --strengths 0 0.2",

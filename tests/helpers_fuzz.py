@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 MAX_SECONDS = 5.0  # of the processor, so that a busy machine does not count
 MAX_BYTES = 2**30
 HANGS_AFTER = 20  # seconds of the clock
+DEEPEST = 20  # places for changes: a deep value in a deep value would leave the stack no room, at some calls
 ERRORS = (ValueError, TypeError, OSError)
 
 # What JSON, YAML and callers can put into any place.
@@ -66,14 +67,16 @@ def nested(depth):
 
 
 def values():
-    """Any value in any place, some of them deep."""
+    """Any value in any place, some of them deep; a new one each time."""
     deep = st.sampled_from([20, 200, 900]).map(nested)
     numbers = st.floats() | st.integers(-(2**70), 2**70)
-    return st.sampled_from(VALUES) | numbers | st.text(max_size=20) | deep
+    return st.sampled_from(VALUES).map(copy.deepcopy) | numbers | st.text(max_size=20) | deep
 
 
 def places(value, path=()):
-    """The paths to all that a value of lists and dictionaries holds."""
+    """The paths to all that a value of lists and dictionaries holds, at most `DEEPEST` long."""
+    if len(path) == DEEPEST:
+        return
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in items:
         yield (*path, key)
@@ -107,9 +110,9 @@ def change(draw, holder, key, further):
         return words_of(old)
     if how == "add" and isinstance(holder, dict):
         key = draw(st.sampled_from(["extra", "_x", "_class_name", *further]))
-        holder[key] = copy.deepcopy(draw(values()))
+        holder[key] = draw(values())
     elif how == "repeat" and isinstance(holder, list):
-        holder.extend(copy.deepcopy(holder))
+        holder += [copy.copy(entry) for entry in holder]
     elif how == "wrap":
         holder[key] = [old]
     elif how == "like" and number is not None:
@@ -119,7 +122,7 @@ def change(draw, holder, key, further):
     elif how == "like" and isinstance(old, str):
         holder[key] = draw(st.sampled_from([old.upper(), old + "x", f"../{old}", old * 100, [old]]))
     else:
-        holder[key] = copy.deepcopy(draw(values()))
+        holder[key] = draw(values())
     return [key if isinstance(key, str) else "", *words_of(old), *words_of(holder[key])]
 
 
@@ -136,11 +139,13 @@ def holds(value):
 
 def leaves_of(value):
     """The values in lists and dictionaries that are neither."""
-    if not holds(value):
-        yield value
-        return
-    for entry in value.values() if isinstance(value, dict) else value:
-        yield from leaves_of(entry)
+    left = [value]
+    while left:
+        entry = left.pop()
+        if holds(entry):
+            left += reversed(entry.values() if isinstance(entry, dict) else entry)
+        else:
+            yield entry
 
 
 @st.composite

@@ -1,10 +1,12 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Loading by Hub id, against a small Hub on this machine, in fresh processes as a user would run them."""
 
+import base64
 import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -156,6 +158,79 @@ assert torch.equal(draw(pipe), draw(EDiffIPipeline.from_pretrained(folder)))
 print("same image")
 """
     assert run_user_code(DRAW + code).endswith("same image\n")
+
+
+class ReceivingHub(BaseHTTPRequestHandler):
+    """The part of the Hub's interface that uploads use: makes a repository and takes one commit."""
+
+    protocol_version = "HTTP/1.1"
+    asked: list[str]
+    received: dict[str, bytes]
+
+    def do_POST(self):
+        path = urlsplit(self.path).path
+        self.asked.append(path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        place = f"http://{self.headers['Host']}/{REPO}"
+        answer = {"url": place, "commitUrl": f"{place}/commit/{COMMIT}", "commitOid": COMMIT}
+        answer |= {"id": REPO, "errors": [], "warnings": [], "success": True}
+        if "/preupload/" in path:
+            files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            answer["files"] = [{**file, "shouldIgnore": False} for file in files]
+        if "/commit/" in path:
+            entries = [json.loads(line) for line in body.splitlines()]
+            files = [entry["value"] for entry in entries if entry["key"] == "file"]
+            self.received |= {file["path"]: base64.b64decode(file["content"]) for file in files}
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def push(saved, tmp_path, monkeypatch):
+    """Pushes the saved pipeline as a converted one, of a source of this licence, to a Hub that says what it got."""
+    handler = type("Handler", (ReceivingHub,), {"asked": [], "received": {}})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_"))]:
+            monkeypatch.delenv(name)
+        settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_of_a_test"}
+        for name, value in {**settings, "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}.items():
+            monkeypatch.setenv(name, value)
+
+        def run(license):
+            folder = tmp_path / "converted"
+            shutil.copytree(saved, folder)
+            source = {"name": "org/source", "license": license, "sha256": {"a.safetensors": "0" * 64}}
+            (folder / "conversion.json").write_text(json.dumps({"converter": "x", "checkpoint": source}))
+            return run_script("hub/prepare_hub_repo", folder, "--push", REPO), folder
+
+        yield run, handler
+        server.shutdown()
+
+
+def test_a_converted_model_is_uploaded_with_its_card(push):
+    run, hub = push
+    result, folder = run("creativeml-openrail-m")
+    assert result.returncode == 0, result.stderr
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert hub.received == {name: path.read_bytes() for name, path in files.items()}
+    assert b"license: creativeml-openrail-m" in hub.received["README.md"] and b"0" * 64 in hub.received["README.md"]
+    assert result.stdout.splitlines()[-1].endswith(COMMIT)
+
+
+def test_nothing_is_asked_of_the_hub_where_a_licence_forbids_it(push):
+    run, hub = push
+    result, folder = run("deepfloyd-if-license")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "'deepfloyd-if-license' and is not uploaded: its grant is personal" in result.stderr
+    assert not hub.asked and not (folder / "README.md").exists()
 
 
 def test_diffusers_knows_our_classes():

@@ -14,7 +14,7 @@ TILE = 128  # pixels of a picture in the grid, at least
 LABEL = 18  # height of a line of text, at least
 
 
-def make_parser(description: str, output: str = "the PNG to write") -> argparse.ArgumentParser:
+def make_parser(description: str, output: str = "the PNG to write") -> ScriptParser:
     """A parser with `--output` and `--model`, and the whole description in its help."""
     parser = ScriptParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help=output)

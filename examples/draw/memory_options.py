@@ -24,7 +24,7 @@ def make_parser(description: str, model: str) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", help="the files to read, such as fp16")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: bfloat16, on a CPU float32)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_device("cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--offload",
         choices=("none", "model", "sequential"),

@@ -58,7 +58,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=whole(1))
     parser.add_argument("--steps", type=whole(1), default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_device("cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-provenance", action="store_true", help="keep out of the file how it was made")
     return parser.parse_args(arguments)
 

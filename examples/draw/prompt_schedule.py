@@ -84,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance-scale", type=float, nargs="+", help="the same")
     parser.add_argument("--batch-size", type=whole(1), default=32, help="pictures at a time")
     parser.add_argument("--bf16", action="store_true", help="run the networks under bfloat16 autocast")
-    parser.add_argument("--device", default="cpu")
+    parser.add_device()
     parser.add_argument("--threads", type=whole(1), help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of the held-out scenes")
     add_scene_options(parser)

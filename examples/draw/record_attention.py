@@ -105,7 +105,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--phrases-of-objects", nargs="+", help="which of the objects")
     parser.add_argument("--num-prompts", type=int, default=64, help="held-out prompts")
     parser.add_argument("--batch-size", type=whole(1), default=16)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_device("cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(arguments)
 
 

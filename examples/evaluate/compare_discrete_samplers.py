@@ -6,9 +6,9 @@ DEIS of diffusers as pipelines use them.
 
 The model is the base stage of the packaged demo, with its guidance and experts, as a network that predicts the noise
 of 1000 timesteps with the betas squaredcos_cap_v2: eps(x / sqrt(1 + s^2), t) = (x - D(x; s)) / s, where s is the sigma
-of t. The error is the root mean square over all values against DDIM in all 1000 timesteps, which is deterministic.
-Beside it stands that against a finer solution: Kutta's third-order method in 100 steps that break at the experts'
-boundaries.
+of t. The error is the root mean square over all values against Kutta's third-order method in 100 steps that break at
+the experts' boundaries. Beside it stands that against DDIM in --reference steps, all of the model's timesteps by
+default; 0 leaves it out.
 
 With --keep FOLDER what was drawn stays there, and another call, or one beside it, draws the rest.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 import diffusers
 import torch
-from compare_samplers import DEMO_SETTINGS, PROMPTS, WITHOUT_BOUNDARIES, Demo
+from demo_problem import DEMO_SETTINGS, PROMPTS, WITHOUT_BOUNDARIES, Demo
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
@@ -62,8 +62,8 @@ class DiscreteDemo(Demo):
         super().__init__(images)
 
     def solve(self, steps: int, lowest: float, highest: float) -> torch.Tensor:
-        """The finer solution, over the levels of the betas."""
-        return self.kept("finer", lambda: super(DiscreteDemo, self).solve(steps, *self.sigmas[[0, -1]].tolist()))
+        """The solution over the levels of the betas."""
+        return self.kept("solution", lambda: super(DiscreteDemo, self).solve(steps, *self.sigmas[[0, -1]].tolist()))
 
     def kept(self, name: str, draw: Callable[[], torch.Tensor]) -> torch.Tensor:
         """What `draw` returns, or has returned before."""
@@ -106,14 +106,20 @@ def schedulers() -> Iterator[tuple[str, str, Any]]:
             yield name, grid, getattr(diffusers, class_name)(**BETAS, **settings, **chosen)
 
 
-def measure(demo: DiscreteDemo, steps: int, exact: torch.Tensor) -> list[dict[str, Any]]:
+def measure(demo: DiscreteDemo, steps: int, ddim: torch.Tensor | None) -> list[dict[str, Any]]:
     """A row for each scheduler and grid."""
     rows = []
     for name, grid, scheduler in tqdm(list(schedulers()), desc="schedulers"):
         drawn = demo.kept(f"{name}, {grid}, {steps}", partial(demo.sample, scheduler, steps))
-        errors = {"error": error(drawn, exact), "error_to_finer": error(drawn, demo.exact)}
-        rows.append({"sampler": name, "grid": grid, **errors})
+        row = {"sampler": name, "grid": grid, "error": error(drawn, demo.exact)}
+        rows.append(row if ddim is None else {**row, "error_to_ddim": error(drawn, ddim)})
     return rows
+
+
+def draw_ddim(demo: DiscreteDemo, steps: int) -> torch.Tensor:
+    """What DDIM draws in many steps."""
+    scheduler = DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing")
+    return demo.kept(f"DDIM in {steps}", partial(demo.sample, scheduler, steps))
 
 
 def error(drawn: torch.Tensor, solution: torch.Tensor) -> float:
@@ -132,23 +138,26 @@ def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measures, prints and writes the errors."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=whole(1), default=20, help="of every scheduler (default: %(default)s)")
-    parser.add_argument("--reference", type=whole(1), default=1000, help="steps of DDIM (default: %(default)s)")
-    parser.add_argument("--images", type=whole(1), default=len(PROMPTS), help="pictures, at most %(default)s")
+    parser.add_argument("--steps", type=whole(1, 1000), default=20, help="of every scheduler (default: %(default)s)")
+    parser.add_argument("--reference", type=whole(0, 1000), default=1000, help="steps of DDIM (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=whole(1, len(PROMPTS)), default=len(PROMPTS), help="pictures (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=whole(1), default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where what was drawn stays")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     demo = DiscreteDemo(args.images, args.keep)
-    ddim = DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing")
-    exact = demo.kept(f"DDIM in {args.reference}", partial(demo.sample, ddim, args.reference))
-    report = {"steps": args.steps, "reference": args.reference, "images": args.images}
-    report |= {"ddim_to_finer": error(exact, demo.exact), "rows": measure(demo, args.steps, exact)}
-    print(f"the two solutions are {report['ddim_to_finer']:.2g} apart")
-    print(f"error after {args.steps} steps to DDIM in {args.reference}, and to the finer solution")
+    ddim = draw_ddim(demo, args.reference) if args.reference else None
+    report: dict[str, Any] = {"steps": args.steps, "images": args.images, "rows": measure(demo, args.steps, ddim)}
+    if ddim is not None:
+        report |= {"reference": args.reference, "error_of_ddim": error(ddim, demo.exact)}
+        print(f"DDIM in {args.reference} steps has an error of {report['error_of_ddim']:.2g}")
+    print(f"error after {args.steps} steps" + ("" if ddim is None else ", and that to DDIM"))
     for row in best_rows(report["rows"]):
-        print(f"{row['sampler'] + ', ' + row['grid']:64}{row['error']:10.2g}{row['error_to_finer']:10.2g}")
+        errors = [row[name] for name in ("error", "error_to_ddim") if name in row]
+        print(f"{row['sampler'] + ', ' + row['grid']:64}" + "".join(f"{value:10.2g}" for value in errors))
     if args.output is not None:
         write_json(args.output, report)
     return report

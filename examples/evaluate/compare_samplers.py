@@ -27,36 +27,20 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from demo_problem import DEMO_SETTINGS, WITHOUT_BOUNDARIES, Demo
 
-from diffusers_ediffi import EDiffIPipeline, EDMDEISScheduler, demo_checkpoint
+from diffusers_ediffi import EDMDEISScheduler
 from diffusers_ediffi.cli.options import whole
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
-from diffusers_ediffi.edm import SIGMA_MAX, SIGMA_MIN, c_in, c_noise, c_out, c_skip, karras_sigmas
+from diffusers_ediffi.edm import SIGMA_MAX, SIGMA_MIN, c_out, c_skip, karras_sigmas
 from diffusers_ediffi.schedulers.deis_weights import step_weights
 from diffusers_ediffi.schedulers.sigma_grids import atan_sigmas
 
 # (x, sigma, sigma that routes to an expert) -> D
 Denoiser = Callable[[torch.Tensor, float, float], torch.Tensor]
 
-PROMPTS = (
-    "a red car on a yellow background",
-    "a rocket above a red apple on a dark blue background",
-    "a cat in front of mountains",
-    "a pixel art sunflower on a white background",
-    "a sailboat on a beach",
-    "a water colour butterfly on a green background",
-    "a snowman next to a tree on a grey background",
-    "a yellow star on a black background",
-)
 DEFAULT = "multistep (default)"
 DEMO = "multistep, demo's settings"
-SETTINGS = ("atan_center", "atan_width", "degree", "corrector", "extrapolate", "variable_scale", "sigma_end")
-DEMO_SETTINGS = {
-    name: value
-    for name, value in EDMDEISScheduler.load_config(demo_checkpoint(), subfolder="scheduler").items()
-    if name in (*SETTINGS, "boundaries")
-}
-WITHOUT_BOUNDARIES = {**DEMO_SETTINGS, "boundaries": None}
 OURS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "multistep of F": {"extrapolate": "model_output"},
@@ -276,62 +260,14 @@ def mixtures() -> dict[str, Mixture]:
     }
 
 
-class Demo:
-    """The packaged model's base stage (prompts, 3, 64, 64) with its default guidance, experts for noise levels."""
-
-    @torch.no_grad()
-    def __init__(self, images: int, steps: int = 100):
-        self.pipe = EDiffIPipeline.from_pretrained(demo_checkpoint(), dtype=torch.float32)
-        self.unet = self.pipe.unet
-        self.guidance = self.pipe.config.default_guidance_scale[0]
-        tokens, pooled, tokens_2, mask_2 = self.pipe.encode_prompt(list(PROMPTS[:images]), None, False)[:4]
-
-        def with_unconditional(x: torch.Tensor, dropped: float = 0.0) -> torch.Tensor:
-            return torch.cat([torch.full_like(x, dropped), x])
-
-        self.conditioning = {
-            "encoder_hidden_states": with_unconditional(tokens),
-            "encoder_hidden_states_2": with_unconditional(tokens_2),
-            "encoder_attention_mask_2": with_unconditional(mask_2, 1),
-            "added_cond_kwargs": {"text_embeds": with_unconditional(pooled), "image_embeds": None},
-        }
-        shape = (images, 3, self.unet.config.sample_size, self.unet.config.sample_size)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        self.start = SIGMA_MAX * noise.double()
-        self.exact = self.solve(steps, SIGMA_MIN, SIGMA_MAX)
-
-    def samplers(self) -> dict[tuple[str, str], Any]:
-        """With the settings of the packaged scheduler; without its boundaries; and switching experts exactly."""
-        boundaries = list(self.unet.boundaries)
-        return {
-            (DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS),
-            ("without boundaries", "own"): lambda d, x, n: sample_ours(d, x, n, **WITHOUT_BOUNDARIES),
-            ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, WITHOUT_BOUNDARIES),
-        }
-
-    @torch.no_grad()
-    def denoise(self, x: torch.Tensor, sigma: float, routing_sigma: float) -> torch.Tensor:
-        self.unet.select_expert(routing_sigma)
-        model_input = (c_in(sigma) * torch.cat([x, x])).float()
-        output = self.unet(model_input, torch.tensor(c_noise(sigma)), **self.conditioning, return_dict=False)[0]
-        unconditional, conditional = output.double().chunk(2)
-        output = unconditional + self.guidance * (conditional - unconditional)
-        return c_skip(sigma) * x + c_out(sigma) * output
-
-    def solve(self, steps: int, lowest: float, highest: float) -> torch.Tensor:
-        """Kutta's third-order method from the highest level on a grid that breaks at the boundaries, where D jumps."""
-        levels = {*atan_sigmas(steps, lowest, highest, 0.0, 4.0).tolist(), *self.unet.boundaries}
-        x = highest / SIGMA_MAX * self.start
-        levels_down = sorted(levels, reverse=True)
-        for start, end in zip(levels_down, levels_down[1:], strict=False):
-            middle, h = (start + end) / 2, end - start
-            d_1 = (x - self.denoise(x, start, middle)) / start
-            x_2 = x + h / 2 * d_1
-            d_2 = (x_2 - self.denoise(x_2, middle, middle)) / middle
-            x_3 = x - h * d_1 + 2 * h * d_2
-            d_3 = (x_3 - self.denoise(x_3, end, middle)) / end
-            x = x + h / 6 * (d_1 + 4 * d_2 + d_3)
-        return self.denoise(x, lowest, lowest)
+def demo_samplers(demo: Demo) -> dict[tuple[str, str], Any]:
+    """With the settings of the packaged scheduler; without its boundaries; and switching experts exactly."""
+    boundaries = list(demo.unet.boundaries)
+    return {
+        (DEMO, "own"): lambda d, x, n: sample_ours(d, x, n, **DEMO_SETTINGS),
+        ("without boundaries", "own"): lambda d, x, n: sample_ours(d, x, n, **WITHOUT_BOUNDARIES),
+        ("exact switch", "own"): lambda d, x, n: sample_with_exact_switch(d, x, n, boundaries, WITHOUT_BOUNDARIES),
+    }
 
 
 def measure(name: str, problem: Mixture | Demo, solvers: dict[tuple[str, str], Any], counts: list[int]) -> list[dict]:
@@ -511,7 +447,7 @@ def measure_demo(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[s
     demo = Demo(args.images)
     cost = step_cost(demo)
     print(f"\nscheduler's time over the network's in a guided step of the demo model: {cost:.2%}")
-    rows = measure("demo", demo, demo.samplers() | samplers(args.demo_grids), args.demo_nfe)
+    rows = measure("demo", demo, demo_samplers(demo) | samplers(args.demo_grids), args.demo_nfe)
     return rows, {"step_cost": cost, "demo": compare(rows, "demo", DEMO)}
 
 

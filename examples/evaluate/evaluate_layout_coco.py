@@ -324,7 +324,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance-scale", type=float, default=7.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-pictures", action="store_true", help="keep what is drawn, as OUTPUT/STRENGTH/ID.png")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_device("cuda" if torch.cuda.is_available() else "cpu")
     return parser
 
 

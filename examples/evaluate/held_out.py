@@ -28,7 +28,7 @@ from diffusers_ediffi.provenance import model_name
 SR_STAGES = ("sr256", "sr1024")
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+def make_parser(description: str) -> ScriptParser:
     """The options that the scripts share; some use a part of them alone."""
     parser = ScriptParser(description=description)
     parser.add_argument("--model", help="pipeline folder or Hub id; by default that of the package")
@@ -58,7 +58,7 @@ def add_scene_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+def add_sampling_options(parser: ScriptParser) -> None:
     """The options that say how pictures are drawn."""
     parser.add_argument("--steps", type=whole(1), nargs="+", help="number for all stages, or for base, SR256, SR1024")
     parser.add_argument("--guidance-scale", type=float, nargs="+", help="the same; SR stages are judged without")
@@ -66,7 +66,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=whole(1), default=32, help="base pictures at a time; fewer of larger ones"
     )
     parser.add_argument("--bf16", action="store_true", help="run the networks under bfloat16 autocast")
-    parser.add_argument("--device", default="cpu")
+    parser.add_device()
     parser.add_argument("--threads", type=whole(1), help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of the held-out scenes")
 

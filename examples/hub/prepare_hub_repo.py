@@ -1,8 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Make a saved pipeline ready for the Hugging Face Hub.
+"""Make a saved pipeline ready for the Hugging Face Hub, and upload it.
 
-    python examples/hub/prepare_hub_repo.py FOLDER --model-card model_card.md
-    hf upload ORG/NAME FOLDER
+    python examples/hub/prepare_hub_repo.py FOLDER --model-card model_card.md --push ORG/NAME
 
 It needs markdown-it-py: pip install "diffusers_ediffi[hub]".
 
@@ -13,6 +12,9 @@ line. The model card becomes README.md, and what it shows or links beside it com
     EDiffIPipeline.from_pretrained("ORG/NAME")
     DiffusionPipeline.from_pretrained("ORG/NAME")  # after import diffusers_ediffi
     DiffusionPipeline.from_pretrained("ORG/NAME", custom_pipeline="ORG/NAME", trust_remote_code=True)
+
+Of models that conversion/ made, the card says where they come from, under which licences and with which hashes.
+--push uploads the folder, unless a licence of these forbids to pass the weights on or is not known: see licences.py.
 """
 
 import argparse
@@ -20,12 +22,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import HfApi, ModelCard
+from licences import ConvertedSource, check_shareable, converted_sources, licence_of, section, with_section
 
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.files import write_json, written_whole
@@ -50,10 +55,31 @@ def prepare(folder: Path, model_card: Path | None = None) -> list[Path]:
         raise FileNotFoundError(f"there is no model card {model_card}.")
     linked = linked_files(model_card, folder) if model_card else []
     check_places(linked, folder, components)
+    sources = converted_sources(folder)
     written = [*write_modules(folder, components), *forget_places(folder)]
     if model_card is not None:
         written += copy_card(model_card, linked, folder)
-    return written
+    if sources:
+        written += name_sources(folder, sources)
+    return list(dict.fromkeys(written))
+
+
+def check_push(folder: Path, model_card: Path | None) -> None:
+    """Refuses to upload what must not be passed on, before anything is written.
+
+    Raises:
+        ValueError: A licence of the sources forbids it, or the card says another licence than it asks for.
+    """
+    card = folder / "README.md" if model_card is None else model_card
+    licence = ModelCard.load(card).data.get("license") if card.is_file() else None
+    check_shareable(converted_sources(folder), licence)
+
+
+def push(folder: Path, repo_id: str, private: bool) -> str:
+    """Uploads the folder; returns the address of the commit."""
+    api = HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -99,6 +125,15 @@ def copy_card(model_card: Path, linked: list[Path], folder: Path) -> list[Path]:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model_card.parent / path, folder / path)
     return [folder / "README.md", *(folder / path for path in linked)]
+
+
+def name_sources(folder: Path, sources: Sequence[ConvertedSource]) -> list[Path]:
+    """Says in the model card what the model was converted from; makes one where there is none."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"---\nlicense: {licence_of(sources)}\n---\n"
+    with written_whole(card) as unfinished:
+        unfinished.write_text(with_section(text, section(sources)), encoding="utf-8")
+    return [card]
 
 
 def forget_places(folder: Path) -> list[Path]:
@@ -219,13 +254,20 @@ def check_places(linked: list[Path], folder: Path, components: dict[str, Any]) -
 
 
 def main() -> None:
-    """Prepares the folder and prints what was written."""
+    """Prepares the folder, prints what was written, and uploads it."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what EDiffIPipeline.save_pretrained wrote")
     parser.add_argument("--model-card", type=Path, help="becomes README.md")
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload it to this repository of the Hub")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
     args = parser.parse_args()
+    read_index(args.folder)
+    if args.push is not None:
+        check_push(args.folder, args.model_card)
     for path in prepare(args.folder, args.model_card):
         print(path)
+    if args.push is not None:
+        print(push(args.folder, args.push, args.private))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ MAX_SEED = 2**63 - 1  # of a `torch.Generator`
 MAX_STAGES = 3  # base, SR256, SR1024
 MAX_INFERENCE_STEPS = 1000
 MAX_IMAGES = 10_000  # of a prompt
+MAX_FILES = 1000  # of a command, which draws all of its images at once
 MAX_CLASSES = 2**20  # of a class-conditional network
 
 

@@ -475,6 +475,20 @@ def test_noise_that_no_network_knows_is_refused_by_its_option_before_loading(gen
     )
 
 
+@pytest.mark.parametrize("level", ["0.2", "0,0.2"])
+def test_noise_for_super_resolution_is_refused_where_none_runs(generate, nothing_loads, level):
+    code, _, err = generate("--noise-level", level, "--size", 8)
+    assert code == 2
+    assert err == (
+        "ediffi: error: --noise-level 0.2 is for super-resolution, and none runs up to 8 pixels; leave it out, or "
+        "draw larger.\n"
+    )
+
+
+def test_no_noise_is_none_for_any_size(generate):
+    assert generate("--noise-level", "0", "--size", 8)[0] == 0
+
+
 def test_noise_for_stages_that_do_not_run_is_passed_over(generate):
     assert generate("--noise-level", "0,0.2", "--size", 32, "--steps", "1")[0] == 0
 

@@ -48,6 +48,8 @@ from diffusers_ediffi.provenance import FORMATS
         (["generate", "x", "--size", "64.5"], "'64.5' is not a whole number"),
         (["generate", "x", "--seed", "-1"], "'-1' is not a whole number from 0"),
         (["generate", "x", "--num-images", "0"], "'0' is not a whole number"),
+        (["generate", "x", "--num-images", "1001"], "'1001' is not a whole number from 1 to 1000"),
+        (["generate", "x", "--num-images", "1000000000"], "'1000000000' is not a whole number from 1 to 1000"),
         (["generate", "x", "--steps", "0"], "'0' is not a whole number from 1 to 1000"),
         (["generate", "x", "--steps", "25,1001"], "'1001' is not a whole number from 1 to 1000"),
         (["generate", "x", "--steps", "25,"], "argument --steps: '25,' leaves a number out"),

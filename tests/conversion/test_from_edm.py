@@ -89,8 +89,8 @@ def weights_of_edm(device="cpu"):
     return weights
 
 
-def denoised_by_edm(weights, x, sigma, outputs=None):
-    """D(x; sigma) of EDM, without a class label; `outputs` gets that of every block by its name."""
+def denoised_by_edm(weights, x, sigma, outputs=None, labels=None):
+    """D(x; sigma) of EDM, by default without a class label; `outputs` gets that of every block by its name."""
     outputs = {} if outputs is None else outputs
 
     def layer(name, value):
@@ -125,7 +125,8 @@ def denoised_by_edm(weights, x, sigma, outputs=None):
     frequencies = 10000 ** -(torch.arange(WIDTHS[0] // 2) / (WIDTHS[0] // 2))
     angles = (sigma.log() / 4)[:, None] * frequencies
     embedding = F.silu(layer("map_layer0", torch.cat([angles.cos(), angles.sin()], dim=1)))
-    embedding = F.silu(layer("map_layer1", embedding))
+    one_hot = torch.zeros(len(x), CLASSES) if labels is None else F.one_hot(labels, CLASSES).float()
+    embedding = F.silu(layer("map_layer1", embedding) + F.linear(one_hot, weights["map_label.weight"]))
     sigma = sigma[:, None, None, None]
     hidden = layer(f"enc.{SIZE}x{SIZE}_conv", x / (sigma**2 + 0.25).sqrt())
     skips = [hidden]
@@ -211,6 +212,28 @@ def test_the_network_denoises_as_edm_does(converted):
     sigma = torch.tensor(SIGMAS)
     x = x * sigma[:, None, None, None]
     torch.testing.assert_close(denoised(unet, x, sigma), denoised_by_edm(weights, x, sigma), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_classes_are_kept_where_they_are_asked_for(converter, tmp_path):
+    weights = weights_of_edm()
+    save_file(weights, tmp_path / "edm.safetensors")
+    run(converter, tmp_path / "edm.safetensors", tmp_path / "out", "--keep-classes")
+    unet, sigma = EDiffIUNet.from_pretrained(tmp_path / "out"), torch.tensor(SIGMAS)
+    x, scale = torch.randn(len(SIGMAS), 3, SIZE, SIZE) * sigma[:, None, None, None], (sigma**2 + 0.25).sqrt()
+    for labels in (torch.arange(len(SIGMAS)) % CLASSES, None):
+        output = unet(
+            x / scale[:, None, None, None], sigma.log() / 4, class_labels=CLASSES if labels is None else labels
+        )
+        given, expected = (
+            denoised_from_model_output(output.sample, x, sigma),
+            denoised_by_edm(weights, x, sigma, None, labels),
+        )
+        torch.testing.assert_close(given, expected, atol=1e-4, rtol=1e-4)
+    del weights["map_label.weight"]
+    save_file(weights, tmp_path / "edm.safetensors")
+    with pytest.raises(ValueError, match="edm.safetensors has no class labels: leave out --keep-classes"):
+        run(converter, tmp_path / "edm.safetensors", tmp_path / "other", "--keep-classes")
 
 
 @torch.no_grad()

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import DDIMScheduler
 from helpers_conversion import import_converter
 from safetensors.torch import save_file
 
-from diffusers_ediffi import EDiffIUNet, EDMDEISScheduler
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, EDMDEISScheduler
 
 SIZE, CLASSES = 8, 10
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -227,6 +228,44 @@ def test_the_network_denoises_as_adm_does(converter, tmp_path, model):
     given = scheduler.precondition_outputs(x, output, sigma)
     scale = 1 + sigma[:, None, None, None]  # an error of the noise is one of the image that is sigma times as large
     torch.testing.assert_close(given / scale, expected / scale, **CLOSE)
+
+
+@torch.no_grad()
+def test_base_and_upsampler_draw_as_adm_does(converter, tmp_path):
+    """In one call of the pipeline, by steps of DDIM."""
+    models, weights, unets = (BASE, UPSAMPLER), [], []
+    for model, size in zip(models, (SIZE, 4 * SIZE), strict=True):
+        weights.append(weights_of(model))
+        torch.save(weights[-1], tmp_path / "adm.pt")
+        run(converter, model, tmp_path / "adm.pt", tmp_path / model.name)
+        unets.append(EDiffIUNet.from_pretrained(tmp_path / model.name, sample_size=size))
+    records = [json.loads((tmp_path / model.name / "conversion.json").read_text()) for model in models]
+    schedulers = [DDIMScheduler(**record["scheduler"], clip_sample=False) for record in records]
+    pipe = EDiffIPipeline(
+        unet=unets[0],
+        unet_sr256=unets[1],
+        scheduler=schedulers[0],
+        scheduler_sr256=schedulers[1],
+        conditioning={"unets": dict(zip(("unet", "unet_sr256"), (r["conditioning"] for r in records), strict=True))},
+    )
+    pipe.set_progress_bar_config(disable=True)
+    noise, labels = torch.randn(2, 3, SIZE, SIZE), torch.tensor([3, 7])
+    call = {"latents": noise, "class_labels": labels, "num_inference_steps": 4, "guidance_scale": 1.0}
+    given = pipe(**call, generator=torch.Generator().manual_seed(5), output_type="latent").images
+
+    def drawn(model, weights, x, low_res):
+        kept = alpha_bars(model)
+        for t in (750, 500, 250, 0):
+            at, to = kept[t], kept[t - 250] if t else torch.tensor(1.0)
+            seen = x if low_res is None else torch.cat([x, low_res], dim=1)
+            noise = output_of_adm(model, weights, seen.float(), torch.full((2,), t), labels)[:, :3]
+            x = to.sqrt() * (x - (1 - at).sqrt() * noise) / at.sqrt() + (1 - to).sqrt() * noise
+        return x
+
+    base = drawn(BASE, weights[0], noise, None).clamp(-1, 1).float()
+    noise = torch.randn(2, 3, 4 * SIZE, 4 * SIZE, generator=torch.Generator().manual_seed(5))
+    expected = drawn(UPSAMPLER, weights[1], noise, F.interpolate(base, scale_factor=4, mode="bilinear"))
+    torch.testing.assert_close(given.double(), expected.double(), **CLOSE)
 
 
 @torch.no_grad()

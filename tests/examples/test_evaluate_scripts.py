@@ -6,8 +6,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline
 from helpers import tiny_pipeline, tiny_sr_unet
 from helpers import tiny_unet as ediffi_unet
@@ -186,3 +188,34 @@ def test_samplers_at_few_evaluations_alone(monkeypatch):
     few = best_of({key: error for key, error in errors.items() if key[2] == 8}, [("Euler", "karras")], [1.0])
     both = best_of(errors, [("Euler", "karras")], [1.0, 0.25])
     assert (few["ratio_to_best_single"], both["ratio_to_best_single"]) == (0.5, 0.25)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers 0.42 on numpy 2.4
+def test_samplers_of_a_model_that_predicts_noise(tmp_path, monkeypatch):
+    """Every scheduler draws the demo's pictures from its noise; what is kept is not drawn again."""
+    script = import_script("evaluate/compare_discrete_samplers", monkeypatch)
+    demos = []
+    monkeypatch.setattr(script.DiscreteDemo, "solve", lambda demo, *_: demos.append(demo) or torch.zeros(1))
+    output = tmp_path / "new" / "samplers.json"
+    options = ["--steps", 2, "--reference", 2, "--images", 1, "--keep", tmp_path / "kept", "--output", output]
+    report = script.main(list(map(str, options)))
+    assert output.read_text() == json.dumps(report, indent=2) + "\n"
+    rows = {(row["sampler"], row["grid"]): row for row in report["rows"]}
+    assert rows["DDIM", "trailing"]["error_to_ddim"] == 0 and rows["DDIM", "leading"]["error_to_ddim"] > 0
+    assert (
+        all(0 < row["error"] < float("inf") for row in rows.values())
+        and len({row["error"] for row in rows.values()}) > 9
+    )
+    assert [row["sampler"] for row in script.best_rows(report["rows"])][0] == min(
+        report["rows"], key=lambda row: row["error"]
+    )["sampler"]
+    monkeypatch.setattr(script.DiscreteDemo, "sample", lambda *_: pytest.fail("drawn again"))
+    assert script.main(list(map(str, options))) == report
+
+    demo, timestep = demos[0], 400
+    alpha = diffusers.DDIMScheduler(**script.BETAS).alphas_cumprod[timestep].double()
+    sigma = ((1 - alpha) / alpha).sqrt().item()
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        noise, denoised = demo.noise(alpha.sqrt() * x, timestep), demo.denoise(x, sigma, sigma)
+    torch.testing.assert_close(noise, (x - denoised) / sigma, rtol=0, atol=1e-4)

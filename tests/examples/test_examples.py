@@ -50,6 +50,14 @@ def test_a_wrong_argument_is_answered_in_one_line(path, arguments, ended):
     assert err.startswith("error: ") and err.endswith(f"(see {path.name} --help)\n") and err.count("\n") == 1
 
 
+@every_script
+def test_a_device_that_cannot_be_used_is_named_in_one_line(path, ended):
+    _, options, _ = ended(path, "--help")
+    code, out, err = ended(path, "--device", "nonsense")
+    assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1
+    assert ("argument --device: device 'nonsense' is not usable here: " in err) == ("--device" in options)
+
+
 def wrong_values(path, nowhere):
     """Arguments that only the script itself can refuse."""
     room, output = path.parent.name, ["--output", nowhere / "out.png"]
@@ -63,15 +71,20 @@ def wrong_values(path, nowhere):
         "conversion": ["--output", nowhere / "out"],
     }[room] + {
         "compare_experts": ["--networks", f"a={nowhere}"],
+        "compare_discrete_samplers": ["--images", nowhere],
         "compare_samplers": [],
         "from_diffusers_unets": ["--unets", nowhere, nowhere, "--boundaries", "1"],
+        "from_deepfloyd_if": ["--stage-1", nowhere],
         "from_edm": ["--checkpoint", nowhere],
         "from_guided_diffusion": ["--checkpoint", nowhere],
+        "from_karlo": ["--model", nowhere],
+        "from_training_checkpoint": ["--checkpoint", nowhere, "--preset", "adm64"],
+        "conversion_memory": ["--converters", nowhere],
         "evaluate_layout_coco": ["--model", nowhere, "--captions", nowhere, "--annotations", nowhere],
         "loading": [],
         "make_new_object": ["--picture", nowhere],
         "make_object_folder": ["--noto-emoji", nowhere],
-        "paint_with_words_sd": ["--prompt", "a cat"],
+        **dict.fromkeys(("paint_with_words_sd", "deepfloyd_if", "karlo", "sdxl_two_experts"), ["--prompt", "a cat"]),
         "prompt_schedule": ["--pair", "a cat", "a dog"],
         "train_base": ["--encoders", nowhere],
         "train_experts": ["two-experts", "--encoders", nowhere],

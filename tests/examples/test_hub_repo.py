@@ -146,3 +146,77 @@ def test_what_a_link_leads_to_stays_as_it_is(prepare, name):
     prepare("new")
     assert blob.read_text() == '{"_name_or_path": "/home/me"}'
     assert not (prepare.repo / name).is_symlink() and "/home/me" not in (prepare.repo / name).read_text()
+
+
+SHAREABLE = {"name": "org/a", "license": "mit", "sha256": {"a.safetensors": "1" * 64}}
+EDM = {"name": "edm.pkl", "license": "cc-by-nc-sa-4.0", "sha256": "2" * 64}
+IF = {"license": "deepfloyd-if-license", "parts": {"unet": {"name": "DeepFloyd/IF", "sha256": {"b": "3" * 64}}}}
+
+
+def as_record(*sources):
+    return {"converter": "from_x.py", "unets": list(sources)}
+
+
+@pytest.fixture
+def converted(prepare, monkeypatch):
+    """Prepares a repository with the record of a conversion; a push is refused or would have happened."""
+    script = import_script("hub/prepare_hub_repo", monkeypatch)
+    pushed = []
+    monkeypatch.setattr(script, "push", lambda *arguments: pushed.append(arguments) or "done")
+
+    def run(record, card="", *more):
+        (prepare.repo / "unet" / "conversion.json").write_text(json.dumps(record))
+        prepare.card.write_text(card)
+        monkeypatch.setattr("sys.argv", ["x", str(prepare.repo), "--model-card", str(prepare.card), *more])
+        script.main()
+        return (prepare.repo / "README.md").read_text()
+
+    run.pushed, run.repo = pushed, prepare.repo
+    return run
+
+
+def test_the_card_names_sources_licences_and_hashes(converted):
+    card = "---\nlicense: cc-by-nc-sa-4.0\n---\n# Mine\n\n## Converted from\n\nstale words\n\n## More\n\ntext\n"
+    text = converted(as_record(SHAREABLE, EDM), card, "--push", "org/mine")
+    assert (
+        f"| org/a | mit | keep the copyright notice and the text of the licence | a.safetensors | `{'1' * 64}` |"
+        in text
+    )
+    assert "| edm.pkl | cc-by-nc-sa-4.0 | name the authors" in text and f"`{'2' * 64}`" in text
+    assert text.count("## Converted from") == 1 and "stale words" not in text and "## More\n\ntext" in text
+    assert converted.pushed == [(converted.repo, "org/mine", False)]
+    assert converted(as_record(SHAREABLE), text).count("## Converted from") == 1
+
+
+def test_a_model_without_a_card_gets_one(converted, monkeypatch):
+    for record, licence in ((as_record(SHAREABLE), "mit"), (as_record(SHAREABLE, EDM), "cc-by-nc-sa-4.0")):
+        (converted.repo / "unet" / "conversion.json").write_text(json.dumps(record))
+        (converted.repo / "README.md").unlink(missing_ok=True)
+        import_script("hub/prepare_hub_repo", monkeypatch).prepare(converted.repo)
+        text = (converted.repo / "README.md").read_text()
+        assert text.startswith(f"---\nlicense: {licence}\n---\n") and "## Converted from" in text
+
+
+@pytest.mark.parametrize(
+    ("record", "card", "message"),
+    [
+        (IF, "", "DeepFloyd/IF is under 'deepfloyd-if-license' and is not uploaded: its grant is personal"),
+        (as_record(SHAREABLE, {**SHAREABLE, "license": "cc-by-nd-4.0"}), "", "lets nobody share what was changed"),
+        (as_record({**SHAREABLE, "license": None}), "", "org/a is of no known licence"),
+        (as_record({**SHAREABLE, "license": "mine-1"}), "", "under 'mine-1', which examples/hub/licences.py does not"),
+        (as_record(EDM), "---\nlicense: mit\n---\n", "the same licence; the model card says 'mit': write license: cc"),
+        (as_record(), "", "names no source"),
+        (["unets"], "", "names no source"),
+    ],
+)
+def test_what_may_not_be_passed_on_is_not_uploaded(converted, record, card, message):
+    before = {path: path.read_bytes() for path in converted.repo.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=message):
+        converted(record, card, "--push", "org/mine")
+    after = {path: path.read_bytes() for path in converted.repo.rglob("*") if path.is_file()}
+    after.pop(converted.repo / "unet" / "conversion.json")
+    assert not converted.pushed and after == before
+
+
+def test_it_may_be_kept_all_the_same(converted):
+    assert "deepfloyd-if-license" in converted(IF) and not converted.pushed

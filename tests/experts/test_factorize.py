@@ -81,6 +81,16 @@ def test_refuses_a_rank(rank):
         factorize_expert(tiny_unet(), tiny_unet(), rank)
 
 
+def test_refuses_a_configuration_of_another_network():
+    base = tiny_unet()
+    low_rank = factorize_expert(base, trained(base, 1), rank=1)
+    low_rank.config["cross_attention_dim"] = 768
+    with pytest.raises(
+        ValueError, match=r"the expert's configuration is not that of its base \(size mismatch for .*768"
+    ):
+        low_rank.merge(base)
+
+
 def test_warns_of_a_rank_that_no_layer_has():
     base = tiny_unet()
     with pytest.warns(UserWarning, match=r"rank=999 is more than any layer has \(\d+\).*smaller rank"):

@@ -27,6 +27,7 @@ from helpers import tiny_unet as tiny_ediffi_unet
 from helpers_diffusers import build, draw, inputs, lora, three_experts, tiny_unet, unet_for
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from torchao.quantization import Int8WeightOnlyConfig
 
 from diffusers_ediffi import ExpertRouterUNet
@@ -263,6 +264,22 @@ def test_the_lora_of_a_router_comes_back(way, tmp_path):
         assert all(torch.equal(*pair) for pair in zip(outputs_of(loaded), again, strict=True))
     assert all(torch.equal(*pair) for pair in zip(outputs_of(loaded), outputs_of(router), strict=True))
     assert [torch.equal(*pair) for pair in zip(outputs_of(loaded), plain, strict=True)] == [False, True, False]
+
+
+@pytest.mark.parametrize("way", ["adapter", "pipeline"])
+def test_half_a_lora_in_a_file_is_refused_for_networks_of_diffusers(way, tmp_path):
+    router = three()
+    if way == "adapter":
+        with_a_lora_in_each().save_lora_adapter(tmp_path, "style")
+        file = tmp_path / "expert.2" / "pytorch_lora_weights.safetensors"
+    else:
+        save_file(lora(StableDiffusionPipeline), file := tmp_path / "pytorch_lora_weights.safetensors")
+    weights = load_file(file)
+    name = next(name for name in weights if "lora_B" in name)
+    save_file({key: value for key, value in weights.items() if key != name}, file)
+    with pytest.raises(OSError, match=f" lacks {name} of the LoRA"):
+        router.load_lora_adapter(tmp_path, prefix=None if way == "adapter" else "unet", adapter_name="style")
+    assert not hasattr(router, "peft_config")
 
 
 def test_refuses_a_lora_of_another_number_of_experts():

@@ -130,18 +130,20 @@ def test_a_network_with_a_lora_is_not_saved_as_what_could_not_be_loaded(saved, e
 
 
 @pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
-@pytest.mark.parametrize("way", ["file", "weights", "router"])
-def test_half_a_lora_and_one_that_is_not_finite_are_refused(saved, way, factor):
-    pipe, file = cascade(experts=True), saved / "base" / "pytorch_lora_weights.safetensors"
+@pytest.mark.parametrize("source", ["file", "weights"])
+@pytest.mark.parametrize("way", ["pipeline", "router", "network"])
+def test_half_a_lora_and_one_that_is_not_finite_are_refused(saved, way, source, factor):
+    pipe, file = cascade(experts=way != "network"), saved / "base" / "pytorch_lora_weights.safetensors"
     weights = load_file(file)
     name = next(name for name in sorted(weights) if factor in name)
 
     def load(weights):
         save_file(weights, file)
-        if way == "router":
-            pipe.unet.load_lora_adapter(weights, prefix="unet")
+        given = file if source == "file" else weights
+        if way == "pipeline":
+            pipe.load_lora_weights(given)
         else:
-            pipe.load_lora_weights(file if way == "file" else weights)
+            pipe.unet.load_lora_adapter(given, prefix="unet")
 
     with pytest.raises(OSError, match=f" lacks {name} of the LoRA"):
         load({key: value for key, value in weights.items() if key != name})

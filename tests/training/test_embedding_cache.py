@@ -2,11 +2,12 @@
 """Embeddings in files: those of the encoders, whatever was killed on the way, and of nothing else."""
 
 import json
-import multiprocessing
+import os
 import pickle
 import random
 import shutil
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from diffusers_ediffi.training.dropout import DropoutRates
 from diffusers_ediffi.training.embedding_cache import build_embedding_cache, in_single_precision
 from diffusers_ediffi.training.encode import encoder_fingerprint
 
+KILL_SCRIPT = Path(__file__).parent / "kill_cache.py"
 PICTURES, ROWS = 11, 2
 
 
@@ -43,11 +45,6 @@ def copied(made, tmp_path):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "cache").iterdir() if not path.name.startswith(".")}
-
-
-def wait_for_parts(folder: Path, number: int, process) -> None:
-    while process.is_alive() and len(list((folder / "cache").glob("part-*"))) < number:
-        time.sleep(0.001)
 
 
 # --- what is read ---
@@ -123,23 +120,13 @@ def test_two_processes_make_the_same_bytes(made, tmp_path):
     assert contents(tmp_path) == contents(made)
 
 
-def test_a_cache_that_is_killed_goes_on_to_the_same_bytes(made, tmp_path):
-    shutil.copytree(made / "pictures", tmp_path / "pictures")
-    shutil.copytree(made / "selection", tmp_path / "selection")
-    context, chance = multiprocessing.get_context("forkserver"), random.Random(0)
-    killed = 0
-    for parts in (1, 4, 99):
-        process = context.Process(target=build, args=(tmp_path,), kwargs={"rows_per_part": ROWS})
-        process.start()
-        wait_for_parts(tmp_path, parts, process)
-        if parts < 6:
-            time.sleep(chance.uniform(0, 0.01))
-            killed += process.is_alive()
-            process.kill()
-        process.join()
-    assert killed == 2 and process.exitcode == 0
-    assert contents(tmp_path) == contents(made)
-    assert not list((tmp_path / "cache").glob(".part*")), "nothing is left of what was killed"
+def test_killed_at_random_moments():
+    """Three kills here; the script's default is 20."""
+    command = [sys.executable, KILL_SCRIPT, "--kills", "3", "--seed", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    assert "3 kills, " in result.stdout and "all bytes equal" in result.stdout
 
 
 def test_what_is_there_is_not_made_again(copied):

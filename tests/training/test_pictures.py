@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers.training_utils import generate_aspect_ratio_buckets
-from helpers_pictures import build, cached_dataset, caption_of, demo_encoder, selected, settings_of, write_folder
-from helpers_training import assert_same, make_trainer, state_of
+from helpers_pictures import (
+    build,
+    cached_dataset,
+    caption_of,
+    demo_encoder,
+    selected,
+    settings_of,
+    write_folder,
+    write_metadata,
+)
+from helpers_training import assert_same, make_trainer, state_of, tiny_unet
 from PIL import Image
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, demo_checkpoint
@@ -186,6 +195,28 @@ def test_the_demo_trains_on_a_folder_and_on_its_cached_embeddings(tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
     weights = EDiffIUNet.from_pretrained(tmp_path / "cached" / "unet").state_dict()
     assert any(not torch.equal(weights[name], tensor) for name, tensor in demo_unet().state_dict().items())
+
+
+def test_a_network_trains_on_aspect_ratio_buckets(tmp_path):
+    """Of both shapes in one run, and mixed with a cut."""
+    folder = write_folder(tmp_path / "pictures")
+    for i in range(6):
+        stripes(16 if i % 2 else 8, 8).save(folder / f"{i}.png")
+    write_metadata(folder, {f"{i}.png": f"scene {i}" for i in range(6)})
+    source, selection = selected(tmp_path)
+    settings = settings_of(buckets=((8, 8), (8, 16)), batch_size=2, clip_image_size=8)
+    dataset = PictureDataset(source, settings, selection)
+    assert {dataset[i]["image"].shape for i in range(8)} == {(3, 8, 8), (3, 8, 16)}
+    for limit, name in ((None, "whole"), (1, "cut"), (None, "cut")):
+        make_trainer(tmp_path / name, dataset=dataset, total_steps=4, max_steps_this_run=limit).train()
+    assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
+
+
+def test_super_resolution_trains_on_patches_of_pictures(tmp_path):
+    folder = write_folder(tmp_path / "pictures", 2)
+    write_metadata(folder, {f"{i}.png": f"scene {i}" for i in range(2)})
+    dataset = PictureDataset(ImageFolder(folder), settings_of(size=32, patch=8, low_res_factor=4, clip_image_size=8))
+    assert make_trainer(tmp_path / "run", tiny_unet(in_channels=6), dataset, total_steps=2).train() == 2
 
 
 def test_a_run_on_pictures_that_is_cut_equals_one_that_is_not(tmp_path):

@@ -7,11 +7,19 @@ import pickle
 import threading
 
 import pytest
+import torch
 import webdataset
-from helpers_pictures import caption_of, color_of, write_folder
+from helpers_pictures import caption_of, color_of, demo_encoder, settings_of, write_folder
 
-from diffusers_ediffi.training import open_pictures
+from diffusers_ediffi.training import (
+    EmbeddingCache,
+    PictureDataset,
+    build_embedding_cache,
+    open_pictures,
+    select_pictures,
+)
 from diffusers_ediffi.training import shards as module
+from diffusers_ediffi.training.data import StepBatchSampler, make_loader
 
 
 @pytest.fixture
@@ -69,6 +77,27 @@ def test_shards_behind_an_address_are_copied_once(shards, tmp_path):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_shards_are_trained_on_from_worker_processes_with_their_embeddings(shards, tmp_path):
+    """Parts of selection and cache cross no shard, and each picture has its caption and its own embedding."""
+    source = open_pictures(f"{shards}/*.tar")
+    (shards / "001.tar").write_bytes((shards / "001.tar").read_bytes().replace(b"\x89PNG", b"\x89XXX", 1))
+    selection = select_pictures(source, tmp_path / "selection")
+    assert selection.chunks == (2, 1, 2) and selection.rows.tolist() == [0, 1, 3, 4, 5]
+    assert list(build_embedding_cache(tmp_path / "cache", source, selection, demo_encoder())) == [True] * 3
+    dataset = PictureDataset(source, settings_of(size=8), selection, EmbeddingCache(tmp_path / "cache"))
+    batches = list(make_loader(dataset, StepBatchSampler(5, 0, 2), num_workers=1))
+    for batch in batches:
+        found = {
+            (caption, *image[:, 0, 0].tolist())
+            for caption, image in zip(batch["caption"], batch["image"], strict=True)
+        }
+        assert found == {(caption, *color) for caption, color in EXPECTED if caption != caption_of(2)}
+        expected = demo_encoder()(batch["caption"], torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
+        pooled = batch["embeddings"]["added_cond_kwargs"]["text_embeds"].float()
+        torch.testing.assert_close(pooled, expected["added_cond_kwargs"]["text_embeds"], rtol=2.0**-10, atol=1e-4)
+    assert batches[0]["caption"] != batches[1]["caption"], "in another order"
 
 
 def test_samples_lack_what_they_lack(shards):

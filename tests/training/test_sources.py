@@ -144,7 +144,11 @@ def test_a_folder_without_captions_or_pictures_is_refused(tmp_path):
     (folder / "metadata.jsonl").unlink()
     with pytest.raises(ValueError, match="no captions: write metadata.jsonl .* or a .txt beside each picture"):
         open_pictures(folder)
-    (folder / "0.png").unlink()
+    write_folder(folder / "train", 1)
+    with pytest.raises(ValueError, match="no captions: give the folder in it that has some, '.*train'"):
+        open_pictures(folder)
+    for path in (folder / "0.png", folder / "train" / "0.png"):
+        path.unlink()
     with pytest.raises(ValueError, match="holds no pictures"):
         open_pictures(folder)
     for find in (ImageFolder, open_pictures):

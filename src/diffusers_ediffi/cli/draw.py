@@ -35,8 +35,9 @@ from ..provenance import (
     model_name,
     save_image,
 )
+from .device import usable_device
 from .messages import one_line, say
-from .model import load_pipeline, saved_stages, usable_device
+from .model import load_pipeline, saved_stages
 
 MAX_SCENE_BYTES = 2**24
 SR_STAGES = ("SR256", "SR1024")
@@ -242,11 +243,16 @@ def _check_stages(args: argparse.Namespace, stages: Sequence[Any]) -> None:
 
 
 def _check_noise_level(args: argparse.Namespace, stages: Sequence[tuple[int, float | None]]) -> None:
-    """Refuses noise that the super-resolution networks were not trained with; `stages` are the sizes of the model and
-    the strongest noise that each network knows, none where they are not known yet."""
+    """Refuses noise that the super-resolution networks were not trained with, or where none of them runs; `stages`
+    are the sizes of the model and the strongest noise that each network knows, none where they are not known yet."""
     running = [highest for size, highest in stages[1:] if args.size is None or size <= args.size]
-    given = args.noise_level if isinstance(args.noise_level, tuple) else (args.noise_level,) * len(running)
-    for stage, level, highest in zip(SR_STAGES, given, running, strict=False):
+    levels = args.noise_level if isinstance(args.noise_level, tuple) else (args.noise_level,) * len(SR_STAGES)
+    if stages and not running and any(levels):
+        raise ValueError(
+            f"--noise-level {max(levels):g} is for super-resolution, and none runs up to {args.size or stages[0][0]} "
+            "pixels; leave it out, or draw larger."
+        )
+    for stage, level, highest in zip(SR_STAGES, levels, running, strict=False):
         if level is not None and level > (highest or 0):
             known = "without noise" if highest is None else f"with noise up to {highest:g}"
             raise ValueError(

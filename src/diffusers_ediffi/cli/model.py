@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""What the commands ask of a model: a pipeline from its folder or the Hub, a device, and silence."""
+"""What the commands ask of a model: a pipeline from its folder or the Hub, and silence."""
 
 import json
 import sys
@@ -8,7 +8,6 @@ from typing import Any
 
 import diffusers.utils.logging
 import huggingface_hub.utils
-import torch
 import transformers.utils.logging
 
 from ..pipelines.pipeline_ediffi import EDiffIPipeline
@@ -55,22 +54,6 @@ def _failure(model: str) -> str:
     if Path(model).is_dir():
         return f"cannot load {model!r}"
     return f"there is no folder {model!r} here, and as a Hub id it could not be loaded"
-
-
-def usable_device(name: str | None) -> str:
-    """A device after a first calculation on it; without a name the fastest there is.
-
-    Raises:
-        ValueError: The device cannot be used here.
-    """
-    if name is None:
-        mps = torch.backends.mps.is_available()
-        return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        torch.empty(1, device=name).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} is not usable here: {one_line(error)}") from error
-    return name
 
 
 def _quiet() -> None:

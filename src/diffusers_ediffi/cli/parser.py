@@ -6,7 +6,7 @@ import re
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..checks import MAX_INFERENCE_STEPS, MAX_SEED
+from ..checks import MAX_FILES, MAX_INFERENCE_STEPS, MAX_SEED
 from ..models.encoder_table import ENCODERS
 from . import options
 
@@ -125,7 +125,8 @@ def _add_image_options(command: argparse.ArgumentParser) -> None:
     add("--output", type=picture, default="ediffi.png", metavar="FILE", help=kinds)
     add("--size", type=whole(1), help="height and width: 64, 256 or 1024 (default: the model's largest)")
     add("--seed", type=whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
-    add("--num-images", type=whole(1), default=1, metavar="N", help="writes FILE-0.png, ...; image i has seed + i")
+    count = f"up to {MAX_FILES}; writes FILE-0.png, ...; image i has seed + i"
+    add("--num-images", type=whole(1, MAX_FILES), default=1, metavar="N", help=count)
 
 
 def _add_style_options(command: argparse.ArgumentParser) -> None:

@@ -14,6 +14,11 @@ from .messages import one_line, say
 class ScriptParser(argparse.ArgumentParser):
     """A parser that leaves out the usage: one line says what is wrong."""
 
+    def add_device(self, default: str = "cpu") -> None:
+        """Adds `--device`, which is refused where it cannot be used."""
+        devices = "cpu, cuda, cuda:1, mps, ... (default: %(default)s)"
+        self.add_argument("--device", type=_device, default=default, help=devices)
+
     def error(self, message: str) -> NoReturn:
         """Ends the script."""
         _end(ValueError(f"{message} (see {self.prog} --help)"))
@@ -34,6 +39,15 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         _end(error)
+
+
+def _device(name: str) -> str:
+    from .device import usable_device  # torch takes a second
+
+    try:
+        return usable_device(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _end(error: Exception) -> NoReturn:

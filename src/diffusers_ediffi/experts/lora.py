@@ -52,6 +52,9 @@ class LoraExpert:
 
         Args:
             base (`ModelMixin`): The base network that the expert differs from.
+
+        Raises:
+            ValueError: Tensors or configuration of the expert do not fit the base.
         """
         check_fits(base, "the expert", self)
         state = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -64,7 +67,14 @@ class LoraExpert:
                 weight = state[f"{layer}.weight"]
                 difference = product(tensor, self.weights[factor_names(layer)[1]])
                 state[f"{layer}.weight"] = weight + difference.reshape(weight.shape).to(weight)
-        return _from_state(base, self.config, state)
+        try:
+            return _from_state(base, self.config, state)
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise ValueError(
+                f"the expert's configuration is not that of its base ({first}): it is damaged, or belongs to another "
+                "base."
+            ) from error
 
     def save(self, file: str | Path) -> None:
         """Writes the expert to one safetensors file, its configuration in the header.

@@ -14,7 +14,7 @@ from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_off
 from diffusers.loaders import PeftAdapterMixin
 from torch import nn
 
-from ..models.weight_files import check_lora
+from ..models.weight_files import read_lora
 from .files import expert_folder
 from .parts import BLOCKS, LentParts
 
@@ -222,16 +222,19 @@ class UNetInterfaceMixin(PeftAdapterMixin, ModelMixin):
         chosen = {index: self.experts[index] for index in self._chosen_indices(experts)}
         for expert in chosen.values():
             _check_takes(expert, PeftAdapterMixin, "LoRA")
+        if not _has_folders(source, len(self.experts)):
+            source, kwargs = read_lora(source, kwargs)
         sources = {index: _lora_of_expert(source, prefix, index, len(self.experts)) for index in chosen}
-        for weights in sources.values():
-            if isinstance(weights, dict):
-                check_lora(weights, "the LoRA")
-        pairs = [(chosen[index], weights) for index, weights in sources.items() if weights is not None]
+        pairs = [
+            (chosen[index], read_lora(of_expert, kwargs))
+            for index, of_expert in sources.items()
+            if of_expert is not None
+        ]
         if hotswap:
             pairs = [pair for pair in pairs if adapter_name in _adapters_of(pair[0])] or pairs
         adapter_name = _name_for(adapter_name, [expert for expert, _ in pairs], hotswap)
         with _offloading_paused(self, _pipeline):
-            _load_into_each(pairs, prefix, hotswap, adapter_name=adapter_name, **kwargs)
+            _load_into_each(pairs, prefix, hotswap, adapter_name)
 
     def save_lora_adapter(self, save_directory: str | os.PathLike, adapter_name: str = "default", **kwargs) -> None:
         """Saves the adapter of every expert that has it, to the folder `expert.<index>` of each."""
@@ -363,14 +366,18 @@ def _name_for(adapter_name: str | None, experts: Sequence[Any], hotswap: bool) -
     return adapter_name or next(name for name in names if name not in taken)
 
 
+def _has_folders(source: Any, num_experts: int) -> bool:
+    """Whether a LoRA is a folder with one for each expert, or for some."""
+    names = [] if isinstance(source, dict) else [expert_folder(index) for index in range(num_experts)]
+    return any(Path(source, name).is_dir() for name in names)
+
+
 def _lora_of_expert(source: Any, prefix: str | None, index: int, num_experts: int) -> Any:
-    """What of a LoRA an expert loads: its weights or its folder, where there is one for each expert, `None` where its
-    is not among them; else everything."""
+    """What of a LoRA an expert loads: its weights or folder, where each expert has its own, `None` where there are
+    none for it; else all weights."""
     if not isinstance(source, dict):
-        folders = [Path(source) / expert_folder(i) for i in range(num_experts)]
-        if not any(folder.is_dir() for folder in folders):
-            return source
-        return folders[index] if folders[index].is_dir() else None
+        folder = Path(source) / expert_folder(index)
+        return folder if folder.is_dir() else None
     start = f"{prefix}." if prefix else ""
     known = tuple(f"{start}experts.{i}." for i in range(num_experts))
     if not any(key.startswith(f"{start}experts.") for key in source):
@@ -383,16 +390,18 @@ def _lora_of_expert(source: Any, prefix: str | None, index: int, num_experts: in
     return weights or None
 
 
-def _load_into_each(pairs: Sequence[tuple[Any, Any]], prefix: str | None, hotswap: bool, **kwargs) -> None:
-    """Loads a LoRA into each expert, or after an error into none."""
+def _load_into_each(
+    pairs: Sequence[tuple[Any, tuple[Any, dict[str, Any]]]], prefix: str | None, hotswap: bool, name: str
+) -> None:
+    """Loads into each expert its weights of a LoRA, with their settings, or after an error into none."""
     done: list[Any] = []
     try:
-        for expert, source in pairs:
-            expert.load_lora_adapter(source, prefix, hotswap, **kwargs)
+        for expert, (weights, settings) in pairs:
+            expert.load_lora_adapter(weights, prefix, hotswap, adapter_name=name, **settings)
             done.append(expert)
     except Exception:
         for expert in [] if hotswap else done:
-            expert.delete_adapters(kwargs["adapter_name"])
+            expert.delete_adapters(name)
         raise
 
 

@@ -6,6 +6,7 @@ Imagen's Efficient U-Net for the super-resolution models. Both return the raw ou
 discrete-time model predicts, where they have the weights of such a model (`preconditioning`).
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from .conditioning import ConditioningFusion
 from .folders import names_its_folder
 from .network_config import check_network
 from .presets import PRESETS
-from .weight_files import check_complete, check_finite, check_without_adapters, default_dtype_kept
+from .weight_files import check_complete, check_finite, check_without_adapters, default_dtype_kept, read_lora
 
 
 class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
@@ -238,6 +239,28 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             )
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", None) or Path(save_directory).name, **how, **kwargs)
+
+    def load_lora_adapter(
+        self,
+        pretrained_model_name_or_path_or_dict: str | os.PathLike | dict[str, torch.Tensor],
+        prefix: str | None = "transformer",
+        hotswap: bool = False,
+        **kwargs,
+    ) -> None:
+        """Loads a LoRA, as every model of diffusers does, but none that is damaged.
+
+        Args:
+            pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict`): A Hub id, a folder, a file, or the
+                weights.
+            prefix (`str`, *optional*): Only keys that begin with it are read.
+            hotswap (`bool`): Whether to replace the adapter of this name in place.
+            kwargs: `adapter_name`, `weight_name`, ... as in diffusers.
+
+        Raises:
+            OSError: Weights are missing or not finite; then nothing is changed.
+        """
+        weights, settings = read_lora(pretrained_model_name_or_path_or_dict, kwargs)
+        super().load_lora_adapter(weights, prefix, hotswap, **settings)
 
     @property
     def total_stride(self) -> int:

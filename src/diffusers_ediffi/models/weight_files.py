@@ -17,6 +17,9 @@ _SHOWN = 5  # names in a message
 # The factors of a LoRA's layer, by the names of peft, kohya and early diffusers, each to the other.
 _FACTORS = {"lora_A": "lora_B", "lora_down": "lora_up", "lora.down": "lora.up"}
 _FACTORS |= {other: factor for factor, other in _FACTORS.items()}
+# Of the settings of a LoRA those that say where its file is.
+_OF_FILES = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"}
+_OF_FILES |= {"use_safetensors", "weight_name"}
 _FACTOR = re.compile(r"(?P<factor>lora_[AB]|lora[_.](down|up))(?=(\.\w+)?\.weight$)")
 
 
@@ -67,6 +70,33 @@ def check_finite(network: nn.Module, where: Any) -> None:
             f"{where} has values that are not finite in {_listed(damaged)}: take weights of an earlier step, or "
             "download or copy it again."
         )
+
+
+def read_lora(source: Any, settings: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Reads a LoRA whole, and checks it.
+
+    Args:
+        source (`str`, `PathLike` or `dict`): A Hub id, a folder, a file, or the weights.
+        settings (`dict`): Those of diffusers' `load_lora_adapter`: `weight_name`, `revision`, `adapter_name`, ...
+
+    Returns:
+        Its weights, and the settings that remain for these.
+
+    Raises:
+        OSError: There is none, or [`check_lora`] refuses it.
+    """
+    if isinstance(source, dict):
+        check_lora(source, "the LoRA")
+        return source, dict(settings)
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin  # which takes a second
+
+    where = {name: value for name, value in settings.items() if name in _OF_FILES}
+    weights, alphas, metadata = StableDiffusionLoraLoaderMixin.lora_state_dict(
+        source, return_lora_metadata=True, **where
+    )
+    check_lora(weights, source)
+    others = {name: value for name, value in settings.items() if name not in _OF_FILES}
+    return weights, {"network_alphas": alphas, "metadata": metadata, **others}
 
 
 def check_lora(weights: Mapping[str, torch.Tensor], where: Any) -> None:

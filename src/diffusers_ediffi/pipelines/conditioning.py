@@ -74,7 +74,7 @@ class UNetInputs:
     zeros: bool = True
 
     def __post_init__(self) -> None:
-        if self.low_res_filter not in FILTERS:
+        if self.low_res_filter not in tuple(FILTERS):
             raise ValueError(f"low_res_filter={self.low_res_filter!r} is unknown; choose from {', '.join(FILTERS)}.")
         betas = self.noise_betas
         if betas is not None and not (isinstance(betas, Mapping) and betas and set(betas) <= set(BETA_SETTINGS)):

@@ -9,6 +9,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
+from ..checks import is_number
 from .crops import clip_view
 from .parts import Parts, as_bytes, check_manifest, damaged, part_bounds, read_manifest
 from .picture import Picture, PictureSource, check_ground
@@ -91,6 +93,14 @@ def build_embedding_cache(
 
 def _parts(folder: Path, manifest: dict[str, Any]) -> Parts:
     return Parts(folder, part_bounds(manifest["chunks"], manifest["rows_per_part"]))
+
+
+def _check_numbers(folder: Path, manifest: dict[str, Any]) -> None:
+    """Refuses a manifest that does not say what parts there are."""
+    chunks, rows = manifest.get("chunks"), manifest.get("rows_per_part")
+    numbers: list[Any] = [rows, *chunks] if isinstance(chunks, list) else [None]
+    if not all(is_number(number, Integral) and number >= 0 for number in numbers) or not rows:
+        raise ValueError(f"The manifest of {folder} has chunks {chunks!r} and rows_per_part {rows!r}: it is damaged.")
 
 
 class _Build:
@@ -184,6 +194,7 @@ class EmbeddingCache:
         self.folder, self.manifest = Path(folder), read_manifest(Path(folder))
         if self.manifest.get("format") != FORMAT:
             raise ValueError(f"{folder} holds no embeddings of the format {FORMAT}; make them anew.")
+        _check_numbers(self.folder, self.manifest)
         self.parts = _parts(self.folder, self.manifest)
         self.parts.check()
         self.firsts = np.array([first for first, _ in self.parts.bounds])
@@ -224,7 +235,7 @@ class EmbeddingCache:
 
         Args:
             place (`int`): Its place in the selection.
-            picture ([`Picture`]): It, to see that they are its own.
+            picture ([`Picture`]): The picture, whose hashes must be those of the embeddings.
             content (`bytes`): The bytes of its file.
 
         Raises:

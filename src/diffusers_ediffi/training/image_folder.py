@@ -57,7 +57,7 @@ class ImageFolder:
 
     def __getitem__(self, row: int) -> Picture:
         name, caption = self.rows[row]
-        return Picture(name, as_caption(caption), file_in_folder(self.folder, name))
+        return Picture(name, as_caption(caption), self.folder / name)
 
     def unnamed(self) -> list[str]:
         """The pictures of the folder that no row of its metadata names, by their paths in it."""
@@ -120,12 +120,13 @@ class _BesideEach(_AllPictures):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        names = (folder / os.fsdecode(name) for name in self.names)
-        if not any(name.with_suffix(".txt").is_file() for name in names):
-            raise ValueError(
-                f"{str(folder)!r} holds no captions: write {' or '.join(METADATA)} with the columns {FILE_COLUMN} and "
-                "text, or a .txt beside each picture."
-            )
+        texts = ((folder / os.fsdecode(name)).with_suffix(".txt") for name in self.names)
+        if not any(text.is_file() for text in texts):
+            deeper = [inside for inside in sorted(folder.iterdir()) if metadata_of(inside)]
+            remedy = f"write {' or '.join(METADATA)} with {FILE_COLUMN} and text, or a .txt beside each picture"
+            if deeper:
+                remedy = f"give the folder in it that has some, {str(deeper[0])!r}"
+            raise ValueError(f"{str(folder)!r} holds no captions: {remedy}.")
 
     def __getitem__(self, row: Any) -> Any:
         name = os.fsdecode(self.names[row])
@@ -205,6 +206,10 @@ class _Table(_Rows):
         name = cells.get(FILE_COLUMN)
         if not isinstance(name, str) or not name:
             raise ValueError(f"Row {row + 1} of {self.path} has no {FILE_COLUMN}.")
+        try:
+            file_in_folder(self.path.parent, name)
+        except ValueError as error:
+            raise ValueError(f"Row {row + 1} of {self.path}: {error}") from None
         return name, cells.get(self.column)
 
     def digest(self) -> bytes:

@@ -20,6 +20,8 @@ from ..files import write_json, written_whole
 
 MANIFEST = "manifest.json"
 NOTES = "notes"  # one entry of a file's metadata: several would be written in any order
+MAX_PARTS = 10**6
+_DAMAGE = (SafetensorError, KeyError, ValueError, TypeError, RecursionError)
 Made = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
@@ -76,9 +78,8 @@ class Parts:
         path = self.path(number)
         for left in self.folder.glob(f".{path.name}.*.tmp"):  # by a process that was killed
             left.unlink()
-        text = json.dumps({**notes, "digest": _digest(tensors)})
         with written_whole(path) as unfinished:
-            save_file(tensors, unfinished, {NOTES: text})
+            save_file(tensors, unfinished, {NOTES: json.dumps({**notes, "digest": _digest(tensors, notes)})})
 
     def read(self, number: int) -> Made:
         """The tensors and notes of a part.
@@ -89,7 +90,7 @@ class Parts:
         self.check(number)
         path = self.path(number)
         tensors, notes = load_file(path), _notes(path)
-        if notes["digest"] != _digest(tensors):
+        if notes.get("digest") != _digest(tensors, notes):
             raise damaged(path, "its bytes are others than those that were written")
         return tensors, notes
 
@@ -106,7 +107,7 @@ class Parts:
                 )
             try:
                 _notes(path)
-            except (SafetensorError, KeyError, ValueError) as error:
+            except _DAMAGE as error:
                 raise damaged(path, str(error)) from None
 
 
@@ -116,7 +117,15 @@ def damaged(path: Path, reason: str) -> ValueError:
 
 
 def part_bounds(chunks: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """The rows of parts that have at most so many each and cross no chunk: a process reads its own shards alone."""
+    """The rows of parts that have at most so many each and cross no chunk: a process reads no shard of others.
+
+    Raises:
+        ValueError: There would be more than `MAX_PARTS`.
+    """
+    if len(chunks) + sum(chunks) // most > MAX_PARTS:
+        raise ValueError(
+            f"{sum(chunks)} pictures in parts of {most} are more than {MAX_PARTS} files; make them larger."
+        )
     bounds, start = [], 0
     for length in map(int, chunks):
         bounds += [(first, min(first + most, start + length)) for first in range(start, start + length, most)]
@@ -133,7 +142,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
@@ -153,18 +162,22 @@ def check_manifest(folder: Path, expected: dict[str, Any]) -> None:
 
 def _is_whole(path: Path) -> bool:
     try:
-        return path.is_file() and _notes(path)["digest"] == _digest(load_file(path))
-    except (SafetensorError, KeyError, ValueError, OSError):
+        if not path.is_file():
+            return False
+        notes = _notes(path)
+        return notes.get("digest") == _digest(load_file(path), notes)
+    except (*_DAMAGE, OSError):
         return False
 
 
 def _notes(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()[NOTES])
+        return dict(json.loads(file.metadata()[NOTES]))
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
+def _digest(tensors: dict[str, torch.Tensor], notes: dict[str, Any]) -> str:
+    others = {name: value for name, value in notes.items() if name != "digest"}
+    digest = hashlib.blake2b(json.dumps(others).encode(), digest_size=8)
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(as_bytes(tensors[name]))

@@ -121,18 +121,23 @@ def select_pictures(
         pass
     if process:
         process.wait_for_everyone()
-    selection = _read(parts, source, manifest)
+    selection = _read(parts, source, manifest, _unnamed(source))
+    _check(selection, strict)
+    return selection
+
+
+def _check(selection: Selection, strict: bool) -> None:
+    """Refuses a selection of nothing, and a strict one that leaves out what should have been mended."""
     faults = [entry for entry in selection.left_out if entry[1] in (NO_CAPTION, UNREADABLE)]
     if strict and faults:
         named = "; ".join(f"{name}: {_reason(why, details)}" for name, why, details in faults[:SHOWN])
         raise ValueError(f"{len(faults)} pictures cannot be trained on (strict): {named}. Mend or remove them.")
     if not len(selection):
         raise ValueError(f"No picture is left to train on: {' '.join(selection.report())}")
-    return selection
 
 
 def load_selection(folder: str | Path, source: PictureSource) -> Selection:
-    """What [`select_pictures`] found, without its filters.
+    """What [`select_pictures`] found, without its filters; pictures that no metadata name are not looked for again.
 
     Args:
         folder (`str` or `Path`): Where it is kept.
@@ -143,7 +148,9 @@ def load_selection(folder: str | Path, source: PictureSource) -> Selection:
     """
     manifest = read_manifest(Path(folder))
     check_manifest(Path(folder), {**manifest, "pictures": source.fingerprint()})
-    return _read(Parts(Path(folder), part_bounds(source.chunks, ROWS)), source, manifest)
+    if not isinstance(manifest.get("encoders"), dict):
+        raise ValueError(f"The manifest of {folder} has encoders {manifest.get('encoders')!r}: it is damaged.")
+    return _read(Parts(Path(folder), part_bounds(source.chunks, ROWS)), source, manifest, [])
 
 
 @dataclass(frozen=True)
@@ -215,7 +222,7 @@ def too_long(captions: list[str], tokenizer: Any, tokens: int) -> int:
     return sum(len(ids) > longest(tokenizer, tokens) for ids in tokenizer(captions, verbose=False).input_ids)
 
 
-def _read(parts: Parts, source: PictureSource, manifest: dict[str, Any]) -> Selection:
+def _read(parts: Parts, source: PictureSource, manifest: dict[str, Any], unnamed: list[str]) -> Selection:
     """The selection out of all parts."""
     digest = hashlib.blake2b(json.dumps(manifest).encode(), digest_size=8)
     sizes, left_out, long = [], [], Counter({name: 0 for name in manifest["encoders"]})
@@ -225,7 +232,7 @@ def _read(parts: Parts, source: PictureSource, manifest: dict[str, Any]) -> Sele
         sizes.append(tensors["sizes"].numpy())
         left_out += [tuple(entry[1:]) for entry in notes["left_out"]]
         long.update(notes["long_captions"])
-    left_out += [(name, NO_CAPTION, "its folder's metadata do not name it") for name in _unnamed(source)]
+    left_out += [(name, NO_CAPTION, "its folder's metadata do not name it") for name in unnamed]
     of_all = np.concatenate(sizes)
     rows = np.flatnonzero(of_all[:, 0])
     ends = np.searchsorted(rows, np.cumsum([0, *source.chunks]))

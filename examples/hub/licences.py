@@ -1,0 +1,159 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""Whether the weights of a converted model may be passed on: what conversion.json says of its sources, the licences of
+these, and the part of a model card that says so."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RECORD = "conversion.json"
+HEADING = "## Converted from"
+
+
+@dataclass(frozen=True)
+class Licence:
+    """What a licence says of passing on.
+
+    Args:
+        terms (`str`): What whoever passes the weights on, and whoever gets them, has to do.
+        refusal (`str`): Why they may not be passed on by a public repository; empty where they may.
+        is_share_alike (`bool`): Whether what is made of them has to have the same licence.
+    """
+
+    terms: str = ""
+    refusal: str = ""
+    is_share_alike: bool = False
+
+
+NOTICE = "keep the copyright notice and the text of the licence"
+NO_ADAPTATIONS = "it lets nobody share what was changed (section 2a), as converted weights are"
+RESTRICTIONS = "pass on the licence with its restrictions of use"
+# By the names that the Hub has for them in the metadata of model cards.
+LICENCES = {
+    "mit": Licence(NOTICE),
+    "apache-2.0": Licence(f"{NOTICE}, and say what was changed"),
+    "bsd-3-clause": Licence(NOTICE),
+    "cc0-1.0": Licence("none"),
+    "cc-by-4.0": Licence("name the authors, and say what was changed"),
+    "cc-by-sa-4.0": Licence("name the authors, and say what was changed; the same licence", is_share_alike=True),
+    "cc-by-nc-4.0": Licence("name the authors, and say what was changed; no commercial use"),
+    "cc-by-nc-sa-4.0": Licence(
+        "name the authors, and say what was changed; no commercial use; the same licence", is_share_alike=True
+    ),
+    "cc-by-nd-4.0": Licence(refusal=NO_ADAPTATIONS),
+    "cc-by-nc-nd-4.0": Licence(refusal=NO_ADAPTATIONS),
+    "openrail": Licence(RESTRICTIONS),
+    "openrail++": Licence(RESTRICTIONS),
+    "creativeml-openrail-m": Licence(RESTRICTIONS),
+    "bigscience-openrail-m": Licence(RESTRICTIONS),
+    "deepfloyd-if-license": Licence(
+        refusal="its grant is personal, cannot be sublicensed, and covers distribution for your own non-commercial "
+        "research alone (sections 1a and 2a), while a repository offers the weights to everyone"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ConvertedSource:
+    """A checkpoint that a model was made of.
+
+    Args:
+        name (`str`): Hub id, or name of a file or folder.
+        licence (`str`, *optional*): As the Hub names it.
+        hashes (`dict`): SHA-256 of its files.
+    """
+
+    name: str
+    licence: str | None
+    hashes: dict[str, str]
+
+
+def converted_sources(folder: Path) -> list[ConvertedSource]:
+    """The sources that the records of conversions in a folder name; none where nothing was converted.
+
+    Raises:
+        ValueError: A record is damaged.
+    """
+    found: list[ConvertedSource] = []
+    for file in sorted(folder.rglob(RECORD)):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            sources = list(_sources(record, None))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is no record of a conversion ({error}): convert the model again.") from error
+        if not sources:
+            raise ValueError(f"{file} names no source: convert the model again.")
+        found += sources
+    return found
+
+
+def _sources(entry: Any, licence: str | None) -> Iterator[ConvertedSource]:
+    """What has a name and hashes; its licence may stand around it."""
+    if isinstance(entry, dict):
+        licence = entry.get("license", licence)
+        if "name" in entry and "sha256" in entry:
+            hashes = entry["sha256"]
+            hashes = hashes if isinstance(hashes, dict) else {str(entry["name"]): hashes}
+            yield ConvertedSource(str(entry["name"]), licence, {str(k): str(v) for k, v in hashes.items()})
+            return
+    for part in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+        yield from _sources(part, licence)
+
+
+def check_shareable(sources: Sequence[ConvertedSource], licence_of_card: str | None) -> None:
+    """Refuses to pass on what a licence forbids to pass on, or what nobody said the licence of.
+
+    Args:
+        sources (`list` of [`ConvertedSource`]): Of the model.
+        licence_of_card (`str`, *optional*): What its model card says.
+
+    Raises:
+        ValueError: One of them may not be passed on, or not under this licence.
+    """
+    for source in sources:
+        if source.licence is None:
+            raise ValueError(
+                f"{source.name} is of no known licence, and so may not be passed on: convert it again with --license, "
+                "or from a folder with its model card."
+            )
+        licence = LICENCES.get(str(source.licence).lower())
+        if licence is None:
+            raise ValueError(
+                f"{source.name} is under {source.licence!r}, which examples/hub/licences.py does not know: read it, "
+                "and add it there with its terms if it allows to pass the weights on."
+            )
+        if licence.refusal:
+            raise ValueError(f"{source.name} is under {source.licence!r} and is not uploaded: {licence.refusal}.")
+        if licence.is_share_alike and licence_of_card not in (None, source.licence):
+            raise ValueError(
+                f"{source.name} is under {source.licence!r}, which asks for the same licence; the model card says "
+                f"{licence_of_card!r}: write license: {source.licence} in it."
+            )
+
+
+def licence_of(sources: Sequence[ConvertedSource]) -> str:
+    """The licence for a card that does not say it: that which asks for the same, the only one, or "other"."""
+    names = list(dict.fromkeys(str(source.licence) for source in sources))
+    alike = [name for name in names if LICENCES.get(name, Licence()).is_share_alike]
+    return (alike or names)[0] if len(alike or names) == 1 else "other"
+
+
+def section(sources: Sequence[ConvertedSource]) -> str:
+    """The part of a model card with the sources, their licences and hashes."""
+    rows = ["| source | licence | terms | file | SHA-256 |", "|---|---|---|---|---|"]
+    for source in sources:
+        licence = LICENCES.get(str(source.licence).lower(), Licence())
+        for file, digest in source.hashes.items():
+            cells = (source.name, source.licence or "not known", licence.terms or licence.refusal, file, f"`{digest}`")
+            rows.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    text = "The weights are those of these files, converted; what holds for them holds for this model."
+    return "\n".join([HEADING, "", text, "", *rows, ""])
+
+
+def with_section(card: str, added: str) -> str:
+    """A model card with this part, in the place of an earlier one or at its end."""
+    kept = re.sub(rf"(?ms)^{HEADING}\n.*?(?=^## |\Z)", "", card).rstrip()
+    return f"{kept}\n\n{added}" if kept else added
