@@ -44,6 +44,8 @@ SHORT_FORMS = {
     "demo/train_sr.py": f"{_TRAINING} --total-steps 1 --crop 64",
     "demo/train_t5.py": "--steps 1 --batch-size 4 --num-captions 200 --num-held-out 8",
     "training/train_experts_from_unet.py": "--resolution 8 --max_train_steps 1 --validation_steps 0",
+    "training/train_ediffi.py": "--max_train_steps 1 --train_batch_size 1",
+    "training/train_ediffi_lora.py": "--max_train_steps 1 --train_batch_size 1 --num_validation_images 1",
     "evaluate/compare_experts.py": f"{_EVALUATION} --num-loss-scenes 2 --patches-per-image 2 --guidance-scales 1",
     "evaluate/compare_discrete_samplers.py": "--steps 2 --reference 2 --images 1",
     "evaluate/compare_samplers.py": "--nfe 8 --demo-nfe 4 --images 1",

@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from diffusers_ediffi import ExpertRouterUNet, demo_checkpoint
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, demo_checkpoint
 
 SD = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SDXL = "stabilityai/stable-diffusion-xl"
@@ -166,9 +166,19 @@ def make_page_folder(world: Path, folder: Path, text: str, shell: bool) -> None:
     if not shell and SPLIT in text:
         router = sd.three_experts(StableDiffusionPipeline)
         sd.build(StableDiffusionPipeline, router).save_pretrained(folder / SPLIT)
+    if not shell:
+        _lora_of_the_demo(folder / "runs" / "zorb")
     for name, part in PACKAGED.items():
         (folder / name).parent.mkdir()
         (folder / name).symlink_to(Path(demo_checkpoint()) / part)
+
+
+def _lora_of_the_demo(folder: Path) -> None:
+    """What train_ediffi_lora.py writes, of a single layer, before it has learnt anything."""
+    layer = "time_embedding.linear_1"
+    weight = EDiffIUNet.from_pretrained(demo_checkpoint(), subfolder="unet/expert.0").get_submodule(layer).weight
+    factors = {"A": torch.zeros(1, weight.shape[1]), "B": torch.zeros(weight.shape[0], 1)}
+    EDiffIPipeline.save_lora_weights(folder, {f"experts.0.{layer}.lora_{n}.weight": f for n, f in factors.items()})
 
 
 def make_short_demo(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 scripts give them, and what they lead to."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from diffusers_ediffi.training import (
     AestheticScore,
     ClipModel,
     ClipScore,
+    ImageFolder,
     Selection,
     caption_tokenizers,
     open_pictures,
@@ -46,7 +48,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--train_data_dir", help="a folder of pictures with metadata.jsonl, metadata.csv or texts")
     where.add_argument("--dataset_name", help="a data set: its Hub id or a folder; needs the library datasets")
+    where.add_argument("--instance_data_dir", help="a folder of pictures that all have the caption --instance_prompt")
     where.add_argument("--shards", nargs="+", help="tar files, patterns or addresses; need the library webdataset")
+    parser.add_argument("--instance_prompt", help='with the word for what is new: "a zorb"')
     parser.add_argument("--split", default="train", help="of a data set (default: %(default)s)")
     parser.add_argument("--image_column", default="image", help="of a data set (default: %(default)s)")
     parser.add_argument("--caption_column", default="text", help="(default: %(default)s)")
@@ -62,13 +66,23 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def pictures_of(args: argparse.Namespace) -> PictureSource:
-    """The pictures that the options name."""
+    """The pictures that the options name.
+
+    Raises:
+        ValueError: There are none, or they have no captions.
+    """
+    if (args.instance_data_dir is None) != (args.instance_prompt is None):
+        raise ValueError("--instance_data_dir and --instance_prompt belong together: give both or none.")
+    if args.instance_data_dir is not None:
+        if not args.instance_prompt.strip():
+            raise ValueError('--instance_prompt is empty; say what the pictures show, as in "a zorb".')
+        return ImageFolder(args.instance_data_dir, caption=args.instance_prompt)
     where = args.train_data_dir or args.dataset_name or args.shards
     return open_pictures(where, args.caption_column, args.image_column, args.split)
 
 
-def pipeline_folder(args: argparse.Namespace) -> Path:
-    """The folder of the pipeline, of which the encoders are fetched if it is on the Hub.
+def pipeline_folder(args: argparse.Namespace, further: Sequence[str] = ()) -> Path:
+    """The folder of the pipeline, of which the encoders are fetched if it is on the Hub, and what `further` names.
 
     Raises:
         OSError: There is no such pipeline.
@@ -80,7 +94,7 @@ def pipeline_folder(args: argparse.Namespace) -> Path:
         raise OSError(f"--pretrained_model_name_or_path: there is no folder {name!r}, nor is it a Hub id.")
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=[f"{subfolder}/*" for subfolder in SUBFOLDERS]))
+    return Path(snapshot_download(name, allow_patterns=[*(f"{subfolder}/*" for subfolder in SUBFOLDERS), *further]))
 
 
 def select(

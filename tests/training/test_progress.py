@@ -3,6 +3,7 @@
 
 import json
 
+from accelerate.tracking import GeneralTracker
 from helpers_training import make_trainer
 
 from diffusers_ediffi.training.checkpoint import complete_checkpoints, training_seconds
@@ -22,3 +23,32 @@ def test_training_time_counts_over_all_runs(tmp_path):
         trainer.train()
         seconds.append(training_seconds(complete_checkpoints(tmp_path)[-1]))
     assert 0 < seconds[0] < seconds[1] <= trainer.seconds
+
+
+class Lines(GeneralTracker):
+    """A tracker that keeps what it is told."""
+
+    name, requires_logging_directory, main_process_only = "lines", False, True
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    @property
+    def tracker(self):
+        return self.lines
+
+    def log(self, values, step, **kwargs):
+        self.lines.append((step, values))
+
+
+def test_trackers_are_told_what_the_log_says(tmp_path):
+    trainer, tracker = make_trainer(tmp_path), Lines()
+    trainer.progress.title = "expert.1"
+    trainer.accelerator.trackers = [tracker]
+    trainer.train()
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(step, values["expert.1/loss"]) for step, values in tracker.lines] == [
+        (line["step"], line["loss"]) for line in log
+    ]
+    assert len(log) == 3

@@ -217,3 +217,15 @@ def test_pictures_that_are_turned_or_have_other_modes_are_read_as_everywhere(tmp
     assert np.abs(np.subtract(seen["print.jpg"].getpixel((0, 0)), (255, 0, 0))).max() <= 3
     assert seen["gray.png"].getpixel((0, 0)) == (77, 77, 77)
     assert seen["glass.png"].getpixel((0, 0)) == (0x12, 0x34, 0x56)
+
+
+def test_a_folder_with_one_caption_for_all(tmp_path):
+    write_folder(tmp_path / "a", 3)
+    (tmp_path / "a" / "metadata.jsonl").unlink()
+    source = ImageFolder(tmp_path / "a", caption="a zorb")
+    assert [(source[i].name, source[i].caption) for i in range(3)] == [(f"{i}.png", "a zorb") for i in range(3)]
+    assert source.unnamed() == [] and source.chunks == (3,)
+    assert source.fingerprint() != ImageFolder(tmp_path / "a", caption="a zarb").fingerprint()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no pictures"):
+        ImageFolder(tmp_path / "empty", caption="a zorb")

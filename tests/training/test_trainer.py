@@ -217,3 +217,10 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint(tmp_path, capsys):
     assert "checkpoint-4/state.pt is damaged" in capsys.readouterr().out
     assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
     assert (tmp_path / "cut" / "checkpoint-4-damaged").is_dir() and (tmp_path / "cut" / "checkpoint-4").is_dir()
+
+
+def test_a_run_stops_where_it_is_told_and_trains_nothing_beyond(tmp_path):
+    make_trainer(tmp_path / "whole").train()
+    for until, reached in ((2, 2), (1, 2), (5, 5), (None, 6)):
+        assert make_trainer(tmp_path / "cut").train(until) == reached
+    assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))

@@ -4,7 +4,7 @@
 A step is `train_step` in trainer.py, and what it calls stands in files named after it: data, conditioning, dropout,
 noise_augmentation, loss, learner, optimizer. A tree is described by a schedule. Other pictures come
 from a source (sources), of which a selection is trained on (selection), by a data set (pictures) that may read
-embeddings from a cache (embedding_cache).
+embeddings from a cache (embedding_cache). The networks of a saved pipeline are found by stage.
 """
 
 from .data import SceneDataset
@@ -21,6 +21,7 @@ from .selection import Selection, load_selection, select_pictures
 from .settings import TrainingSettings
 from .shards import ImageShards
 from .sources import HubImages, open_pictures
+from .stage import StageNetworks
 from .trainer import Trainer
 from .tree import TreeTrainer
 
@@ -39,6 +40,7 @@ __all__ = [
     "SceneDataset",
     "Schedule",
     "Selection",
+    "StageNetworks",
     "Trainer",
     "TrainingSettings",
     "TreeTrainer",

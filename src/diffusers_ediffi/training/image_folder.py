@@ -35,17 +35,21 @@ class ImageFolder:
     Args:
         folder (`str` or `os.PathLike`): The folder.
         caption_column (`str`, *optional*, defaults to `"text"`): The column of the captions.
+        caption (`str`, *optional*): The caption of every picture in the folder, in the place of table and texts.
 
     Raises:
         ValueError: It is not a folder, has no captions, or its metadata lack a column.
     """
 
-    def __init__(self, folder: str | os.PathLike, caption_column: str = "text") -> None:
+    def __init__(self, folder: str | os.PathLike, caption_column: str = "text", caption: str | None = None) -> None:
         self.folder, self.caption_column = Path(folder).expanduser(), caption_column
         if not self.folder.is_dir():
             raise ValueError(f"There is no folder {str(folder)!r}.")
         path = metadata_of(self.folder)
-        self.rows = _BesideEach(self.folder) if path is None else _table(path, caption_column)
+        if caption is not None:
+            self.rows: _Rows = _SameCaption(self.folder, caption)
+        else:
+            self.rows = _BesideEach(self.folder) if path is None else _table(path, caption_column)
         self.chunks = (len(self.rows),)
 
     def __len__(self) -> int:
@@ -57,7 +61,7 @@ class ImageFolder:
 
     def unnamed(self) -> list[str]:
         """The pictures of the folder that no row of its metadata names, by their paths in it."""
-        if isinstance(self.rows, _BesideEach):
+        if isinstance(self.rows, _AllPictures):
             return []
         named = {os.path.normpath(name) for name, _ in self.rows}
         return [name for name in _pictures_in(self.folder) if name not in named]
@@ -74,25 +78,55 @@ def _pictures_in(folder: Path) -> list[str]:
     return sorted(paths)
 
 
-class _BesideEach(Sequence):
-    """The names of pictures, and the texts beside them."""
+class _Rows(Sequence):
+    """File names and captions."""
+
+    def digest(self) -> bytes:
+        """A hash of all of them."""
+        raise NotImplementedError
+
+
+class _AllPictures(_Rows):
+    """Every picture of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         found = _pictures_in(folder)
         if not found:
             raise ValueError(f"{str(folder)!r} holds no pictures ({', '.join(SUFFIXES)}).")
-        if not any((folder / name).with_suffix(".txt").is_file() for name in found):
-            deeper = [inside for inside in sorted(folder.iterdir()) if metadata_of(inside)]
-            remedy = f"write {' or '.join(METADATA)} with {FILE_COLUMN} and text, or a .txt beside each picture"
-            if deeper:
-                remedy = f"give the folder in it that has some, {str(deeper[0])!r}"
-            raise ValueError(f"{str(folder)!r} holds no captions: {remedy}.")
         # As bytes in one array: a list of millions of names would be copied to each worker process.
         self.names = np.array([os.fsencode(name) for name in found])
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+class _SameCaption(_AllPictures):
+    """All pictures with one caption."""
+
+    def __init__(self, folder: Path, caption: str) -> None:
+        super().__init__(folder)
+        self.caption = caption
+
+    def __getitem__(self, row: Any) -> Any:
+        return os.fsdecode(self.names[row]), self.caption
+
+    def digest(self) -> bytes:
+        return hashlib.blake2b(b"\0".join([self.caption.encode(), *self.names])).digest()
+
+
+class _BesideEach(_AllPictures):
+    """The names of pictures, and the texts beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        texts = ((folder / os.fsdecode(name)).with_suffix(".txt") for name in self.names)
+        if not any(text.is_file() for text in texts):
+            deeper = [inside for inside in sorted(folder.iterdir()) if metadata_of(inside)]
+            remedy = f"write {' or '.join(METADATA)} with {FILE_COLUMN} and text, or a .txt beside each picture"
+            if deeper:
+                remedy = f"give the folder in it that has some, {str(deeper[0])!r}"
+            raise ValueError(f"{str(folder)!r} holds no captions: {remedy}.")
 
     def __getitem__(self, row: Any) -> Any:
         name = os.fsdecode(self.names[row])
@@ -121,7 +155,7 @@ def _table(path: Path, caption_column: str) -> "_Table":
     return (_JsonLines if path.suffix == ".jsonl" else _Csv)(path, caption_column)
 
 
-class _Table(Sequence):
+class _Table(_Rows):
     """File names and captions in a file of metadata: of each row its place is known, and it is read when asked for."""
 
     def __init__(self, path: Path, caption_column: str) -> None:

@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What learns in a run: the network, its optimiser, and the moving average of its weights, which is the result."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,25 @@ def check_network(unet: Any) -> None:
     if not isinstance(unet, EDiffIUNet):
         experts = "; train each of its experts alone" if hasattr(unet, "experts") else ""
         raise TypeError(f"A {type(unet).__name__} is not an EDiffIUNet, which alone is trained here{experts}.")
-    predicted, classes = unet.config.preconditioning, unet.config.num_class_embeds
+    check_config(unet.config)
+    low = {str(p.dtype) for p in unet.parameters() if p.dtype not in (torch.float32, torch.float64)}
+    if low:
+        raise ValueError(
+            f"The network has weights of {', '.join(sorted(low))}, in which small updates are lost: give "
+            "unet.float(), and compute in bf16 by mixed_precision='bf16'."
+        )
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuses a network that is told or returns what the loss and the data here know nothing of.
+
+    Args:
+        config (`dict`): The configuration of an `EDiffIUNet`.
+
+    Raises:
+        ValueError: It is such a network.
+    """
+    predicted, classes = config.get("preconditioning", "edm"), config.get("num_class_embeds")
     if predicted != "edm":
         raise ValueError(
             f"The network has preconditioning={predicted!r}, and the loss here is EDM's: such a network draws and is "
@@ -38,12 +57,6 @@ def check_network(unet: Any) -> None:
     if classes is not None:
         raise ValueError(
             f"The network has num_class_embeds={classes}, and training data here has no classes: leave it out."
-        )
-    low = {str(p.dtype) for p in unet.parameters() if p.dtype not in (torch.float32, torch.float64)}
-    if low:
-        raise ValueError(
-            f"The network has weights of {', '.join(sorted(low))}, in which small updates are lost: give "
-            "unet.float(), and compute in bf16 by mixed_precision='bf16'."
         )
 
 
@@ -74,7 +87,7 @@ class Learner:
         self.settings, self.accelerator = settings, accelerator
         if settings.lora_rank:
             torch.manual_seed(settings.seed)
-            add_lora(unet, settings.lora_rank)
+            add_lora(unet, settings.lora_rank, settings.lora_only)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.unet = unet.to(accelerator.device, memory_format=layout).train()
         if settings.gradient_checkpointing:

@@ -9,13 +9,13 @@ import torch
 from diffusers.utils import is_peft_available
 
 from ..experts.files import network_config
-from ..experts.lora import LoraExpert, inject, lora_layers, without_adapters
+from ..experts.lora import FACTORS, LoraExpert, inject, lora_layers, without_adapters
 
 ADAPTER = "trained"
 LORA_FILE = "lora_expert.safetensors"
 
 
-def add_lora(unet: torch.nn.Module, rank: int) -> None:
+def add_lora(unet: torch.nn.Module, rank: int, only: bool = False) -> None:
     """Turns a network in place into one whose linear layers and convolutions train as low-rank differences.
 
     The differences start at zero. What has no low rank (biases, norms, embeddings) is small and is trained in full, as
@@ -24,6 +24,8 @@ def add_lora(unet: torch.nn.Module, rank: int) -> None:
     Args:
         unet (`torch.nn.Module`): The network to start from.
         rank (`int`): The rank of the differences; a layer that is too small for it gets its full rank.
+        only (`bool`, *optional*, defaults to `False`): Whether the rest stays as it is, as in a LoRA for
+            `load_lora_weights`.
 
     Raises:
         ImportError: peft is not installed.
@@ -36,8 +38,8 @@ def add_lora(unet: torch.nn.Module, rank: int) -> None:
     for name, layer in layers.items():
         factors[f"{name}.lora_A.weight"], factors[f"{name}.lora_B.weight"] = _zero_difference(layer.weight, rank)
     inject(unet, ADAPTER, factors)
-    for parameter in unet.parameters():
-        parameter.requires_grad_(id(parameter) not in weights)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(".lora_" in name if only else id(parameter) not in weights)
 
 
 def _zero_difference(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,6 +64,29 @@ def trained_expert(unet: Any, averages: Sequence[torch.Tensor]) -> LoraExpert:
         for name, tensor in found.items()
     }
     return LoraExpert(weights, network_config(unet.config))
+
+
+def plain_lora(expert: LoraExpert) -> dict[str, torch.Tensor]:
+    """The factors of a difference as files of LoRAs have them: all of one rank, smaller ones filled up with zeros.
+
+    Args:
+        expert ([`LoraExpert`]): What a run with `lora_only` learnt.
+
+    Raises:
+        ValueError: It has more than factors.
+    """
+    rest = [name for name in expert.weights if not FACTORS.fullmatch(name)]
+    if rest:
+        raise ValueError(f"{rest[0]} is no factor of a LoRA and would be lost: train with lora_only.")
+    rank = max(len(tensor) for name, tensor in expert.weights.items() if ".lora_A." in name)
+    return {name: _filled_up(tensor, 0 if ".lora_A." in name else 1, rank) for name, tensor in expert.weights.items()}
+
+
+def _filled_up(factor: torch.Tensor, axis: int, rank: int) -> torch.Tensor:
+    """A factor with zeros behind its entries along an axis, as many as the rank."""
+    shape = list(factor.shape)
+    shape[axis] = rank - shape[axis]
+    return torch.cat([factor, factor.new_zeros(shape)], dim=axis)
 
 
 def merged(unet: Any, expert: LoraExpert) -> Any:

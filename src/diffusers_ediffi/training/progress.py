@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..experts.noise_interval import NoiseInterval
 
 SAMPLING_STEPS = 25
+TRACKED = ("loss", "grad_norm", "learning_rate", "images_per_second")
 
 
 class Progress:
@@ -89,6 +90,8 @@ class Progress:
         self._log_time, self._log_step = now, step
         if self.accelerator.is_main_process:
             self.log.append(line)
+        named = {f"{self.title or 'training'}/{name}": line[name] for name in TRACKED}
+        self.accelerator.log(named, step=step)  # to the trackers, where it has some
 
     def bar(self, step: int, total: int | None = None) -> tqdm:
         """A progress bar that stands at this step of so many, by default of the whole run's."""

@@ -46,6 +46,7 @@ class TrainingSettings:
     warmup_steps: int = setting(100, "steps over which the learning rate rises", free=True)
     weight_decay: float = setting(0.01, "of the optimizer, decoupled")
     lora_rank: int = setting(0, "train a low-rank difference (LoRA) from the start, of this rank (0: all weights)")
+    lora_only: bool = setting(False, "with lora_rank, keep biases, norms and embeddings as they are: a plain LoRA")
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
     ema_decay: float = setting(0.9999, "of the averaged weights, which are the result; it warms up from 0.1")
     seed: int = setting(0, "of noise, noise level and conditioning dropout")
@@ -74,6 +75,8 @@ class TrainingSettings:
                 raise ValueError(f"{name} must be above 0, got {value}.")
             if name in CHOICES and value not in CHOICES[name]:
                 raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}.")
+        if self.lora_only and not self.lora_rank:
+            raise ValueError("lora_only needs a lora_rank of 1 or more, got 0.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
 

@@ -109,8 +109,11 @@ class Trainer:
         self.votes = StopVotes(accelerator)
         self.step = 0
 
-    def train(self) -> int:
+    def train(self, until: int | None = None) -> int:
         """Trains to `total_steps` or to this run's limit of steps or minutes; saves; returns the step.
+
+        Args:
+            until (`int`, *optional*): A step to stop at before `total_steps`; nothing is trained where it is reached.
 
         Raises:
             SystemExit: After SIGTERM (143) or Ctrl-C (130), once all is saved, so that what would follow does not
@@ -120,16 +123,16 @@ class Trainer:
             FloatingPointError: The loss is no longer finite.
         """
         with alone_in(self.output) if self.accelerator.is_main_process else nullcontext():
-            return self._train()
+            return self._train(min(until or self.settings.total_steps, self.settings.total_steps))
 
-    def _train(self) -> int:
+    def _train(self, end: int) -> int:
         total = self.settings.total_steps
         self._resume()
-        if self.step >= total:
+        if self.step >= end:
             self._write_weights()  # a run that was killed after its last checkpoint has not written them
-            self.progress.say(f"All {total} steps are done; the weights are in {self.output / 'unet'}.")
+            self.progress.say(f"All {end} steps are done; the weights are in {self.output / 'unet'}.")
             return self.step
-        last = min(total, self.step + (self.settings.max_steps_this_run or total))
+        last = min(end, self.step + (self.settings.max_steps_this_run or end))
         self._announce()
         with self.votes.guard as guard:
             # Held here, so that no worker process is waited for before all is saved.

@@ -1,0 +1,369 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""What the scripts share that train a stage of a pipeline further: options with the names that diffusers' training
+scripts give them, the runs of the experts, and what is written of them."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
+from huggingface_hub import ModelCardData
+from pictures_and_options import add_picture_arguments, pictures_of, pipeline_folder, select
+
+from diffusers_ediffi import EDiffIPipeline, demo_checkpoint
+from diffusers_ediffi.cli.messages import say
+from diffusers_ediffi.cli.options import HUB_ID, whole
+from diffusers_ediffi.files import written_whole
+from diffusers_ediffi.provenance import Provenance, save_image
+from diffusers_ediffi.training import (
+    ConditioningEncoder,
+    EmbeddingCache,
+    PictureDataset,
+    PictureSettings,
+    StageNetworks,
+    Trainer,
+    TrainingSettings,
+    build_embedding_cache,
+)
+from diffusers_ediffi.training.checkpoint import complete_checkpoints
+from diffusers_ediffi.training.crops import picture_to_tensor
+from diffusers_ediffi.training.launch import launched_device, make_accelerator
+from diffusers_ediffi.training.sampling import image_grid
+from diffusers_ediffi.training.settings import PRECISIONS
+from diffusers_ediffi.training.stage import STAGES
+
+# Of diffusers' names those that are kept here, with the schedule that each stands for and whether it warms up.
+LR_SCHEDULERS = {
+    "constant": ("constant", False),
+    "constant_with_warmup": ("constant", True),
+    "linear": ("linear", True),
+    "cosine": ("cosine", True),
+}
+# Types of the encoders, with what is kept of their embeddings.
+ENCODER_DTYPES = {"float32": (torch.float32, "float16"), "bfloat16": (torch.bfloat16, "bfloat16")}
+REPORT_TO = ("none", *map(str, LoggerType.list()))
+RUNS = "runs"  # below --output_dir
+SAMPLES = 4  # pictures of the training data in the grids of an expert
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None:
+    """The options of a script that trains a stage further."""
+    add_picture_arguments(parser)
+    parser.add_argument("--output_dir", type=Path, required=True, help="the folder of the runs and the result")
+    parser.add_argument("--stage", choices=STAGES, default="unet", help="what is trained (default: %(default)s)")
+    parser.add_argument(
+        "--experts", type=int, nargs="+", help="numbers of the experts to train, 0 at the lowest noise (default: all)"
+    )
+    _add_picture_settings(parser.add_argument_group("pictures"))
+    _add_settings(parser.add_argument_group("training"), learning_rate)
+    _add_outputs(parser.add_argument_group("checkpoints and validation"))
+
+
+def _add_picture_settings(group: Any) -> None:
+    group.add_argument(
+        "--resolution", type=whole(1), help="height and width in pixels (default: what the stage draws)"
+    )
+    group.add_argument("--center_crop", action="store_true", help="crop the middle, not a part at random")
+    group.add_argument("--random_flip", action="store_true", help="mirror half of the pictures")
+    group.add_argument(
+        "--encoder_dtype", choices=ENCODER_DTYPES, default="float32", help="of the encoders (default: %(default)s)"
+    )
+    group.add_argument("--dataloader_num_workers", type=int, default=0, help="(default: %(default)s)")
+
+
+def _add_settings(group: Any, learning_rate: float) -> None:
+    group.add_argument("--train_batch_size", type=whole(1), default=4, help="images at once (default: %(default)s)")
+    group.add_argument(
+        "--gradient_accumulation_steps", type=whole(1), default=1, help="batches of a step (default: %(default)s)"
+    )
+    group.add_argument(
+        "--max_train_steps", type=whole(1), default=1000, help="optimiser steps of each expert (default: %(default)s)"
+    )
+    group.add_argument("--learning_rate", type=float, default=learning_rate, help="(default: %(default)s)")
+    group.add_argument("--lr_scheduler", choices=LR_SCHEDULERS, default="constant", help="(default: %(default)s)")
+    group.add_argument(
+        "--lr_warmup_steps", type=int, default=100, help="but for a constant rate (default: %(default)s)"
+    )
+    group.add_argument("--adam_weight_decay", type=float, default=0.01, help="(default: %(default)s)")
+    group.add_argument("--max_grad_norm", type=float, default=1.0, help="(default: %(default)s)")
+    group.add_argument("--use_ema", action="store_true", help="keep the average of the weights, not the last ones")
+    group.add_argument("--mixed_precision", choices=PRECISIONS, default="no", help="(default: %(default)s)")
+    group.add_argument("--gradient_checkpointing", action="store_true", help="less memory, one third more time")
+    group.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+
+
+def _add_outputs(group: Any) -> None:
+    group.add_argument("--checkpointing_steps", type=whole(1), default=500, help="(default: %(default)s)")
+    group.add_argument(
+        "--checkpoints_total_limit", type=whole(1), default=2, help="of an expert (default: %(default)s)"
+    )
+    group.add_argument("--resume_from_checkpoint", choices=["latest"], help="go on with the runs in --output_dir")
+    group.add_argument("--validation_prompt", help="drawn with all experts, as a user would, into validation/")
+    group.add_argument(
+        "--validation_steps", type=whole(1), help="steps of each expert between drawings (default: at the end)"
+    )
+    group.add_argument("--num_validation_images", type=whole(1), default=4, help="(default: %(default)s)")
+    group.add_argument("--report_to", choices=REPORT_TO, default="none", help="a tracker (default: %(default)s)")
+
+
+def settings_of(args: argparse.Namespace, **kind: Any) -> TrainingSettings:
+    """The numbers of the runs; `kind` are those that the options do not give."""
+    schedule, warms_up = LR_SCHEDULERS[args.lr_scheduler]
+    return TrainingSettings(
+        total_steps=args.max_train_steps,
+        batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+        learning_rate=args.learning_rate,
+        lr_schedule=schedule,
+        warmup_steps=args.lr_warmup_steps if warms_up else 0,
+        weight_decay=args.adam_weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        ema_decay=0.9999 if args.use_ema else 0.0,
+        seed=args.seed,
+        mixed_precision=args.mixed_precision,
+        gradient_checkpointing=args.gradient_checkpointing,
+        num_workers=args.dataloader_num_workers,
+        log_every=10,
+        sample_every=args.validation_steps or 0,
+        checkpoint_every=args.checkpointing_steps,
+        keep_last=args.checkpoints_total_limit,
+        **kind,
+    )
+
+
+@dataclass
+class Result:
+    """What a script makes of the runs of its experts.
+
+    Args:
+        what (`str`): What the card calls it.
+        write (`Callable`): Writes it, from the stage and the folder of each expert's run.
+        load (`Callable`): A pipeline with it.
+        usage (`str`): How it is loaded, in Python; `BASE` stands for the pipeline it was trained from.
+    """
+
+    what: str
+    write: Callable[[StageNetworks, Mapping[int, Path]], None]
+    load: Callable[[], EDiffIPipeline]
+    usage: str
+
+
+def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Result) -> None:
+    """Trains experts of a stage on the user's pictures, each on its noise levels, and writes what they learnt.
+
+    Each is trained to the next validation, then the pipeline draws with all of them, and so on. Cut anywhere and
+    started again with `--resume_from_checkpoint latest` it goes on as if nothing had happened.
+
+    Raises:
+        ValueError: An option does not fit the pipeline or the folder; before anything is loaded.
+        OSError: A file is missing or cannot be written.
+    """
+    folder = pipeline_folder(args, ["model_index.json", "unet/config.json", f"{args.stage}/*"])
+    stage = StageNetworks.read(folder, args.stage)
+    experts = stage.chosen(args.experts)
+    check_resolution(args, stage)
+    check_output(args)
+    check_tracker(args.report_to)
+    dataset = dataset_of(args, stage, folder)
+    accelerator = make_accelerator(
+        args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=None if args.report_to == "none" else args.report_to,
+        project_dir=args.output_dir / "logs",
+    )
+    if args.report_to != "none":
+        accelerator.init_trackers("ediffi")
+    # Those that another start has trained belong to the result, too.
+    folders = {number: run_folder(args, stage, number) for number in range(len(stage))}
+    runs = {number: run for number, run in folders.items() if number in experts or (run / "unet").is_dir()}
+    if accelerator.is_main_process and len(runs) < len(stage):
+        others = ", ".join(stage.label(number) for number in range(len(stage)) if number not in runs)
+        say(f"warning: {others} of {stage.name} stay as they are: what is learnt shows at other noise levels alone.")
+    for step in steps_of_legs(args):
+        if drawing_of(args, step).exists() and step < args.max_train_steps:
+            continue  # all experts have been there
+        for number in experts:
+            train_expert(args, settings, stage, number, dataset, accelerator, step)
+        if accelerator.is_main_process:
+            result.write(stage, runs)
+            if args.validation_prompt is not None:
+                draw_validation(args, stage, result, accelerator.device, step)
+        accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_card(args, settings, stage, list(runs), dataset, result)
+        say(f"The result is in {args.output_dir}; README.md says how it is used.")
+    accelerator.end_training()
+
+
+def check_resolution(args: argparse.Namespace, stage: StageNetworks) -> None:
+    """Refuses a size that the stage does not draw."""
+    if args.resolution not in (None, stage.size):
+        raise ValueError(
+            f"--resolution {args.resolution}: {stage.name} of this pipeline draws {stage.size} pixels; leave it out."
+        )
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Refuses to go on with runs, unless that is asked for, and to mix those of two stages."""
+    runs = [run for run in sorted((args.output_dir / RUNS).glob("*/*")) if complete_checkpoints(run)]
+    if runs and args.resume_from_checkpoint is None:
+        raise ValueError(
+            f"{runs[0]} holds a run: go on by --resume_from_checkpoint latest, or choose another --output_dir."
+        )
+    others = [run for run in runs if run.parent.name != args.stage]
+    if others:
+        raise ValueError(f"{others[0]} is of another stage than {args.stage}: choose another --output_dir.")
+
+
+def check_tracker(name: str) -> None:
+    """Refuses a tracker that is not installed.
+
+    Raises:
+        ImportError: It is not.
+    """
+    if name not in ("none", "all", *map(str, get_available_trackers())):
+        raise ImportError(
+            f"--report_to {name}: pip install {name}; without it, log.jsonl of each run has the same numbers."
+        )
+
+
+def dataset_of(args: argparse.Namespace, stage: StageNetworks, folder: Path) -> PictureDataset:
+    """The pictures of the options with their embeddings, which are encoded once: training needs no encoders."""
+    source, device = pictures_of(args), launched_device()
+    selection = select(args, source, args.output_dir / "selection", folder, device)
+    dtype, kept = ENCODER_DTYPES[args.encoder_dtype]
+    encoder = ConditioningEncoder(folder, device, dtype)
+    embeddings = args.output_dir / "embeddings"
+    for _ in build_embedding_cache(embeddings, source, selection, encoder, kept, ground=args.ground):
+        pass
+    settings = PictureSettings(
+        stage.size,
+        crop="center" if args.center_crop else "random",
+        random_flip=args.random_flip,
+        ground=args.ground,
+        low_res_factor=stage.low_res_factor,
+        clip_image_size=encoder.clip_image_size,
+        seed=args.seed,
+    )
+    return PictureDataset(source, settings, selection, EmbeddingCache(embeddings))
+
+
+def steps_of_legs(args: argparse.Namespace) -> list[int]:
+    """The steps at which all experts meet and draw together."""
+    every, total = args.validation_steps or args.max_train_steps, args.max_train_steps
+    return [*range(every, total, every), total]
+
+
+def run_folder(args: argparse.Namespace, stage: StageNetworks, number: int) -> Path:
+    """Where the run of an expert is."""
+    return args.output_dir / RUNS / stage.name / stage.label(number)
+
+
+def drawing_of(args: argparse.Namespace, step: int) -> Path:
+    """What is drawn once every expert has made so many steps."""
+    return args.output_dir / "validation" / f"step-{step:07d}.png"
+
+
+def train_expert(
+    args: argparse.Namespace,
+    settings: TrainingSettings,
+    stage: StageNetworks,
+    number: int,
+    dataset: PictureDataset,
+    accelerator: Accelerator,
+    until: int,
+) -> None:
+    """Trains an expert to a step, from where its run is."""
+    pictures = replace(dataset.settings, patch=stage.patches[number])
+    items = PictureDataset(dataset.source, pictures, dataset.selection, dataset.embeddings)
+    Trainer(
+        stage.load(number),
+        items,
+        None,
+        run_folder(args, stage, number),
+        settings,
+        stage.intervals[number],
+        node=(0, number),
+        data_settings=items.describe(),
+        sample_items=[items[i] for i in range(SAMPLES)] if args.validation_steps else None,
+        accelerator=accelerator,
+        title=stage.label(number),
+    ).train(until)
+    accelerator.free_memory()
+
+
+def draw_validation(
+    args: argparse.Namespace, stage: StageNetworks, result: Result, device: torch.device, step: int
+) -> None:
+    """Draws the prompt with all experts, as a user would."""
+    pipe = result.load().to(device)
+    pipe.set_progress_bar_config(disable=True)
+    seeds = range(args.seed, args.seed + args.num_validation_images)
+    images = [
+        pipe(args.validation_prompt, height=stage.size, generator=torch.Generator().manual_seed(seed)).images[0]
+        for seed in seeds
+    ]
+    path = drawing_of(args, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = image_grid([torch.stack([picture_to_tensor(image) for image in images])])
+    save_image(grid, path, Provenance({"prompt": args.validation_prompt, "seeds": list(seeds), "step": step}))
+
+
+def write_card(
+    args: argparse.Namespace,
+    settings: TrainingSettings,
+    stage: StageNetworks,
+    experts: list[int],
+    dataset: PictureDataset,
+    result: Result,
+) -> None:
+    """Writes README.md: what it is, how it is used, and how it was trained."""
+    name = str(args.pretrained_model_name_or_path)
+    base = name if HUB_ID.fullmatch(name) and not Path(name).is_dir() else None
+    packaged = Path(name) == Path(demo_checkpoint())
+    origin = base or ("the model that diffusers_ediffi comes with" if packaged else f"`{Path(name).name}`")
+    data = ModelCardData(
+        base_model=base,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["diffusers", "diffusers_ediffi", "ediffi", *(["lora"] if settings.lora_rank else [])],
+    )
+    loaded = "demo_checkpoint()" if packaged else repr(base or Path(name).name)
+    drawn = drawing_of(args, args.max_train_steps)
+    prompt = args.validation_prompt or args.instance_prompt or dataset.source[int(dataset.selection.rows[0])].caption
+    rows = {
+        "stage": stage.name,
+        "pictures": f"{dataset.num_pictures} at {stage.size} pixels",
+        "steps of each expert": settings.total_steps,
+        "images of a step": settings.batch_size,
+        "learning rate": f"{settings.learning_rate:g}, {args.lr_scheduler}",
+        **({"rank": settings.lora_rank} if settings.lora_rank else {}),
+        **{stage.label(n): f"trained at the noise levels {_levels(stage, n)}" for n in experts},
+        **{stage.label(n): "as it was" for n in range(len(stage)) if n not in experts},
+        "seed": settings.seed,
+    }
+    lines = [
+        f"---\n{data.to_yaml()}\n---\n",
+        f"# {args.output_dir.resolve().name}\n",
+        f"{result.what} of {origin}, trained on pictures with captions such as {prompt!r}.\n",
+        *([f"![{prompt}](validation/{drawn.name})\n"] if drawn.exists() else []),
+        "```python",
+        "from diffusers_ediffi import EDiffIPipeline, demo_checkpoint\n",
+        result.usage.replace("BASE", loaded),
+        f"pipe({prompt!r}, height={stage.size}).images[0]",
+        "```\n",
+        "| | |\n|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+        "",
+        "The licence is that of the model it was trained from, and of the pictures.",
+    ]
+    with written_whole(args.output_dir / "README.md") as unfinished:
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _levels(stage: StageNetworks, number: int) -> str:
+    return ", ".join(f"[{low:g}, {high:g})" for low, high in stage.intervals[number].ranges)

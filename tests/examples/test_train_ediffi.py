@@ -1,0 +1,230 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The scripts that train a stage of a pipeline further: what they write is loaded and draws, and a run that is cut
+ends in the same bytes."""
+
+import os
+import re
+import signal
+from contextlib import chdir
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from helpers import SIZES, seeded, tiny_pipeline, tiny_unet
+from helpers_examples import import_script
+from helpers_pictures import write_folder
+from PIL import Image
+from safetensors.torch import load_file
+
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi.training import Trainer
+
+BOUNDARIES = [0.3, 2.0]
+WEIGHTS = "pytorch_lora_weights.safetensors"
+PROMPT = "a zorb"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a pipeline of three experts, four pictures without captions, and six with them."""
+    folder = tmp_path_factory.mktemp("data")
+    router = ExpertRouterUNet.from_unets([tiny_unet(seed) for seed in (4, 5, 6)], BOUNDARIES)
+    pipe = tiny_pipeline(unet=router, default_num_inference_steps=(4, 1, 1))
+    pipe.save_pretrained(folder / "pipeline")
+    (folder / "zorbs").mkdir()
+    for i in range(4):
+        Image.new("RGB", (20, 16), (60 * i, 200, 90)).save(folder / "zorbs" / f"{i}.png")
+    write_folder(folder / "captioned")
+    return folder
+
+
+@pytest.fixture
+def train(folder, tmp_path, monkeypatch):
+    """Runs a script on the pictures without captions, three steps to an expert, into `tmp_path / output`."""
+
+    def run(*options, script="train_ediffi_lora", output="run", pictures=None):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        PartialState._reset_state()  # each run stands for a process of its own
+        pictures = pictures or ["--instance_data_dir", folder / "zorbs", "--instance_prompt", PROMPT]
+        arguments = ["--pretrained_model_name_or_path", folder / "pipeline", "--output_dir", tmp_path / output]
+        arguments += [*pictures, "--max_train_steps", 3, "--train_batch_size", 2, "--learning_rate", 1e-2, *options]
+        import_script(f"training/{script}", monkeypatch).main(list(map(str, arguments)))
+        return tmp_path / output
+
+    return run
+
+
+def load(folder):
+    pipe = EDiffIPipeline.from_pretrained(folder / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def drawn(pipe, size=SIZES[0]):
+    return pipe(PROMPT, height=size, generator=seeded(), output_type="pt").images
+
+
+@torch.no_grad()
+def output_of(unet):
+    """What a network makes of the same input."""
+    generator = seeded()
+    width = unet.config.encoder_hid_dim
+    pooled = {"text_embeds": torch.randn(1, width, generator=generator), "image_embeds": torch.zeros(1, width)}
+    return unet(
+        torch.randn(1, 3, SIZES[0], SIZES[0], generator=generator),
+        torch.tensor(0.1),
+        torch.randn(1, 77, width, generator=generator),
+        encoder_hidden_states_2=torch.randn(1, 5, width, generator=generator),
+        added_cond_kwargs=pooled,
+    ).sample
+
+
+def test_a_lora_of_all_experts_loads_and_draws(train, folder, tmp_path, capsys):
+    run = train("--rank", 3, "--validation_prompt", PROMPT, "--num_validation_images", 2)
+    assert "warning" not in capsys.readouterr().out
+    pipe = load(folder)
+    before, plain = drawn(pipe), [output_of(expert) for expert in pipe.unet.experts]
+    pipe.load_lora_weights(run)
+    assert not torch.allclose(drawn(pipe), before, atol=1e-3)
+    for number, expert in enumerate(pipe.unet.experts):
+        trained = EDiffIUNet.from_pretrained(run / "runs" / "unet" / f"expert.{number}" / "unet")
+        assert not torch.allclose(output_of(expert), plain[number], atol=1e-4)
+        torch.testing.assert_close(output_of(expert), output_of(trained), rtol=1e-4, atol=1e-4)
+    with Image.open(run / "validation" / "step-0000003.png") as grid:
+        assert grid.size == (2 * SIZES[0], SIZES[0])
+
+
+def test_the_card_is_filled_and_its_snippet_runs(train, folder, tmp_path):
+    run = train("--pretrained_model_name_or_path", folder / "pipeline")
+    card = (run / "README.md").read_text()
+    assert "- lora\n" in card and "| expert.1 | trained at the noise levels [0.3, 2) |" in card
+    assert str(tmp_path) not in card and str(folder) not in card
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    (tmp_path / "pipeline").symlink_to(folder / "pipeline")
+    with chdir(tmp_path):
+        exec(snippet, {})
+
+
+def test_a_run_that_is_cut_ends_in_the_same_bytes(train, folder, tmp_path, monkeypatch):
+    options = ("--validation_prompt", PROMPT, "--validation_steps", 2, "--num_validation_images", 1)
+    options += ("--max_train_steps", 5, "--gradient_accumulation_steps", 2, "--use_ema", "--lr_scheduler", "cosine")
+    whole = train(*options, output="whole")
+    steps = []
+
+    def step(self, batch, train_step=Trainer.train_step):
+        steps.append((self.node[1], self.step))
+        if steps[-1] in ((1, 1), (2, 3)) and steps.count(steps[-1]) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        train_step(self, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    for resumed in ((), ("--resume_from_checkpoint", "latest")):
+        with pytest.raises(SystemExit) as stop:
+            train(*options, *resumed, output="cut")
+        assert stop.value.code == 143
+    with pytest.raises(ValueError, match="holds a run: go on by --resume_from_checkpoint latest"):
+        train(*options, output="cut")
+    cut = train(*options, "--resume_from_checkpoint", "latest", output="cut")
+    assert len(set(steps)) == 15
+    for name in (WEIGHTS, *(f"validation/step-000000{step}.png" for step in (2, 4, 5))):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_one_of_three_experts_is_trained_and_another_later(train, folder, capsys):
+    run = train("--experts", 1)
+    assert "warning: expert.0, expert.2 of unet stay as they are" in capsys.readouterr().out
+    pipe = load(folder)
+    before = [output_of(expert) for expert in pipe.unet.experts]
+    pipe.load_lora_weights(run)
+    changed = [not torch.equal(output_of(expert), old) for expert, old in zip(pipe.unet.experts, before, strict=True)]
+    assert changed == [False, True, False]
+    first = load_file(run / WEIGHTS)
+    train("--experts", 0, "--resume_from_checkpoint", "latest")
+    assert "warning: expert.2 of unet stay as they are" in capsys.readouterr().out
+    both = load_file(run / WEIGHTS)
+    assert {name.split(".")[2] for name in both} == {"0", "1"}
+    assert all(torch.equal(both[name], tensor) for name, tensor in first.items())
+
+
+def test_a_single_network_of_super_resolution_is_trained(train, folder):
+    captions = ["--train_data_dir", folder / "captioned"]
+    run = train("--stage", "unet_sr256", "--max_train_steps", 1, pictures=captions)
+    assert all(name.startswith("unet_sr256.") for name in load_file(run / WEIGHTS))
+    pipe = load(folder)
+    before = drawn(pipe, SIZES[1])
+    pipe.load_lora_weights(run)
+    assert not torch.allclose(drawn(pipe, SIZES[1]), before, atol=1e-3)
+    with pytest.raises(ValueError, match="is of another stage than unet: choose another"):
+        train("--resume_from_checkpoint", "latest")
+
+
+def test_a_fine_tuned_expert_takes_its_place(train, folder):
+    run = train("--experts", 2, script="train_ediffi", output="full")
+    before, after = load(folder).unet, EDiffIPipeline.from_pretrained(run / "pipeline").unet
+    trained = EDiffIUNet.from_pretrained(run / "runs" / "unet" / "expert.2" / "unet")
+    assert after.boundaries == BOUNDARIES
+    for number in (0, 1):
+        assert torch.equal(output_of(after.experts[number]), output_of(before.experts[number]))
+    assert torch.equal(output_of(after.experts[2]), output_of(trained))
+    assert not torch.allclose(output_of(after.experts[2]), output_of(before.experts[2]), atol=1e-3)
+    assert after.experts[2].config.trained_on == [[2.0, None]]
+
+
+WRONG = {
+    "no folder": (["--instance_data_dir", "nowhere", "--instance_prompt", PROMPT], "There is no folder 'nowhere'"),
+    "no prompt": (["--instance_data_dir", "{zorbs}"], "--instance_data_dir and --instance_prompt belong together"),
+    "an empty prompt": (["--instance_data_dir", "{zorbs}", "--instance_prompt", " "], "--instance_prompt is empty"),
+    "no captions": (["--train_data_dir", "{zorbs}"], "holds no captions"),
+    "an unknown expert": (["--experts", 3], r"experts \[3\]: unet has the experts 0 to 2"),
+    "an expert twice": (["--experts", 1, 1], "name each once"),
+    "another resolution": (["--resolution", 64], "--resolution 64: unet of this pipeline draws 8 pixels"),
+    "no learning rate": (["--learning_rate", 0], "learning_rate must be above 0"),
+    "no pipeline": (["--pretrained_model_name_or_path", "{zorbs}"], "model_index.json is missing"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_before_anything_is_loaded(train, folder, tmp_path, name):
+    options, message = WRONG[name]
+    options = [str(option).format(zorbs=folder / "zorbs") for option in options]
+    chosen = {"pictures": options} if options[0] in ("--instance_data_dir", "--train_data_dir") else {}
+    with pytest.raises((ValueError, OSError), match=message):
+        train(*(() if chosen else options), **chosen)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_of_zero_is_refused(train, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train("--rank", 0)
+    assert "--rank: '0' is not a whole number of at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_rank_is_refused_when_a_run_goes_on(train):
+    train("--rank", 2, "--experts", 0)
+    with pytest.raises(ValueError, match="was trained with lora_rank = 2, but this run has 3"):
+        train("--rank", 3, "--experts", 0, "--resume_from_checkpoint", "latest")
+
+
+def test_a_tracker_that_is_not_installed_is_named(train, tmp_path, monkeypatch):
+    runs = import_script("training/runs_and_options", monkeypatch)
+    there = ["none", "all", *map(str, runs.get_available_trackers())]
+    missing = next(name for name in runs.REPORT_TO if name not in there)
+    with pytest.raises(ImportError, match=f"--report_to {missing}: pip install {missing}"):
+        train("--report_to", missing)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_of_a_new_object(tmp_path, monkeypatch):
+    script = import_script("training/make_new_object", monkeypatch)
+    script.main(["--output_dir", str(tmp_path / "zorbs"), "--count", "3", "--size", "32"])
+    rows = (tmp_path / "zorbs" / "metadata.jsonl").read_text().splitlines()
+    assert len(rows) == 3 and all("zorb" in row for row in rows)
+    with Image.open(tmp_path / "zorbs" / "0002.png") as picture:
+        assert picture.size == (32, 32)
+    with pytest.raises(FileExistsError, match="zorbs is not empty"):
+        script.main(["--output_dir", str(tmp_path / "zorbs")])
+    Image.new("RGB", (8, 8)).save(tmp_path / "opaque.png")
+    with pytest.raises(ValueError, match="nothing is transparent"):
+        script.main(["--output_dir", str(tmp_path / "other"), "--picture", str(tmp_path / "opaque.png")])
+    assert not (tmp_path / "other").exists()
