@@ -2,13 +2,14 @@
 """What the scripts for large public models share: options, and how a pipeline is loaded in little memory."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.quantizers import PipelineQuantizationConfig
 
+from diffusers_ediffi.cli.options import writable
+from diffusers_ediffi.cli.parser import PICTURES
 from diffusers_ediffi.cli.scripts import ScriptParser
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -20,7 +21,8 @@ def make_parser(description: str, model: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help=model)
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--negative-prompt")
-    parser.add_argument("--output", type=Path, required=True, help="the picture to write")
+    picture = writable(*PICTURES)
+    parser.add_argument("--output", type=picture, required=True, help="the picture to write, PNG, JPEG or WebP")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", help="the files to read, such as fp16")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: bfloat16, on a CPU float32)")

@@ -24,7 +24,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from diffusers_ediffi import PaintRegion, Provenance, paint_with_words, regions_from_color_map, save_image
-from diffusers_ediffi.cli.options import whole
+from diffusers_ediffi.cli.options import whole, writable
+from diffusers_ediffi.cli.parser import PICTURES
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.images import open_image
 from diffusers_ediffi.paint.regions import region_settings
@@ -48,7 +49,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a Stable Diffusion or SDXL pipeline")
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--output", type=Path, required=True, help="the PNG to write")
+    parser.add_argument("--output", type=writable(*PICTURES), required=True, help="the PNG, JPEG or WebP to write")
     parser.add_argument("--region", type=as_region, action="append", default=[], help="phrase=box or phrase=mask.png")
     parser.add_argument("--canvas", type=Path, help="a painted picture")
     parser.add_argument("--color", action="append", default=[], metavar="COLOR=PHRASE", help="what it means")

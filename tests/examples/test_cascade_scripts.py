@@ -84,6 +84,13 @@ def test_sdxl_with_two_experts(tmp_path, monkeypatch):
         run("sdxl_two_experts", str(tmp_path / "two"), tmp_path, monkeypatch, "--device", "cpu", "--offload", "model")
 
 
+@pytest.mark.parametrize("name", ["deepfloyd_if", "karlo", "sdxl_two_experts", "paint_with_words_sd"])
+def test_a_file_that_is_no_picture_is_refused_before_anything_is_loaded(name, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(name, "nowhere", tmp_path, monkeypatch, "--output", str(tmp_path / "out.gif"))
+    assert "out.gif" in capsys.readouterr().err
+
+
 def upscaler():
     """A tiny pipeline of the kind of Stable Diffusion's upscaler."""
     torch.manual_seed(0)
