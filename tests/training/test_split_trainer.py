@@ -3,6 +3,8 @@
 
 import json
 import multiprocessing
+import os
+import signal
 
 import helpers_diffusers as sd
 import numpy as np
@@ -169,6 +171,15 @@ def test_empty_prompts_take_the_place_of_captions(inputs, tmp_path, monkeypatch)
     )
     trainer.train()
     assert read == [""] * 6
+
+
+def test_a_signal_ends_the_run_with_a_checkpoint(inputs, tmp_path, capsys):
+    trainer = make_trainer(inputs["epsilon"], tmp_path / "run")
+    trainer.learners[0].unet.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        trainer.train()
+    assert stop.value.code == 143 and (tmp_path / "run" / "checkpoint-1" / "COMPLETE").exists()
+    assert "Stopped at step 1 of 4 (SIGTERM); the checkpoint is saved." in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_names_expert_and_step(inputs, tmp_path):

@@ -160,11 +160,14 @@ class SplitTrainer:
             self._resume()
             self._announce()
             total, limit = self.settings.total_steps, self.settings.max_steps_this_run
-            with self.votes.guard:
+            with self.votes.guard as guard:
                 self._train_to(min(total, self.step + (limit or total)))
                 self.save()
                 if self.step >= total:
                     self.write()
+                else:
+                    reason = guard.received.name if guard.received else "this run's steps are done"
+                    self.say(f"Stopped at step {self.step} of {total} ({reason}); the checkpoint is saved.")
         return self.step
 
     def _train_to(self, last: int) -> None:
