@@ -35,9 +35,10 @@ WIDTHS = (768, 1280)
 SDXL_BASE = {
     **sd.SDXL_BASE,
     "cross_attention_dim": sum(WIDTHS),
-    "projection_class_embeddings_input_dim": 6 * 8 + WIDTHS[1],
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 6 * 256 + WIDTHS[1],
 }
-REFINER = {**SDXL_BASE, "cross_attention_dim": WIDTHS[1], "projection_class_embeddings_input_dim": 5 * 8 + WIDTHS[1]}
+REFINER = {**SDXL_BASE, "cross_attention_dim": WIDTHS[1], "projection_class_embeddings_input_dim": 5 * 256 + WIDTHS[1]}
 
 
 def make_world(folder: Path) -> None:

@@ -91,6 +91,16 @@ def test_refuses_a_configuration_of_another_network():
         low_rank.merge(base)
 
 
+def test_refuses_a_configuration_of_no_network():
+    base = tiny_ediffi_unet()
+    low_rank = factorize_expert(base, trained(base, 1), rank=1)
+    low_rank.config["block_out_channels"] = []
+    with pytest.raises(
+        ValueError, match=r"the expert's configuration is not that of its base \(block_out_channels is"
+    ):
+        low_rank.merge(base)
+
+
 def test_warns_of_a_rank_that_no_layer_has():
     base = tiny_unet()
     with pytest.warns(UserWarning, match=r"rank=999 is more than any layer has \(\d+\).*smaller rank"):

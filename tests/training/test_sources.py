@@ -229,3 +229,10 @@ def test_a_folder_with_one_caption_for_all(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no pictures"):
         ImageFolder(tmp_path / "empty", caption="a zorb")
+
+
+def test_a_name_too_long_for_a_file_is_no_such_file(tmp_path):
+    row = {"file_name": "x" * 3000 + ".png", "text": "a cat"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"cannot read 'x+.*there is no such file"):
+        open_pictures(tmp_path)[0].image()

@@ -69,7 +69,7 @@ class LoraExpert:
                 state[f"{layer}.weight"] = weight + difference.reshape(weight.shape).to(weight)
         try:
             return _from_state(base, self.config, state)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             first = str(error).splitlines()[-1].strip()
             raise ValueError(
                 f"the expert's configuration is not that of its base ({first}): it is damaged, or belongs to another "

@@ -2,6 +2,7 @@
 """A picture with its caption, as the sources of training data give it."""
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Picture:
         """
         if isinstance(self.file, bytes):
             return self.file
-        if not self.file.is_file():  # what is no regular file, might be waited for
+        if not os.path.isfile(self.file):  # one that is no regular file might be waited for
             raise ValueError(f"cannot read {quoted(self.name)}: there is no such file")
         try:
             return self.file.read_bytes()
