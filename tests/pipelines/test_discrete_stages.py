@@ -215,6 +215,24 @@ def test_the_coefficients_say_what_the_output_means(kind, scheduler):
 # --- DeepFloyd IF in the cascade: all that eDiff-I's networks do ---
 
 
+def test_our_scheduler_in_the_pipeline_of_diffusers():
+    """It drops the learned variance there as well, as IFPipeline hands it on."""
+    pipe = if_pipeline(EDMDEISScheduler, unet_sr256=None)
+    theirs = IFPipeline(
+        unet=pipe.unet,
+        scheduler=EDMDEISScheduler(**IF_I),
+        tokenizer=pipe.tokenizer_2,
+        text_encoder=pipe.text_encoder_2,
+        **dict.fromkeys(("safety_checker", "feature_extractor", "watermarker")),
+        requires_safety_checker=False,
+    )
+    theirs.set_progress_bar_config(disable=True)
+    run = {"num_inference_steps": 3, "guidance_scale": 7.0, "generator": seeded()}
+    images = theirs(PROMPT, **run, clean_caption=False, output_type="pt").images
+    ours = draw(pipe, **{**run, "generator": seeded()})
+    torch.testing.assert_close(ours, images, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("make", [DDPMScheduler, UnCLIPScheduler])
 def test_schedulers_that_add_noise_read_the_learned_variance(make):
     """The loop of diffusers' pipelines: the variance of the row with the text, and where the step ends."""
