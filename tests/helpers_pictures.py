@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from PIL import Image
 
 from diffusers_ediffi import demo_checkpoint
@@ -19,6 +20,7 @@ from diffusers_ediffi.training import (
     caption_tokenizers,
     select_pictures,
 )
+from diffusers_ediffi.training import selection as selection_module
 
 CAPTIONS = ("a red car", "a yellow star on a beach", "a blue fish next to a green tree", "a cat", "a red heart")
 
@@ -70,3 +72,11 @@ def cached_dataset(folder: Path, **settings) -> PictureDataset:
 
 def settings_of(**changes) -> PictureSettings:
     return PictureSettings(**{"size": 64, "clip_image_size": 64, **changes})
+
+
+def select_as_one_of_two(rank: int, output: Path) -> None:
+    """A process that selects its share of `pictures` beside the output, two rows at a time."""
+    selection_module.ROWS = 2
+    source = ImageFolder(output.parent / "pictures")
+    selection = select_pictures(source, output, process=PartialState(cpu=True))
+    (output / f"found-{rank}.json").write_text(json.dumps([selection.rows.tolist(), selection.fingerprint]))

@@ -32,7 +32,8 @@ def test_it_is_complete_and_small():
 
 def test_every_stage_is_there(pipe):
     assert [stage.size for stage in pipe.stages] == [64, 256, 1024]
-    assert all(component is not None for name, component in pipe.components.items() if name != "safety_checker")
+    others = ("safety_checker", "text_proj")  # which the demo does not have
+    assert all(component is not None for name, component in pipe.components.items() if name not in others)
     assert pipe.dtype == torch.float32
 
 

@@ -2,13 +2,11 @@
 """Which pictures are trained on: what is left out is counted, named and found once."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate import PartialState
 from helpers_launch import in_two_processes
-from helpers_pictures import caption_of, selected, write_folder, write_metadata
+from helpers_pictures import caption_of, select_as_one_of_two, selected, write_folder, write_metadata
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -123,15 +121,8 @@ def test_long_captions_are_counted_by_encoder(tmp_path):
     assert any(line.startswith("T5 does not see the end of") for line in selection.report())
 
 
-def select_here(rank: int, output: Path) -> None:
-    module.ROWS = 2
-    source = ImageFolder(output.parent / "pictures")
-    selection = select_pictures(source, output, process=PartialState(cpu=True))
-    (output / f"found-{rank}.json").write_text(json.dumps([selection.rows.tolist(), selection.fingerprint]))
-
-
 def test_two_processes_share_the_work(faulty, monkeypatch):
-    assert in_two_processes(select_here, faulty) == [0, 0]
+    assert in_two_processes(select_as_one_of_two, faulty) == [0, 0]
     monkeypatch.setattr(module, "ROWS", 2)
     _, alone = selected(faulty)
     for rank in (0, 1):
