@@ -96,11 +96,13 @@ def test_tensors_of_a_pickled_encoder_are_asked_for_as_well(name, tmp_path):
 
 
 def test_half_of_another_variant_hinders_no_encoder(tmp_path):
-    tiny_pipeline(**BASE).save_pretrained(tmp_path)
+    pipe = tiny_pipeline(**BASE)
+    pipe.save_pretrained(tmp_path)
     folder = tmp_path / "text_encoder"
     copyfile(folder / "model.safetensors", folder / "model.fp16-00001-of-00002.safetensors")
     rewrite(folder / "model.fp16-00001-of-00002.safetensors", lambda weights: weights.popitem())
-    EDiffIPipeline.from_pretrained(tmp_path)
+    loaded = EDiffIPipeline.from_pretrained(tmp_path).text_encoder.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in pipe.text_encoder.state_dict().items())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

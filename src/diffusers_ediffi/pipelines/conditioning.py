@@ -7,6 +7,7 @@ A folder from a stranger runs no code for it, and every entry is checked before 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -82,7 +83,12 @@ class UNetInputs:
         if (NOISE_TIMESTEP in self.arguments.values()) != (betas is not None):
             raise ValueError(f"{NOISE_TIMESTEP} is a step of noise_betas: give both or neither.")
         if betas is not None:
-            log_sigmas(betas)
+            self._noise_steps  # noqa: B018, which refuses what are no betas
+
+    @cached_property
+    def _noise_steps(self) -> np.ndarray:
+        """ln(sigma) of the steps of `noise_betas`, laid out once and not in every step of a call."""
+        return log_sigmas(self.noise_betas or {})
 
     @property
     def has_text_proj(self) -> bool:
@@ -92,13 +98,12 @@ class UNetInputs:
     @property
     def max_noise_level(self) -> float | None:
         """The highest of the noise levels of the low-resolution image that the network may be told, if it says so."""
-        return None if self.noise_betas is None else float(np.exp(log_sigmas(self.noise_betas)[-1]))
+        return None if self.noise_betas is None else math.exp(self._noise_steps[-1])
 
     def noise_timestep(self, noise_level: float) -> float:
         """The step of `noise_betas` with this noise; the first for less."""
-        steps = log_sigmas(self.noise_betas or {})
-        level = torch.tensor(max(noise_level, math.exp(steps[0])), dtype=torch.float64)
-        return float(timesteps_of(level, steps))
+        level = torch.tensor(max(noise_level, math.exp(self._noise_steps[0])), dtype=torch.float64)
+        return float(timesteps_of(level, self._noise_steps))
 
     @property
     def embeddings(self) -> tuple[str, ...]:

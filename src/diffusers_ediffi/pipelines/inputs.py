@@ -208,7 +208,9 @@ def _check_rows(pipe: Any, inputs: Inputs) -> None:
     """There is something to draw, and as many styles and negative prompts as prompts."""
     given = (inputs.prompt, inputs.style, inputs.first_embedding, inputs.class_labels)
     if all(value is None for value in given) and pipe._conditioning.of("unet").arguments:
-        raise ValueError("there is nothing to draw; pass prompt, prompt_schedule, embeddings or style_image.")
+        raise ValueError(
+            "there is nothing to draw; pass prompt, prompt_schedule, embeddings, style_image or class_labels."
+        )
     batch_size = inputs.batch_size
     if inputs.style is not None:
         if pipe.image_encoder is None or pipe.feature_extractor is None:

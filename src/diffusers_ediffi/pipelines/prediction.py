@@ -112,7 +112,7 @@ def predict(
         conditions = network_conditions(stage, guidance, embeds, images, x)
         pipe._announce(stage, guidance, images, len(sample))
         output = stage.unet(x, timestep, **conditions, return_dict=False)[0].float()
-        noisy = stage.from_sample(sample[images], sigma)
+        noisy = stage.from_sample(sample[images], sigma) if rescale else sample[images]
         guided = guidance.combine(output[:, : stage.channels], noisy, coefficients, rescale)
         if stage.learned_variance:  # for schedulers that add noise
             guided = torch.cat([guided, output[-len(guided) :, stage.channels :]], dim=1)
