@@ -24,7 +24,7 @@ PROMPTS = (
     "a pencil sketch of a house on a light blue background",
     "a snowman in front of mountains",
     "a night picture of a pumpkin on a beach",
-    "pixel art of a red mushroom on a green background",
+    "a flat illustration of a red mushroom on a green background",
     "a water colour of a globe on a white background",
     "a yellow star left of a red heart on a purple background",
 )

@@ -56,7 +56,9 @@ def held_out(args: argparse.Namespace) -> list[str]:
     """Captions of scenes whose combination was never trained on."""
     objects = load_objects(args.objects, args.phrases_of_objects)
     grounds = [ground for ground in GROUNDS if ground.kind in ("plain", "landscape")]
-    scenes = SceneGenerator(objects, ("flat", "pixel art", "water colour"), grounds, 2, (0.4, 0.6), split="held_out")
+    scenes = SceneGenerator(
+        objects, ("flat", "pencil sketch", "water colour"), grounds, 2, (0.4, 0.6), split="held_out"
+    )
     return [scenes.scene(index).caption for index in range(args.num_prompts)]
 
 

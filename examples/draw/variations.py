@@ -18,7 +18,7 @@ from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.images import read_image
 from diffusers_ediffi.provenance import model_name
 
-TEXTS = ("a red mushroom", "pixel art of a red mushroom on a green background")
+TEXTS = ("a red mushroom", "a pencil sketch of a red mushroom on a green background")
 SOURCE_SEED = 100  # of the picture that the model draws; none of the variations has it by default
 
 

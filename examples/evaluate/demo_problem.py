@@ -11,7 +11,7 @@ PROMPTS = (
     "a red car on a yellow background",
     "a rocket above a red apple on a dark blue background",
     "a cat in front of mountains",
-    "a pixel art sunflower on a white background",
+    "a pencil sketch of a sunflower on a white background",
     "a sailboat on a beach",
     "a water colour butterfly on a green background",
     "a snowman next to a tree on a grey background",

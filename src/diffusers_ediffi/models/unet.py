@@ -172,8 +172,8 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             name (`str`): `paper-literal` (0.70B) and `paper-table1` (1.01B) are two readings of the base model;
                 `adm64` takes public ADM-64 weights, `adm256-upsampler` those of ADM's upsampler from 64 to 256;
                 `paper-sr256` and `paper-sr1024` are the super-resolution models; `demo-base`, `demo-sr256` and
-                `demo-sr1024` the small ones of the packaged demo, `demo-base-low` and `demo-sr256-low` their experts
-                for low noise.
+                `demo-sr1024` the small ones of the packaged demo, `demo-base-middle`, `demo-base-low` and
+                `demo-sr256-low` their experts for middle and low noise.
             changes: Configuration entries that differ from the preset.
         """
         if name not in PRESETS:
