@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers_training import ScenesUntilTold, make_trainer, tiny_unet
+from helpers_training import HalfScenes, ScenesUntilTold, make_trainer, tiny_unet
+
+from diffusers_ediffi.training import SceneDataset
 
 FOR_EVER = 300.0  # seconds, after which processes only wait for each other
 
@@ -81,3 +83,12 @@ def train_until_told(rank: int, output: Path, receivers: tuple[int, ...]) -> Non
     """SIGTERM comes to some of the processes while they wait for the data of step 2."""
     scenes = ScenesUntilTold(os.getpid(), 16 + 4 * rank if rank in receivers else None)
     make_trainer(output, dataset=scenes, batch_size=4).train()
+
+
+def train_share(rank: int, output: Path, settings: dict[str, Any]) -> None:
+    """Super-resolution with noise on its input, without dropout in the network: four steps, and two of four."""
+    for name, limit in (("whole", None), ("cut", 2)):
+        unet = tiny_unet(dropout=0.0, in_channels=6, max_noise_level=0.5)
+        scenes = SceneDataset(HalfScenes(), 8, low_res_factor=4, clip_image_size=8)
+        changes = {"total_steps": 4, "learning_rate": 1e-3, "max_steps_this_run": limit, **settings}
+        make_trainer(output / name, unet, scenes, **changes).train()

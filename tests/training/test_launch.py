@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from helpers_launch import in_two_processes, train, train_in_pieces, train_until_told
+from helpers_launch import in_two_processes, train, train_in_pieces, train_share, train_until_told
 from helpers_training import state_of
 
 from diffusers_ediffi.training.launch import part_of, parts
@@ -22,6 +22,25 @@ def test_two_processes_train(tmp_path, optimizer, network, accumulation):
     asked = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": accumulation}
     assert in_two_processes(train, tmp_path, network, settings, **asked) == [0, 0]
     assert state_of(tmp_path / "run")["step"] == 3
+
+
+def tensors(state):
+    """The weights and averages of a state."""
+    return [*state["model"].values(), *state["ema"]["shadow_params"]]
+
+
+@pytest.mark.parametrize("kind", [{}, {"lora_rank": 2, "lora_only": True}], ids=["all weights", "lora"])
+def test_two_processes_equal_one_with_the_same_images(tmp_path, monkeypatch, kind):
+    """At once or in parts; and a single one goes on where two were."""
+    assert in_two_processes(train_share, tmp_path, {"batch_size": 4, **kind}) == [0, 0]
+    train_share(0, tmp_path / "one", {"batch_size": 8, **kind})
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    train_share(0, tmp_path / "parts", {"batch_size": 8, **kind})
+    train_share(0, tmp_path / "run", {"batch_size": 8, **kind})
+    expected = tensors(state_of(tmp_path / "one" / "whole"))
+    for found in (tmp_path / "run" / "whole", tmp_path / "run" / "cut", tmp_path / "parts" / "whole"):
+        for tensor, right in zip(tensors(state_of(found)), expected, strict=True):
+            torch.testing.assert_close(tensor, right, rtol=0, atol=1e-5)
 
 
 def test_a_log_line_counts_the_losses_of_both_processes_before_the_cut(tmp_path):

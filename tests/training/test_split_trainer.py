@@ -23,13 +23,14 @@ MODELS = {
     "v_prediction": {"prediction": "v_prediction"},
     "sdxl": {"pipeline": StableDiffusionXLPipeline},
 }
+NO_DROPOUT = {"no dropout": {"dropout": 0.0}}  # which each process draws for itself
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A folder with model and pictures for each kind of model."""
     folders = {}
-    for name, options in MODELS.items():
+    for name, options in (MODELS | NO_DROPOUT).items():
         folders[name] = tmp_path_factory.mktemp(name)
         write_inputs(folders[name], **options)
     return folders
@@ -135,16 +136,24 @@ def flat(value):
 
 
 def test_two_processes_have_the_same_weights(inputs, tmp_path):
-    options = {"accumulation": 2, "lora_rank": 2}
-    assert in_two_processes(train_as_one_of_two, tmp_path, inputs["epsilon"], options) == [0, 0]
+    """Those of one process with as many pictures a step, whatever its parts."""
+    options = {"accumulation": 2, "lora_rank": 2, "use_ema": True}
+    assert in_two_processes(train_as_one_of_two, tmp_path, inputs["no dropout"], options) == [0, 0]
     first, second = (torch.load(tmp_path / "run" / f"rank-{rank}.pt") for rank in (0, 1))
     assert flat(first) == flat(second)
-    alone = make_trainer(inputs["epsilon"], tmp_path / "alone", **options)
+    alone = make_trainer(inputs["no dropout"], tmp_path / "alone", **options)
     alone.train()
     assert not torch.equal(alone.learners[0].parameters[0], first[0]["parameters"][0])  # the second learnt, too
+    one = make_trainer(inputs["no dropout"], tmp_path / "one", batch_size=4, **{**options, "accumulation": 1})
+    one.train()
+    for found, learner in zip(first, one.learners.values(), strict=True):
+        trained = [*found["parameters"], *found["ema"]["shadow_params"]]
+        torch.testing.assert_close(
+            trained, [*learner.parameters, *learner.ema.shadow_params], rtol=0, atol=1e-5, check_stride=False
+        )
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["samples_per_expert"] for line in lines] == [4, 8, 12, 16]
-    assert isinstance(load(tmp_path / "run" / "pipeline").unet, ExpertRouterUNet)
+    assert isinstance(load(tmp_path / "run" / "pipeline", "epsilon").unet, ExpertRouterUNet)
 
 
 def test_validation_draws_what_the_result_draws(inputs, tmp_path):

@@ -87,6 +87,22 @@ def test_other_data_is_refused_but_another_learning_rate_is_not(tmp_path):
     assert state_of(tmp_path)["step"] == 2
 
 
+def test_every_setting_that_differs_is_named(tmp_path, capsys):
+    make_trainer(tmp_path, max_steps_this_run=1).train()
+    with pytest.raises(ValueError) as error:
+        make_trainer(tmp_path, batch_size=4, seed=1, ema_decay=0.5, learning_rate=1.0).train()
+    assert "with batch_size = 2, but this run has 4; ema_decay = 0.9999, but this run has 0.5; seed = 0," in str(
+        error.value
+    )
+    assert "Resume with the same batch_size, ema_decay, seed, or" in str(error.value)
+    capsys.readouterr()
+    make_trainer(tmp_path, learning_rate=0.5, num_workers=1, total_steps=2, max_minutes_this_run=9).train()
+    printed = capsys.readouterr().out
+    assert "total_steps = 6 is now 2; learning_rate = 0.01 is now 0.5; num_workers = 0 is now 1." in printed
+    make_trainer(tmp_path, learning_rate=0.5, num_workers=1, total_steps=3).train()
+    assert "is now" not in capsys.readouterr().out.replace("total_steps = 2 is now 3", "")
+
+
 def test_nan_stops_the_run_and_saves_nothing(tmp_path):
     make_trainer(tmp_path, max_steps_this_run=2).train()
     trainer = make_trainer(tmp_path, learning_rate=float("inf"), total_steps=20)

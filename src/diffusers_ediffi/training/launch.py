@@ -3,6 +3,8 @@
 
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,6 +84,32 @@ def parts(size: int, number: int) -> list[slice]:
     """The rows of a batch in so many parts, or fewer where there are not so many rows."""
     step = -(-size // number)
     return [slice(first, min(first + step, size)) for first in range(0, size, step)]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The samples of a process among those of all processes.
+
+    What is random of a step is drawn for all of them on each process, from the same generator, and each takes its
+    rows: two processes draw for a batch what one process does. It is little beside a step, but grows with the number
+    of processes: noise for 2048 images of 256 x 256 is 1.6 GB.
+
+    Args:
+        rank (`int`, *optional*, defaults to 0): The process.
+        processes (`int`, *optional*, defaults to 1): How many there are.
+    """
+
+    rank: int = 0
+    processes: int = 1
+
+    @classmethod
+    def of_process(cls, accelerator: Accelerator) -> "Share":
+        """The share of this process."""
+        return cls(accelerator.process_index, accelerator.num_processes)
+
+    def of(self, draw: Callable[[int], Any], number: int) -> Any:
+        """Draws for all processes, each of which has so many samples; returns the rows of this process."""
+        return part_of(draw(number * self.processes), slice(self.rank * number, (self.rank + 1) * number))
 
 
 class StopVotes:

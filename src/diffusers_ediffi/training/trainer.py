@@ -19,6 +19,7 @@ from ..experts.noise_interval import NoiseInterval
 from ..models.low_res import upsample_low_res
 from ..paint.processor import painted
 from .checkpoint import (
+    FREE,
     MARKER,
     complete_checkpoints,
     load_newest,
@@ -30,7 +31,7 @@ from .checkpoint import (
 from .conditioning import BatchConditioner, EncodeBatch
 from .data import StepBatchSampler, collate, image_to_float, make_loader
 from .dropout import DropoutRates, Kept
-from .launch import StopVotes, make_accelerator, part_of, parts
+from .launch import Share, StopVotes, make_accelerator, part_of, parts
 from .learner import Learner
 from .loss import edm_loss, step_generator
 from .noise_augmentation import augment_batch
@@ -171,7 +172,9 @@ class Trainer:
             return None
 
     def train_step(self, batch: dict[str, Any]) -> None:
-        """One optimiser step on a batch of items; every random number depends on (seed, node, step, rank) alone."""
+        """One optimiser step on a batch of items; every random number depends on (seed, node, step) and on the place
+        of its sample among those of all processes alone, but for dropout in the network, which has one of (seed, node,
+        step, rank)."""
         # What is abandoned is done again. Of several processes each waits for the others' gradients, so none may.
         with self.votes.guard.abandons() if self.votes.alone else nullcontext():
             sigma, losses = self._gradients(batch)
@@ -181,16 +184,18 @@ class Trainer:
 
     def _gradients(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes the gradients of a batch; returns its noise levels and losses, both `(batch,)`."""
-        rank, config = self.accelerator.process_index, self.unet.config
-        generator = step_generator(self.settings.seed, self.node, self.step, rank, self.device)
-        torch.manual_seed(generator.initial_seed())  # for dropout inside the network
+        share, config = Share.of_process(self.accelerator), self.unet.config
+        key = (self.settings.seed, self.node, self.step)
+        torch.manual_seed(step_generator(*key, share.rank).initial_seed())  # for dropout inside the network
+        generator = step_generator(*key, 0, self.device)
         with torch.no_grad():
             with self.accelerator.autocast():
-                conditioning, kept = self.conditioner.draw(batch, generator)
+                conditioning, kept = self.conditioner.draw(batch, generator, share)
             images, low_res = self._images(batch)
-            sigma = self.interval.sample((len(images),), generator=generator, device=self.device)
-            noise = torch.randn(images.shape, generator=generator, device=self.device)
-            low_res, conditioning, residual = augment_batch(config, low_res, conditioning, generator)
+            size, shape, where = len(images), images.shape[1:], {"generator": generator, "device": self.device}
+            sigma = share.of(lambda number: self.interval.sample((number,), **where), size)
+            noise = share.of(lambda number: torch.randn(number, *shape, **where), size)
+            low_res, conditioning, residual = augment_batch(config, low_res, conditioning, generator, share)
         inputs = (images, sigma, noise, conditioning, low_res, config.sigma_data, residual)
         rows = parts(len(images), self.accelerator.gradient_accumulation_steps)
         losses = []
@@ -299,9 +304,10 @@ class Trainer:
             self.progress.log.cut_back(self.step)
 
     def _fixed_settings(self) -> dict[str, Any]:
-        """What a resumed run must share with its checkpoint."""
+        """What a resumed run must share with its checkpoint, and what it may change."""
         return {
             **self.settings.fixed(),
+            FREE: self.settings.free(),
             "num_processes": self.accelerator.num_processes,
             "node": self.node,
             "interval": self.interval.to_config(),
