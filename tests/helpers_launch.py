@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from helpers_training import HalfScenes, ScenesUntilTold, make_trainer, tiny_unet
+from torch.distributed.tensor import DTensor
 
 from diffusers_ediffi.training import SceneDataset
 
+BF16_STEP = {"mixed_precision": "bf16", "total_steps": 1, "sample_every": 1, "sample_steps": 2}
 FOR_EVER = 300.0  # seconds, after which processes only wait for each other
 
 
@@ -92,3 +94,18 @@ def train_share(rank: int, output: Path, settings: dict[str, Any]) -> None:
         scenes = SceneDataset(HalfScenes(), 8, low_res_factor=4, clip_image_size=8)
         changes = {"total_steps": 4, "learning_rate": 1e-3, "max_steps_this_run": limit, **settings}
         make_trainer(output / name, unet, scenes, **changes).train()
+
+
+def train_sharded(rank: int, output: Path) -> None:
+    """Four steps at once, and in two runs, with half of each weight on each process; and a step in bf16."""
+    for name, changes in (("whole", {}), ("cut", {"max_steps_this_run": 2}), ("cut", {}), ("bf16", BF16_STEP)):
+        scenes = SceneDataset(HalfScenes(), 8, clip_image_size=8)
+        settings = {"total_steps": 4, "learning_rate": 1e-3, "batch_size": 4, "log_every": 1, **changes}
+        trainer = make_trainer(output / name, tiny_unet(dropout=0.0), scenes, **settings)
+        trainer.sample_items, dtypes = [scenes[100]], set()
+        trainer.unet.conv_in.register_forward_hook(lambda *call, dtypes=dtypes: dtypes.add(call[2].dtype))
+        trainer.train()
+        assert dtypes <= {torch.bfloat16 if name == "bf16" else torch.float32}
+        weight = trainer.unet.conv_in.weight
+        assert type(trainer.ema.shadow_params[0]) is type(weight) is DTensor
+        assert 2 * len(weight.to_local()) == len(weight)

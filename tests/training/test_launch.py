@@ -2,13 +2,26 @@
 """What a launcher asks of a run: several processes, and batches in parts."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from helpers_launch import in_two_processes, train, train_in_pieces, train_share, train_until_told
-from helpers_training import state_of
+import yaml
+from helpers_launch import (
+    BF16_STEP,
+    in_two_processes,
+    train,
+    train_in_pieces,
+    train_sharded,
+    train_share,
+    train_until_told,
+)
+from helpers_training import assert_same, make_trainer, state_of, tiny_unet
 
+from diffusers_ediffi.models.unet import EDiffIUNet
+from diffusers_ediffi.training import TrainingSettings
 from diffusers_ediffi.training.launch import part_of, parts
+from diffusers_ediffi.training.sharded import check_sharded
 
 NO_ATTENTION = {"self_attention_factors": (), "cross_attention_factors": ()}
 
@@ -41,6 +54,37 @@ def test_two_processes_equal_one_with_the_same_images(tmp_path, monkeypatch, kin
     for found in (tmp_path / "run" / "whole", tmp_path / "run" / "cut", tmp_path / "parts" / "whole"):
         for tensor, right in zip(tensors(state_of(found)), expected, strict=True):
             torch.testing.assert_close(tensor, right, rtol=0, atol=1e-5)
+
+
+def test_two_processes_share_the_weights_out(tmp_path):
+    """By the file that the documentation shows: they train what one does, go on exactly, and one goes on with it."""
+    config = yaml.safe_load((Path(__file__).parents[2] / "examples" / "training" / "fsdp2.yaml").read_text())
+    asked = {name.upper(): str(value) for name, value in config["fsdp_config"].items()}
+    assert in_two_processes(train_sharded, tmp_path, ACCELERATE_USE_FSDP="true", **asked) == [0, 0]
+    run = tmp_path / "run"
+    assert_same(state_of(run / "whole"), state_of(run / "cut"))
+    settings = {"total_steps": 4, "learning_rate": 1e-3, "batch_size": 8, "log_every": 1}
+    one = make_trainer(tmp_path / "one", tiny_unet(dropout=0.0), **settings)
+    one.train()
+    for tensor, right in zip(tensors(state_of(run / "whole")), tensors(state_of(tmp_path / "one")), strict=True):
+        torch.testing.assert_close(tensor, right, rtol=0, atol=1e-5)
+    saved = EDiffIUNet.from_pretrained(run / "whole" / "unet")
+    assert_same(list(saved.parameters()), state_of(run / "whole")["ema"]["shadow_params"])
+    on = make_trainer(run / "cut", tiny_unet(dropout=0.0), **{**settings, "total_steps": 5})
+    assert on.train() == 5
+    make_trainer(tmp_path / "bf16", tiny_unet(dropout=0.0), **{**settings, **BF16_STEP}).train()
+    first, second = (json.loads((folder / "log.jsonl").read_text()) for folder in (run / "bf16", tmp_path / "bf16"))
+    assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-2)
+    assert (run / "bf16" / "samples" / "step-0000001.png").exists()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "muon"}, {"lora_rank": 2}, {"channels_last": True}, {"compile": True}], ids=str
+)
+def test_settings_that_do_not_go_with_shared_out_weights_are_named(settings):
+    (name, value), *_ = settings.items()
+    with pytest.raises(ValueError, match=f"{name} = {value!r} does not go with FSDP2"):
+        check_sharded(TrainingSettings(**settings))
 
 
 def test_a_log_line_counts_the_losses_of_both_processes_before_the_cut(tmp_path):

@@ -204,6 +204,8 @@ def test_a_launcher_that_shards_weights_is_refused():
     for kind in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         with pytest.raises(ValueError, match=f"{kind.value}, which shards"):
             check_launch(SimpleNamespace(distributed_type=kind))
+        with pytest.raises(ValueError, match=r"or, .*, FSDP with fsdp_version: 2"):
+            check_launch(SimpleNamespace(distributed_type=kind, is_fsdp2=False), sharded=True)
 
 
 def test_pictures_of_another_type_are_refused_before_anything_is_written(tmp_path):

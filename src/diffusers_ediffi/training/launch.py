@@ -13,11 +13,12 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 
 from .run import SignalGuard
+from .sharded import take_up_sharding
 
 if TYPE_CHECKING:
     from ..models.unet import EDiffIUNet
 
-# They cut the weights into pieces, and a run saves and averages whole ones.
+# They cut the weights into pieces; of FSDP2 a run can put them together.
 SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 
@@ -38,7 +39,9 @@ def make_accelerator(mixed_precision: str, **options: Any) -> Accelerator:
             f"The launcher asks for mixed precision {asked!r} ({PRECISION}), but the settings have "
             f"mixed_precision = {mixed_precision!r}: launch without it, and choose no or bf16 in the settings."
         )
-    return Accelerator(mixed_precision=mixed_precision, **options)
+    accelerator = Accelerator(mixed_precision=mixed_precision, **options)
+    take_up_sharding(accelerator, parse_flag_from_env("ACCELERATE_USE_FSDP"))
+    return accelerator
 
 
 def launched_device() -> torch.device:
@@ -46,17 +49,23 @@ def launched_device() -> torch.device:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
 
 
-def check_launch(accelerator: Accelerator) -> None:
+def check_launch(accelerator: Accelerator, sharded: bool = False) -> None:
     """Refuses what no run can honour.
 
+    Args:
+        accelerator (`Accelerator`): It knows what the launcher asks for.
+        sharded (`bool`, *optional*, defaults to `False`): Whether this run can share its weights out by FSDP2.
+
     Raises:
-        ValueError: The launcher shards the weights.
+        ValueError: The launcher shards the weights in another way.
     """
-    if accelerator.distributed_type in SHARDED:
-        raise ValueError(
-            f"The launcher asks for {accelerator.distributed_type.value}, which shards the weights; launch with plain "
-            "processes (DDP), each of which holds the whole network."
-        )
+    if accelerator.distributed_type not in SHARDED or (sharded and getattr(accelerator, "is_fsdp2", False)):
+        return
+    remedy = " or, for a network that is too large for that, FSDP with fsdp_version: 2" if sharded else ""
+    raise ValueError(
+        f"The launcher asks for {accelerator.distributed_type.value}, which shards the weights; launch with plain "
+        f"processes (DDP), each of which holds the whole network{remedy}."
+    )
 
 
 def expect_unused(accelerator: Accelerator, unet: "EDiffIUNet") -> None:

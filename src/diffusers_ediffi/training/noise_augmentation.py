@@ -36,7 +36,8 @@ def augment_batch(
     residual = config.sigma_residual
     if low_res is None or config.max_noise_level is None:
         return low_res, conditioning, residual
-    size, shape, where = len(low_res), low_res.shape[1:], {"generator": generator, "device": generator.device}
+    size, shape = len(low_res), low_res.shape[1:]
+    where: dict[str, Any] = {"generator": generator, "device": generator.device}
     level = config.max_noise_level * share.of(lambda number: torch.rand(number, **where), size)
     noise = share.of(lambda number: torch.randn(number, *shape, **where), size)
     return *with_noise(low_res, level, noise, conditioning), residual and noisy_residual(residual, level)

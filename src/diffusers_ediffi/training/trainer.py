@@ -192,7 +192,8 @@ class Trainer:
             with self.accelerator.autocast():
                 conditioning, kept = self.conditioner.draw(batch, generator, share)
             images, low_res = self._images(batch)
-            size, shape, where = len(images), images.shape[1:], {"generator": generator, "device": self.device}
+            size, shape = len(images), images.shape[1:]
+            where: dict[str, Any] = {"generator": generator, "device": self.device}
             sigma = share.of(lambda number: self.interval.sample((number,), **where), size)
             noise = share.of(lambda number: torch.randn(number, *shape, **where), size)
             low_res, conditioning, residual = augment_batch(config, low_res, conditioning, generator, share)
@@ -254,12 +255,15 @@ class Trainer:
 
         A signal leaves the picture out: it is not waited for.
         """
-        if not self.sample_items or not self.accelerator.is_main_process:
+        if not self.sample_items:
             return
+        unet = self.ema_unet()
+        if unet is None:
+            return
+        unet.to(self.device)
         batch = collate(self.sample_items)
         images, low_res = self._images(batch)
         conditioning = self.conditioner.texts(batch)
-        unet = self.ema_unet().to(self.device)
         try:
             with self.votes.guard.abandons(), self.accelerator.autocast():
                 rows = sample_rows(unet, self.interval, self.settings, images, low_res, conditioning)
@@ -272,11 +276,12 @@ class Trainer:
         # Of all processes, so that a log line tells the same, whether or not the run was cut.
         bins = self.accelerator.reduce(self.progress.bins.sums.clone())
         self._check_finite(bins.sum() + self.learner.grad_norm)
+        state = {"step": self.step, **self.learner.state_dict(), "bins": bins}
         if self.accelerator.is_main_process and not (self.output / f"checkpoint-{self.step}" / MARKER).exists():
             save_checkpoint(
                 self.output,
                 self.step,
-                {"step": self.step, **self.learner.state_dict(), "bins": bins},
+                state,
                 self._fixed_settings(),
                 self.settings.keep_last,
                 self.keep_steps,
@@ -329,8 +334,7 @@ class Trainer:
             )
 
     def _write_weights(self) -> None:
-        if self.accelerator.is_main_process:
-            self.learner.write(self.output)
+        self.learner.write(self.output)
         self.accelerator.wait_for_everyone()
 
     def _announce(self) -> None:
@@ -390,6 +394,7 @@ class Trainer:
         """Training time of the steps so far, over all runs; steps that a kill made to be repeated count once."""
         return self.progress.seconds
 
-    def ema_unet(self) -> "EDiffIUNet":
-        """A copy of the network with the averaged weights, in plain memory layout."""
+    def ema_unet(self) -> "EDiffIUNet | None":
+        """A copy of the network with the averaged weights, in plain memory layout, on the main process; `None` on
+        others. Every process must ask for it."""
         return self.learner.averaged()
