@@ -3,8 +3,12 @@
 
 import multiprocessing
 import os
+import signal
+import sys
+import time
 import traceback
 import warnings
+from math import nan
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from helpers_training import HalfScenes, ScenesUntilTold, make_trainer, tiny_une
 from torch.distributed.tensor import DTensor
 
 from diffusers_ediffi.training import SceneDataset
+from diffusers_ediffi.training.launch import LostProcessError
 
 BF16_STEP = {"mixed_precision": "bf16", "total_steps": 1, "sample_every": 1, "sample_steps": 2}
 FOR_EVER = 300.0  # seconds, after which processes only wait for each other
@@ -29,6 +34,7 @@ def in_two_processes(work: Any, folder: Path, *arguments: Any, **environment: st
     context = multiprocessing.get_context("forkserver")
     calls = [(rank, folder, environment, work, arguments) for rank in (0, 1)]
     processes = [context.Process(target=_start, args=call) for call in calls]
+    (folder / "meeting").unlink(missing_ok=True)  # that of processes that were killed
     for process in processes:
         process.start()
     _wait_for(processes)
@@ -109,3 +115,39 @@ def train_sharded(rank: int, output: Path) -> None:
         weight = trainer.unet.conv_in.weight
         assert type(trainer.ema.shadow_params[0]) is type(weight) is DTensor
         assert 2 * len(weight.to_local()) == len(weight)
+
+
+def train_until_one_is_killed(rank: int, output: Path) -> None:
+    """The second process is killed in its fourth step; the first one leaves what it says, and how long it took."""
+    trainer = make_trainer(output, checkpoint_every=2)
+    calls = iter(range(3))
+
+    def kill(*_: Any) -> None:
+        if rank == 1 and next(calls, None) is None:
+            (output / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer.unet.register_forward_pre_hook(kill)
+    try:
+        trainer.train()
+    except LostProcessError as error:
+        seconds = time.time() - (output / "killed").stat().st_mtime
+        (output / "said").write_text(f"{seconds} {error}")
+        sys.exit(2)
+
+
+def train_with_spoilt_pictures(rank: int, output: Path) -> None:
+    """The second process has losses that are not finite from its third step on."""
+    trainer = make_trainer(output, checkpoint_every=2, log_every=4)
+    if rank == 1:
+        trainer.unet.register_forward_hook(lambda *call: (call[2][0] * (nan if trainer.step == 2 else 1),))
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        (output / f"said-{rank}").write_text(str(error))
+        sys.exit(2)
+
+
+def train_whole(rank: int, output: Path) -> None:
+    """Six steps, or what is left of them."""
+    make_trainer(output, checkpoint_every=2).train()

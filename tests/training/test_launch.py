@@ -2,6 +2,7 @@
 """What a launcher asks of a run: several processes, and batches in parts."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,16 @@ from helpers_launch import (
     train_in_pieces,
     train_sharded,
     train_share,
+    train_until_one_is_killed,
     train_until_told,
+    train_whole,
+    train_with_spoilt_pictures,
 )
 from helpers_training import assert_same, make_trainer, state_of, tiny_unet
 
 from diffusers_ediffi.models.unet import EDiffIUNet
 from diffusers_ediffi.training import TrainingSettings
-from diffusers_ediffi.training.launch import part_of, parts
+from diffusers_ediffi.training.launch import losses_named, part_of, parts
 from diffusers_ediffi.training.sharded import check_sharded
 
 NO_ATTENTION = {"self_attention_factors": (), "cross_attention_factors": ()}
@@ -110,3 +114,28 @@ def test_parts_of_a_batch():
     assert "".join("".join(part["captions"]) for part in found) == "abcde"
     assert found[1]["images"].tolist() == [3, 4]
     assert found[1]["more"][0]["x"].shape == (2, 2) and found[1]["more"][1:] == (None, 0.5)
+
+
+def test_one_process_is_killed_and_the_other_ends_with_a_line(tmp_path):
+    """Within a minute, and both go on from the last checkpoint as if nothing had happened."""
+    assert in_two_processes(train_until_one_is_killed, tmp_path) == [2, -signal.SIGKILL]
+    seconds, said = (tmp_path / "run" / "said").read_text().split(" ", 1)
+    assert float(seconds) < 60 and "Another process of this run has ended" in said and "\n" not in said
+    assert f"The last good checkpoint is {tmp_path / 'run' / 'checkpoint-2'}. Start all processes again" in said
+    assert in_two_processes(train_whole, tmp_path) == [0, 0]
+    (tmp_path / "whole").mkdir()
+    assert in_two_processes(train_whole, tmp_path / "whole") == [0, 0]
+    assert_same(state_of(tmp_path / "run"), state_of(tmp_path / "whole" / "run"))
+
+
+def test_other_errors_of_a_run_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="out of memory") as error, losses_named(tmp_path):
+        raise RuntimeError("CUDA out of memory")
+    assert not isinstance(error.value, OSError)
+
+
+def test_a_loss_that_is_not_finite_on_one_process_is_named_by_both(tmp_path):
+    assert in_two_processes(train_with_spoilt_pictures, tmp_path) == [2, 2]
+    first, second = ((tmp_path / "run" / f"said-{rank}").read_text() for rank in (0, 1))
+    assert first == second and "not finite since step 3, first at noise levels sigma " in first
+    assert f"as is seen at step 4; nothing of it was saved. The last good checkpoint is {tmp_path}" in first

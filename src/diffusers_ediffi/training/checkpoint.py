@@ -144,6 +144,12 @@ def complete_checkpoints(output: Path) -> list[Path]:
     return [path for path in _checkpoints(output) if (path / MARKER).exists()]
 
 
+def last_good(output: Path) -> str:
+    """A sentence that names the last complete checkpoint of a run."""
+    found = complete_checkpoints(output)
+    return f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
+
+
 def step_of(checkpoint: Path) -> int:
     """The step in the name of a checkpoint folder."""
     return int(checkpoint.name.removeprefix("checkpoint-"))

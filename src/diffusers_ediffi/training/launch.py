@@ -3,8 +3,10 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,7 @@ import torch.distributed
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 
+from .checkpoint import last_good
 from .run import SignalGuard
 from .sharded import take_up_sharding
 
@@ -119,6 +122,33 @@ class Share:
     def of(self, draw: Callable[[int], Any], number: int) -> Any:
         """Draws for all processes, each of which has so many samples; returns the rows of this process."""
         return part_of(draw(number * self.processes), slice(self.rank * number, (self.rank + 1) * number))
+
+
+class LostProcessError(OSError):
+    """Another process of the run has ended, or cannot be reached."""
+
+
+@contextmanager
+def losses_named(output: Path | None = None) -> Iterator[None]:
+    """A block in which processes wait for one another: it says in a line that another one is lost.
+
+    Args:
+        output (`Path`, *optional*): The folder of a run, whose last checkpoint is named.
+
+    Raises:
+        LostProcessError: Another process has ended, or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
+        good = "" if output is None else f" {last_good(output)}"
+        reason = str(error).splitlines()[0].rpartition("] ")[2][:100] if "gloo" in str(error) else type(error).__name__
+        raise LostProcessError(
+            f"Another process of this run has ended or does not answer ({reason}); it may have said why.{good} Start "
+            "all processes again with the same command to go on."
+        ) from error
 
 
 class StopVotes:

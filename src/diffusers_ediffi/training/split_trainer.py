@@ -21,7 +21,7 @@ from ..files import written_whole
 from .checkpoint import (
     FREE,
     MARKER,
-    complete_checkpoints,
+    last_good,
     load_newest,
     remove_incomplete,
     save_checkpoint,
@@ -30,9 +30,9 @@ from .checkpoint import (
 )
 from .data import StepBatchSampler, image_to_float, make_loader
 from .latent_model import LatentModel
-from .launch import Share, StopVotes, check_launch, make_accelerator, part_of, parts
+from .launch import Share, StopVotes, check_launch, losses_named, make_accelerator, part_of, parts
 from .learner import without_place
-from .loss import step_generator
+from .loss import SigmaBinLog, first_spoilt, step_generator
 from .pictures import PictureDataset
 from .run import RunLog, alone_in
 from .sampling import write_grid
@@ -173,8 +173,10 @@ class SplitTrainer:
             ValueError: The output folder holds a run with other settings.
             OSError: Another process trains in the output folder, or it cannot be written.
             FloatingPointError: A loss or gradient is not finite.
+            LostProcessError: Another process of the run has ended.
         """
-        with alone_in(self.output) if self.accelerator.is_main_process else nullcontext():
+        lock = alone_in(self.output) if self.accelerator.is_main_process else nullcontext()
+        with losses_named(self.output), lock:
             self._resume()
             self._announce()
             total, limit = self.settings.total_steps, self.settings.max_steps_this_run
@@ -196,7 +198,9 @@ class SplitTrainer:
                 try:
                     losses = {learner.name: self._train(learner, next(batches)) for learner in self.learners.values()}
                 except FloatingPointError as error:
-                    raise FloatingPointError(f"{error} at step {self.step + 1}. {self._remedy()}") from None
+                    what, *where = error.args
+                    sentences = [f"{what} at step {self.step + 1}.", self._remedy(), *where]
+                    raise FloatingPointError(" ".join(filter(None, sentences))) from None
                 self.step += 1
                 bar.update()
                 bar.set_postfix({name: f"{loss:.4f}" for name, loss in losses.items()})
@@ -218,9 +222,17 @@ class SplitTrainer:
                 losses.append(self._gradients_of_part(learner, part_of(batch, some), part_of(drawn, some)))
         loss = float(self.accelerator.reduce(torch.cat(losses).mean(), "mean"))
         if not math.isfinite(loss):
-            raise FloatingPointError(f"The loss of {learner.name} is not finite")
+            raise FloatingPointError(f"The loss of {learner.name} is not finite", self._spoilt(drawn, losses))
         learner.step(self.settings.learning_rate_at(self.step))
         return loss
+
+    def _spoilt(self, drawn: Drawn, losses: list[torch.Tensor]) -> str:
+        """The noise levels of the losses that are not finite, over all processes."""
+        levels = torch.tensor(log_sigmas(self.model.betas), device=drawn.timesteps.device)[drawn.timesteps].exp()
+        bins = SigmaBinLog(levels.device)
+        bins.add(levels.float(), torch.cat(losses))
+        found = first_spoilt(self.accelerator.gather(bins.spoilt))
+        return f"The noise levels were sigma {', '.join(found[1])}." if found else ""
 
     def _draw(self, learner: ExpertLearner, batch: dict[str, Any], generator: torch.Generator) -> Drawn:
         """What is random of a batch."""
@@ -373,9 +385,8 @@ class SplitTrainer:
             self.say(f"Warning: only {names} changes; at the other noise levels the result is the U-Net that it was.")
 
     def _remedy(self) -> str:
-        found = complete_checkpoints(self.output)
-        good = f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
-        return f"{good} Start again with a lower learning rate than {self.settings.learning_rate:g}, or without bf16."
+        rate = self.settings.learning_rate
+        return f"{last_good(self.output)} Start again with a lower learning rate than {rate:g}, or without bf16."
 
     def _bar(self) -> tqdm:
         return tqdm(

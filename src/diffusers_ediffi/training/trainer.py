@@ -21,7 +21,7 @@ from ..paint.processor import painted
 from .checkpoint import (
     FREE,
     MARKER,
-    complete_checkpoints,
+    last_good,
     load_newest,
     remove_incomplete,
     save_checkpoint,
@@ -31,7 +31,7 @@ from .checkpoint import (
 from .conditioning import BatchConditioner, EncodeBatch
 from .data import StepBatchSampler, collate, image_to_float, make_loader
 from .dropout import DropoutRates, Kept
-from .launch import Share, StopVotes, make_accelerator, part_of, parts
+from .launch import Share, StopVotes, losses_named, make_accelerator, part_of, parts
 from .learner import Learner
 from .loss import edm_loss, step_generator
 from .noise_augmentation import augment_batch
@@ -122,8 +122,10 @@ class Trainer:
             ValueError: The output folder holds a run with other settings.
             OSError: Another process trains in the output folder, or it cannot be written.
             FloatingPointError: The loss is no longer finite.
+            LostProcessError: Another process of the run has ended.
         """
-        with alone_in(self.output) if self.accelerator.is_main_process else nullcontext():
+        lock = alone_in(self.output) if self.accelerator.is_main_process else nullcontext()
+        with losses_named(self.output), lock:
             return self._train(min(until or self.settings.total_steps, self.settings.total_steps))
 
     def _train(self, end: int) -> int:
@@ -179,8 +181,8 @@ class Trainer:
         with self.votes.guard.abandons() if self.votes.alone else nullcontext():
             sigma, losses = self._gradients(batch)
         self.learner.step(self.settings.learning_rate_at(self.step))
-        self.progress.bins.add(sigma, losses)
         self.step += 1
+        self.progress.bins.add(sigma, losses, self.step)
 
     def _gradients(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes the gradients of a batch; returns its noise levels and losses, both `(batch,)`."""
@@ -326,10 +328,9 @@ class Trainer:
 
     def _check_finite(self, value: float | torch.Tensor) -> None:
         if not math.isfinite(float(value)):
-            found = complete_checkpoints(self.output)
-            good = f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
             raise FloatingPointError(
-                f"The loss or its gradient is not finite at step {self.step}, nothing was saved. {good} "
+                f"{self.progress.spoilt()} as is seen at step {self.step}; nothing of it was saved. "
+                f"{last_good(self.output)} "
                 f"Start again with a lower learning rate than {self.settings.learning_rate:g}, or without bf16."
             )
 
