@@ -14,6 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from helpers_launch import in_two_processes
 from helpers_split import BOUNDARIES, TIMESTEPS, make_trainer, train_as_one_of_two, train_until_killed, write_inputs
+from helpers_training import full_disk
 from PIL import Image
 
 from diffusers_ediffi import ExpertRouterUNet
@@ -201,6 +202,14 @@ def test_a_loss_that_is_not_finite_names_expert_and_step(inputs, tmp_path):
         trainer.train()
     assert re.search(r"without bf16\. The noise levels were sigma (1-3|3-10|1-3, 3-10)\.$", str(e.value))
     assert not (tmp_path / "run" / "pipeline").exists() and not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(inputs, tmp_path):
+    make_trainer(inputs["epsilon"], tmp_path / "run", steps=2).train()
+    with full_disk(), pytest.raises(OSError, match=r"checkpoint-4 cannot be written .*make room on the disk"):
+        make_trainer(inputs["epsilon"], tmp_path / "run").train()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert make_trainer(inputs["epsilon"], tmp_path / "run").train() == 4
 
 
 def test_a_run_with_other_settings_is_not_resumed(inputs, tmp_path):

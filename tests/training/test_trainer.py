@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 from diffusers import UNet2DModel
-from helpers_training import HalfScenes, assert_same, make_trainer, state_of, tiny_unet
+from helpers_training import HalfScenes, assert_same, full_disk, make_trainer, state_of, tiny_unet
 from PIL import Image
 
 from diffusers_ediffi import ExpertRouterUNet
@@ -241,4 +241,14 @@ def test_a_run_stops_where_it_is_told_and_trains_nothing_beyond(tmp_path):
     make_trainer(tmp_path / "whole").train()
     for until, reached in ((2, 2), (1, 2), (5, 5), (None, 6)):
         assert make_trainer(tmp_path / "cut").train(until) == reached
+    assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
+
+
+def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(tmp_path):
+    make_trainer(tmp_path / "whole", checkpoint_every=2).train()
+    make_trainer(tmp_path / "cut", checkpoint_every=2, max_steps_this_run=2).train()
+    with full_disk(), pytest.raises(OSError, match=r"checkpoint-4 cannot be written .*make room on the disk"):
+        make_trainer(tmp_path / "cut", checkpoint_every=2).train()
+    assert [path.name for path in complete_checkpoints(tmp_path / "cut")] == ["checkpoint-2"]
+    assert make_trainer(tmp_path / "cut", checkpoint_every=2).train() == 6
     assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
