@@ -3,15 +3,24 @@
 
 import multiprocessing
 import os
+import signal
+import sys
+import time
 import traceback
 import warnings
+from math import nan
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
-from helpers_training import ScenesUntilTold, make_trainer, tiny_unet
+from helpers_training import HalfScenes, ScenesUntilTold, make_trainer, tiny_unet
+from torch.distributed.tensor import DTensor
 
+from diffusers_ediffi.training import SceneDataset
+from diffusers_ediffi.training.launch import LostProcessError
+
+BF16_STEP = {"mixed_precision": "bf16", "total_steps": 1, "sample_every": 1, "sample_steps": 2}
 FOR_EVER = 300.0  # seconds, after which processes only wait for each other
 
 
@@ -25,6 +34,7 @@ def in_two_processes(work: Any, folder: Path, *arguments: Any, **environment: st
     context = multiprocessing.get_context("forkserver")
     calls = [(rank, folder, environment, work, arguments) for rank in (0, 1)]
     processes = [context.Process(target=_start, args=call) for call in calls]
+    (folder / "meeting").unlink(missing_ok=True)  # that of processes that were killed
     for process in processes:
         process.start()
     _wait_for(processes)
@@ -81,3 +91,63 @@ def train_until_told(rank: int, output: Path, receivers: tuple[int, ...]) -> Non
     """SIGTERM comes to some of the processes while they wait for the data of step 2."""
     scenes = ScenesUntilTold(os.getpid(), 16 + 4 * rank if rank in receivers else None)
     make_trainer(output, dataset=scenes, batch_size=4).train()
+
+
+def train_share(rank: int, output: Path, settings: dict[str, Any]) -> None:
+    """Super-resolution with noise on its input, without dropout in the network: four steps, and two of four."""
+    for name, limit in (("whole", None), ("cut", 2)):
+        unet = tiny_unet(dropout=0.0, in_channels=6, max_noise_level=0.5)
+        scenes = SceneDataset(HalfScenes(), 8, low_res_factor=4, clip_image_size=8)
+        changes = {"total_steps": 4, "learning_rate": 1e-3, "max_steps_this_run": limit, **settings}
+        make_trainer(output / name, unet, scenes, **changes).train()
+
+
+def train_sharded(rank: int, output: Path) -> None:
+    """Four steps at once, and in two runs, with half of each weight on each process; and a step in bf16."""
+    for name, changes in (("whole", {}), ("cut", {"max_steps_this_run": 2}), ("cut", {}), ("bf16", BF16_STEP)):
+        scenes = SceneDataset(HalfScenes(), 8, clip_image_size=8)
+        settings = {"total_steps": 4, "learning_rate": 1e-3, "batch_size": 4, "log_every": 1, **changes}
+        trainer = make_trainer(output / name, tiny_unet(dropout=0.0), scenes, **settings)
+        trainer.sample_items, dtypes = [scenes[100]], set()
+        trainer.unet.conv_in.register_forward_hook(lambda *call, dtypes=dtypes: dtypes.add(call[2].dtype))
+        trainer.train()
+        assert dtypes <= {torch.bfloat16 if name == "bf16" else torch.float32}
+        weight = trainer.unet.conv_in.weight
+        assert type(trainer.ema.shadow_params[0]) is type(weight) is DTensor
+        assert 2 * len(weight.to_local()) == len(weight)
+
+
+def train_until_one_is_killed(rank: int, output: Path) -> None:
+    """The second process is killed in its fourth step; the first one leaves what it says, and how long it took."""
+    trainer = make_trainer(output, checkpoint_every=2)
+    calls = iter(range(3))
+
+    def kill(*_: Any) -> None:
+        if rank == 1 and next(calls, None) is None:
+            (output / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer.unet.register_forward_pre_hook(kill)
+    try:
+        trainer.train()
+    except LostProcessError as error:
+        seconds = time.time() - (output / "killed").stat().st_mtime
+        (output / "said").write_text(f"{seconds} {error}")
+        sys.exit(2)
+
+
+def train_with_spoilt_pictures(rank: int, output: Path) -> None:
+    """The second process has losses that are not finite from its third step on."""
+    trainer = make_trainer(output, checkpoint_every=2, log_every=4)
+    if rank == 1:
+        trainer.unet.register_forward_hook(lambda *call: (call[2][0] * (nan if trainer.step == 2 else 1),))
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        (output / f"said-{rank}").write_text(str(error))
+        sys.exit(2)
+
+
+def train_whole(rank: int, output: Path) -> None:
+    """Six steps, or what is left of them."""
+    make_trainer(output, checkpoint_every=2).train()

@@ -22,9 +22,11 @@ BOUNDARIES = (1.0, 5.0)
 TIMESTEPS = ((0, 353), (354, 795), (796, 999))
 
 
-def write_model(folder: Path, pipeline: Any = StableDiffusionPipeline, prediction: str = "epsilon") -> Path:
+def write_model(
+    folder: Path, pipeline: Any = StableDiffusionPipeline, prediction: str = "epsilon", dropout: float = 0.1
+) -> Path:
     """The folder of a tiny pipeline, whose U-Net has dropout, too."""
-    pipe = sd.build(pipeline, sd.tiny_unet(dropout=0.1, **(sd.SDXL_BASE if sd.is_sdxl(pipeline) else {})))
+    pipe = sd.build(pipeline, sd.tiny_unet(dropout=dropout, **(sd.SDXL_BASE if sd.is_sdxl(pipeline) else {})))
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=prediction)
     pipe.save_pretrained(folder)
     return folder
@@ -36,7 +38,9 @@ def write_inputs(folder: Path, **options: Any) -> None:
     write_folder(folder / "pictures", size=(16, 16))
 
 
-def make_trainer(folder: Path, output: Path, steps: int = 4, lora_rank: int = 0, **split: Any) -> SplitTrainer:
+def make_trainer(
+    folder: Path, output: Path, steps: int = 4, lora_rank: int = 0, batch_size: int = 2, **split: Any
+) -> SplitTrainer:
     """A trainer on `folder/model` and `folder/pictures`."""
     accelerator, source = make_accelerator("no"), ImageFolder(folder / "pictures")
     selection = select_pictures(source, output / "selection", process=PartialState())
@@ -44,7 +48,7 @@ def make_trainer(folder: Path, output: Path, steps: int = 4, lora_rank: int = 0,
     model = LatentModel(folder / "model")
     settings = TrainingSettings(
         total_steps=steps,
-        batch_size=2,
+        batch_size=batch_size,
         learning_rate=1e-3,
         warmup_steps=2,
         lora_rank=lora_rank,

@@ -2,9 +2,12 @@
 """Scenes, encoders and a network for training runs of seconds."""
 
 import os
+import resource
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
@@ -178,3 +181,14 @@ def assert_same(found, expected) -> None:
             assert_same(a, b)
     else:
         assert found == expected
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Files of more than two kilobytes cannot be written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -31,10 +31,12 @@ from diffusers_ediffi.training import (
     TrainingSettings,
     check_encoder_folder,
 )
-from diffusers_ediffi.training.checkpoint import load_newest, save_checkpoint, set_aside_after
+from diffusers_ediffi.training.checkpoint import last_good, load_newest, save_checkpoint, set_aside_after
 from diffusers_ediffi.training.launch import launched_device
 from diffusers_ediffi.training.plan import network_folder
 from diffusers_ediffi.training.run import alone_in
+from diffusers_ediffi.training.schedule import outside
+from diffusers_ediffi.training.schedule_entries import show_range
 
 GROUND_KINDS = tuple(dict.fromkeys(ground.kind for ground in GROUNDS))
 SR_SIZES = {"sr256": 256, "sr1024": 1024}
@@ -272,6 +274,21 @@ def check_start(args: argparse.Namespace) -> None:
             )
 
 
+def check_levels(args: argparse.Namespace, interval: NoiseInterval) -> None:
+    """Refuses to train what `--init-from` holds on noise levels that it was not trained on.
+
+    Raises:
+        ValueError: There is no network, or one of other noise levels.
+    """
+    folder = network_folder(args.init_from, "--init-from")
+    left = outside(interval, NoiseInterval.from_config(json.loads((folder / "config.json").read_text())["trained_on"]))
+    if left is not None:
+        raise ValueError(
+            f"--init-from {folder} was not trained on sigma {show_range(*left)}: choose a network that was, or other "
+            "noise levels by --node, --excluding or --sigma-range."
+        )
+
+
 def load_weights(unet: EDiffIUNet, args: argparse.Namespace) -> None:
     """Gives the network the weights of `--init-from`, which may have fewer attention layers.
 
@@ -302,9 +319,9 @@ def train_unet(args: argparse.Namespace, dataset_options: dict[str, Any], **unet
     settings = TrainingSettings.from_arguments(args)
     if settings.lora_rank and args.init_from is None:
         raise ValueError(f"--lora-rank {settings.lora_rank} trains a difference from a network: add --init-from.")
-    if args.init_from is not None:
-        network_folder(args.init_from, "--init-from")
     interval = noise_interval(args)
+    if args.init_from is not None:
+        check_levels(args, interval)
     data = load_data(args, dataset_options)
     unet = build_unet(args, interval, data["encode_batch"].widths, **unet_changes)
     expert = args.node or (0, 0)
@@ -438,6 +455,11 @@ class SmallRun:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.progress, self.args.learning_rate)
         self.optimizer.zero_grad()
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"The loss is not finite at step {self.step + 1}, which was not made. {last_good(self.folder)} Start "
+                f"again with a lower --learning-rate than {self.args.learning_rate:g}."
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
         self.optimizer.step()

@@ -3,6 +3,7 @@
 scripts give them, the runs of the experts, and what is written of them."""
 
 import argparse
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from diffusers_ediffi.training import (
 )
 from diffusers_ediffi.training.checkpoint import complete_checkpoints
 from diffusers_ediffi.training.crops import picture_to_tensor
-from diffusers_ediffi.training.launch import launched_device, make_accelerator
+from diffusers_ediffi.training.launch import launched_device, losses_named, make_accelerator
 from diffusers_ediffi.training.sampling import image_grid
 from diffusers_ediffi.training.settings import PRECISIONS
 from diffusers_ediffi.training.stage import STAGES
@@ -160,13 +161,18 @@ def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Re
 
     Raises:
         ValueError: An option does not fit the pipeline or the folder; before anything is loaded.
-        OSError: A file is missing or cannot be written.
+        OSError: A file is missing or cannot be written, or another process of the run has ended.
     """
+    with losses_named():
+        _train_stage(args, settings, result)
+
+
+def _train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Result) -> None:
     folder = pipeline_folder(args, ["model_index.json", "unet/config.json", f"{args.stage}/*"])
     stage = StageNetworks.read(folder, args.stage)
     experts = stage.chosen(args.experts)
     check_resolution(args, stage)
-    check_output(args)
+    check_output(args, settings)
     check_tracker(args.report_to)
     dataset = dataset_of(args, stage, folder)
     accelerator = make_accelerator(
@@ -207,8 +213,8 @@ def check_resolution(args: argparse.Namespace, stage: StageNetworks) -> None:
         )
 
 
-def check_output(args: argparse.Namespace) -> None:
-    """Refuses to go on with runs, unless that is asked for, and to mix those of two stages."""
+def check_output(args: argparse.Namespace, settings: TrainingSettings) -> None:
+    """Refuses to go on with runs, unless that is asked for, and to mix those of two stages or ranks."""
     runs = [run for run in sorted((args.output_dir / RUNS).glob("*/*")) if complete_checkpoints(run)]
     if runs and args.resume_from_checkpoint is None:
         raise ValueError(
@@ -217,6 +223,21 @@ def check_output(args: argparse.Namespace) -> None:
     others = [run for run in runs if run.parent.name != args.stage]
     if others:
         raise ValueError(f"{others[0]} is of another stage than {args.stage}: choose another --output_dir.")
+    for run in runs:  # also those of experts that are not trained now: one LoRA holds all of them
+        rank = trained_rank(run)
+        if rank not in (None, settings.lora_rank):
+            raise ValueError(
+                f"{run} was trained with lora_rank = {rank}, but this run has {settings.lora_rank}: choose the same "
+                "rank for all experts, or another --output_dir."
+            )
+
+
+def trained_rank(run: Path) -> int | None:
+    """The rank that a run says of itself; `None` if its last checkpoint is damaged, which is seen later."""
+    try:
+        return json.loads((complete_checkpoints(run)[-1] / "settings.json").read_text())["lora_rank"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def check_tracker(name: str) -> None:

@@ -27,7 +27,8 @@ from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.training import PictureDataset, PictureSettings, TrainingSettings, select_pictures
 from diffusers_ediffi.training.checkpoint import complete_checkpoints
 from diffusers_ediffi.training.latent_model import LatentModel, betas_in, check_latent_pipeline, pixels_per_latent
-from diffusers_ediffi.training.launch import make_accelerator
+from diffusers_ediffi.training.launch import losses_named, make_accelerator
+from diffusers_ediffi.training.picture import PictureSource
 from diffusers_ediffi.training.split_trainer import SplitSettings, SplitTrainer
 from diffusers_ediffi.training.unet_experts import timesteps_of_experts
 
@@ -172,6 +173,19 @@ def main(arguments: list[str] | None = None) -> None:
     check_run(args)
     source, folder = pictures_of(args), fetch_pipeline(args.pretrained_model_name_or_path)
     check_model(folder, args)
+    with losses_named():
+        train(args, settings, split, pictures, source, folder)
+
+
+def train(
+    args: argparse.Namespace,
+    settings: TrainingSettings,
+    split: SplitSettings,
+    pictures: PictureSettings,
+    source: PictureSource,
+    folder: Path,
+) -> None:
+    """Selects the pictures, trains the experts and writes the pipeline."""
     accelerator = make_accelerator(args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir)
     model = LatentModel(folder, accelerator.device)
     selection = select_pictures(

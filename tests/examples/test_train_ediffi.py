@@ -2,8 +2,10 @@
 """The scripts that train a stage of a pipeline further: what they write is loaded and draws, and a run that is cut
 ends in the same bytes."""
 
+import json
 import os
 import re
+import shutil
 import signal
 from contextlib import chdir
 
@@ -204,6 +206,22 @@ def test_another_rank_is_refused_when_a_run_goes_on(train):
     train("--rank", 2, "--experts", 0)
     with pytest.raises(ValueError, match="was trained with lora_rank = 2, but this run has 3"):
         train("--rank", 3, "--experts", 0, "--resume_from_checkpoint", "latest")
+    with pytest.raises(
+        ValueError, match=r"expert.0 was trained with lora_rank = 2, but this run has 3: choose the same"
+    ):
+        train("--rank", 3, "--experts", 1, "--resume_from_checkpoint", "latest")  # one LoRA holds both
+
+
+def test_an_expert_that_draws_what_it_was_not_trained_on_is_refused(train, folder, tmp_path):
+    wrong = tmp_path / "wrong"
+    shutil.copytree(folder / "pipeline", wrong)
+    for expert, trained_on in ((0, [[0.0, 0.3]]), (1, [[0.3, 1.0]])):
+        config = json.loads((wrong / "unet" / "config.json").read_text())
+        config["unets"][expert]["config"]["trained_on"] = trained_on
+        (wrong / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"expert.1 is asked for the sigmas \[0.3, 2\) but was trained on \[0.3, 1\)"):
+        train("--pretrained_model_name_or_path", wrong)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_tracker_that_is_not_installed_is_named(train, tmp_path, monkeypatch):

@@ -3,11 +3,11 @@
 
 import errno
 import os
-import resource
 import shutil
 
 import pytest
 import torch
+from helpers_training import full_disk
 
 from diffusers_ediffi.training.checkpoint import (
     MARKER,
@@ -122,17 +122,8 @@ def test_other_settings_are_no_damage(tmp_path):
     assert load_newest(tmp_path / "new", {}) is None
 
 
-@pytest.fixture
-def full_disk():
-    """Files of more than two kilobytes cannot be written."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, full_disk):
-    with pytest.raises(OSError, match=r"checkpoint-1 cannot be written .*make room on the disk, or"):
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    with full_disk(), pytest.raises(OSError, match=r"checkpoint-1 cannot be written .*make room on the disk, or"):
         save(tmp_path, 1)
     assert names(tmp_path) == []
 

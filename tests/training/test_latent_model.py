@@ -33,9 +33,9 @@ def test_a_unet_is_told_what_its_pipeline_tells_it(tmp_path, pipeline):
 
 def test_latents_are_what_the_vae_decodes_to_the_images(model):
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    drawn = [model.latents(images, torch.Generator().manual_seed(1)) for _ in range(2)]
+    noise = torch.randn(2, *model.latent_shape(8, 8), generator=torch.Generator().manual_seed(1))
+    drawn = [model.latents(images, noise) for _ in range(2)]
     expected = model.pipe.vae.encode(images).latent_dist
-    noise = torch.randn(expected.mean.shape, generator=torch.Generator().manual_seed(1))
     assert torch.equal(*drawn) and not drawn[0].requires_grad
     assert torch.allclose(drawn[0], 0.18215 * (expected.mean + expected.std * noise), atol=1e-5)
 

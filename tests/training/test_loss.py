@@ -5,7 +5,7 @@ import torch
 from helpers_training import tiny_unet
 
 from diffusers_ediffi.edm import denoised_from_model_output, loss_weight, residual_coefficients
-from diffusers_ediffi.training.loss import SigmaBinLog, edm_loss, step_generator
+from diffusers_ediffi.training.loss import SigmaBinLog, edm_loss, first_spoilt, step_generator
 
 
 def test_loss_is_the_weighted_error_of_the_denoised_image():
@@ -76,3 +76,16 @@ def test_sigma_bins():
     mean, per_bin = bins.read()
     assert mean == 3.75 and per_bin == {"<0.03": 1.0, "0.3-1": 3.0, ">10": 8.0}
     assert bins.read() == (0.0, {})
+
+
+def test_the_first_losses_that_are_not_finite_are_remembered():
+    """Of the process that had them first."""
+    logs, nan = [SigmaBinLog(), SigmaBinLog()], float("nan")
+    for log, spoilt_at in zip(logs, (4, 3), strict=True):
+        for step in range(1, 6):
+            log.add(torch.tensor([0.01, 0.5, 50.0]), torch.tensor([nan if step > 4 else 1.0, 1.0, 1.0]), step)
+            if step == spoilt_at:
+                log.add(torch.tensor([0.5, 0.6, 2.0]), torch.tensor([float("inf"), nan, 1.0]), step)
+    assert first_spoilt(SigmaBinLog().spoilt) is None
+    assert first_spoilt(logs[0].spoilt) == (4, ["0.3-1"])
+    assert first_spoilt(torch.cat([log.spoilt for log in logs])) == (3, ["0.3-1"])

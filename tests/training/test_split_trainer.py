@@ -4,6 +4,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 
 import helpers_diffusers as sd
@@ -13,6 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from helpers_launch import in_two_processes
 from helpers_split import BOUNDARIES, TIMESTEPS, make_trainer, train_as_one_of_two, train_until_killed, write_inputs
+from helpers_training import full_disk
 from PIL import Image
 
 from diffusers_ediffi import ExpertRouterUNet
@@ -23,13 +25,14 @@ MODELS = {
     "v_prediction": {"prediction": "v_prediction"},
     "sdxl": {"pipeline": StableDiffusionXLPipeline},
 }
+NO_DROPOUT = {"no dropout": {"dropout": 0.0}}  # which each process draws for itself
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A folder with model and pictures for each kind of model."""
     folders = {}
-    for name, options in MODELS.items():
+    for name, options in (MODELS | NO_DROPOUT).items():
         folders[name] = tmp_path_factory.mktemp(name)
         write_inputs(folders[name], **options)
     return folders
@@ -135,16 +138,24 @@ def flat(value):
 
 
 def test_two_processes_have_the_same_weights(inputs, tmp_path):
-    options = {"accumulation": 2, "lora_rank": 2}
-    assert in_two_processes(train_as_one_of_two, tmp_path, inputs["epsilon"], options) == [0, 0]
+    """Those of one process with as many pictures a step, whatever its parts."""
+    options = {"accumulation": 2, "lora_rank": 2, "use_ema": True}
+    assert in_two_processes(train_as_one_of_two, tmp_path, inputs["no dropout"], options) == [0, 0]
     first, second = (torch.load(tmp_path / "run" / f"rank-{rank}.pt") for rank in (0, 1))
     assert flat(first) == flat(second)
-    alone = make_trainer(inputs["epsilon"], tmp_path / "alone", **options)
+    alone = make_trainer(inputs["no dropout"], tmp_path / "alone", **options)
     alone.train()
     assert not torch.equal(alone.learners[0].parameters[0], first[0]["parameters"][0])  # the second learnt, too
+    one = make_trainer(inputs["no dropout"], tmp_path / "one", batch_size=4, **{**options, "accumulation": 1})
+    one.train()
+    for found, learner in zip(first, one.learners.values(), strict=True):
+        trained = [*found["parameters"], *found["ema"]["shadow_params"]]
+        torch.testing.assert_close(
+            trained, [*learner.parameters, *learner.ema.shadow_params], rtol=0, atol=1e-5, check_stride=False
+        )
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["samples_per_expert"] for line in lines] == [4, 8, 12, 16]
-    assert isinstance(load(tmp_path / "run" / "pipeline").unet, ExpertRouterUNet)
+    assert isinstance(load(tmp_path / "run" / "pipeline", "epsilon").unet, ExpertRouterUNet)
 
 
 def test_validation_draws_what_the_result_draws(inputs, tmp_path):
@@ -185,9 +196,20 @@ def test_a_signal_ends_the_run_with_a_checkpoint(inputs, tmp_path, capsys):
 def test_a_loss_that_is_not_finite_names_expert_and_step(inputs, tmp_path):
     trainer = make_trainer(inputs["epsilon"], tmp_path / "run")
     trainer.learners[1].unet.conv_out.bias.data.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match=r"The loss of expert.1 is not finite at step 1\. There is no check"):
+    with pytest.raises(
+        FloatingPointError, match=r"The loss of expert.1 is not finite at step 1\. There is no check"
+    ) as e:
         trainer.train()
+    assert re.search(r"without bf16\. The noise levels were sigma (1-3|3-10|1-3, 3-10)\.$", str(e.value))
     assert not (tmp_path / "run" / "pipeline").exists() and not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(inputs, tmp_path):
+    make_trainer(inputs["epsilon"], tmp_path / "run", steps=2).train()
+    with full_disk(), pytest.raises(OSError, match=r"checkpoint-4 cannot be written .*make room on the disk"):
+        make_trainer(inputs["epsilon"], tmp_path / "run").train()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert make_trainer(inputs["epsilon"], tmp_path / "run").train() == 4
 
 
 def test_a_run_with_other_settings_is_not_resumed(inputs, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 from diffusers import UNet2DModel
-from helpers_training import HalfScenes, assert_same, make_trainer, state_of, tiny_unet
+from helpers_training import HalfScenes, assert_same, full_disk, make_trainer, state_of, tiny_unet
 from PIL import Image
 
 from diffusers_ediffi import ExpertRouterUNet
@@ -85,6 +85,22 @@ def test_other_data_is_refused_but_another_learning_rate_is_not(tmp_path):
     trainer.data_settings = {"phrases": ["cat"]}
     trainer.train()
     assert state_of(tmp_path)["step"] == 2
+
+
+def test_every_setting_that_differs_is_named(tmp_path, capsys):
+    make_trainer(tmp_path, max_steps_this_run=1).train()
+    with pytest.raises(ValueError) as error:
+        make_trainer(tmp_path, batch_size=4, seed=1, ema_decay=0.5, learning_rate=1.0).train()
+    assert "with batch_size = 2, but this run has 4; ema_decay = 0.9999, but this run has 0.5; seed = 0," in str(
+        error.value
+    )
+    assert "Resume with the same batch_size, ema_decay, seed, or" in str(error.value)
+    capsys.readouterr()
+    make_trainer(tmp_path, learning_rate=0.5, num_workers=1, total_steps=2, max_minutes_this_run=9).train()
+    printed = capsys.readouterr().out
+    assert "total_steps = 6 is now 2; learning_rate = 0.01 is now 0.5; num_workers = 0 is now 1." in printed
+    make_trainer(tmp_path, learning_rate=0.5, num_workers=1, total_steps=3).train()
+    assert "is now" not in capsys.readouterr().out.replace("total_steps = 2 is now 3", "")
 
 
 def test_nan_stops_the_run_and_saves_nothing(tmp_path):
@@ -188,6 +204,8 @@ def test_a_launcher_that_shards_weights_is_refused():
     for kind in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         with pytest.raises(ValueError, match=f"{kind.value}, which shards"):
             check_launch(SimpleNamespace(distributed_type=kind))
+        with pytest.raises(ValueError, match=r"or, .*, FSDP with fsdp_version: 2"):
+            check_launch(SimpleNamespace(distributed_type=kind, is_fsdp2=False), sharded=True)
 
 
 def test_pictures_of_another_type_are_refused_before_anything_is_written(tmp_path):
@@ -223,4 +241,14 @@ def test_a_run_stops_where_it_is_told_and_trains_nothing_beyond(tmp_path):
     make_trainer(tmp_path / "whole").train()
     for until, reached in ((2, 2), (1, 2), (5, 5), (None, 6)):
         assert make_trainer(tmp_path / "cut").train(until) == reached
+    assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
+
+
+def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(tmp_path):
+    make_trainer(tmp_path / "whole", checkpoint_every=2).train()
+    make_trainer(tmp_path / "cut", checkpoint_every=2, max_steps_this_run=2).train()
+    with full_disk(), pytest.raises(OSError, match=r"checkpoint-4 cannot be written .*make room on the disk"):
+        make_trainer(tmp_path / "cut", checkpoint_every=2).train()
+    assert [path.name for path in complete_checkpoints(tmp_path / "cut")] == ["checkpoint-2"]
+    assert make_trainer(tmp_path / "cut", checkpoint_every=2).train() == 6
     assert_same(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))

@@ -2,6 +2,7 @@
 """Checkpoint folders that are either complete or do not count."""
 
 import json
+import math
 import os
 import pickle
 import re
@@ -24,10 +25,17 @@ _UNFINISHED = re.compile(
     r"\.(?P<name>checkpoint-\d+|unet|pipeline|log\.jsonl|plan\.json|done\.json|lora_expert\.safetensors)"
     r"(\.\d+(-\d+)?)?\.(?P<ending>tmp|old)"
 )
+# Settings that a resumed run may change, which are kept to say so.
+FREE = "free"
+SHOWN = 8  # of the settings that were changed
 # What older checkpoints note twice: `interval` says it, and what was trained is what counts.
 _SAID_TWICE = ("unet.trained_on",)
 # What PyTorch and Python say of a file that is cut, empty or has other bytes.
 _DAMAGE = (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+Difference = tuple[str, Any, Any]  # the name of a setting, its value before and its value now
+IMAGES_OF_A_STEP = ("batch_size", "num_processes")
 
 
 class DamagedError(OSError):
@@ -49,7 +57,7 @@ def save_checkpoint(
         output (`Path`): The run's folder.
         step (`int`): Optimiser steps done.
         state (`dict`): Tensors and numbers for `torch.save`.
-        settings (`dict`): What a resumed run must share.
+        settings (`dict`): What a resumed run must share and, as `free`, what it may change.
         keep_last (`int`): Older checkpoints beyond so many are removed.
         keep_steps (collection of `int`, *optional*): Checkpoints of these steps are never removed, nor counted: other
             runs start from them.
@@ -136,6 +144,12 @@ def complete_checkpoints(output: Path) -> list[Path]:
     return [path for path in _checkpoints(output) if (path / MARKER).exists()]
 
 
+def last_good(output: Path) -> str:
+    """A sentence that names the last complete checkpoint of a run."""
+    found = complete_checkpoints(output)
+    return f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
+
+
 def step_of(checkpoint: Path) -> int:
     """The step in the name of a checkpoint folder."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
@@ -177,8 +191,8 @@ def load_newest(
 
     Args:
         output (`Path`): The run's folder.
-        settings (`dict`): What the run must share with its checkpoint.
-        say (`Callable`, *optional*, defaults to `print`): Is told of damaged ones.
+        settings (`dict`): What the run must share with its checkpoint and, as `free`, what it may change.
+        say (`Callable`, *optional*, defaults to `print`): Is told of damaged ones, and of what was changed.
 
     Raises:
         OSError: There are checkpoints, and all of them are damaged.
@@ -187,11 +201,13 @@ def load_newest(
     damage: DamagedError | None = None
     for folder in reversed(complete_checkpoints(output)):
         try:
-            state = load_checkpoint(folder, settings)
+            state, changes = load_checkpoint(folder, settings)
         except DamagedError as error:
             damage = damage or error
             say(f"{error} Looking for an older checkpoint.")
         else:
+            if changes:
+                say(f"This run has other settings than {folder}: {_listed(changes, '{} = {!r} is now {!r}')}.")
             return folder, state
     if damage is None:
         return None
@@ -206,25 +222,43 @@ def set_aside_after(checkpoint: Path) -> None:
             folder.rename(next(path for name in names if not (path := folder.with_name(name)).exists()))
 
 
-def load_checkpoint(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The saved state.
+def load_checkpoint(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Difference]]:
+    """The saved state, and what was changed of the settings that may be.
 
     Raises:
         OSError: The checkpoint is damaged.
-        ValueError: The run's settings are not those of the checkpoint; the message names the first difference.
+        ValueError: The run's settings are not those of the checkpoint; the message names the differences.
     """
     try:
         saved = json.loads((folder / "settings.json").read_text())
     except (ValueError, FileNotFoundError) as error:
         raise DamagedError(f"{folder / 'settings.json'} is damaged ({_first_line(error)}).") from error
-    difference = first_difference(saved, settings)
-    if difference is not None:
-        name, before, now = difference
+    now_free = settings.get(FREE, {})
+    free = {name: saved.pop(name) for name in now_free if name in saved} | saved.pop(FREE, {})
+    changes = differences(free, now_free)
+    shared = differences(saved, settings)
+    if _same_images(saved, settings):  # however many processes share them
+        changes += [change for change in shared if change[0] in IMAGES_OF_A_STEP]
+        shared = [change for change in shared if change[0] not in IMAGES_OF_A_STEP]
+    if shared:
+        names = ", ".join(name for name, _, _ in shared[:SHOWN])
         raise ValueError(
-            f"{folder} was trained with {name} = {before!r}, but this run has {now!r}. "
-            f"Resume with the same {name}, or choose another output folder and start from this run's unet/."
+            f"{folder} was trained with {_listed(shared, '{} = {!r}, but this run has {!r}')}. "
+            f"Resume with the same {names}, or choose another output folder and start from this run's unet/."
         )
-    return _read_state(folder)
+    return _read_state(folder), changes
+
+
+def _same_images(saved: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a step takes as many images, on all processes together."""
+    first, second = (math.prod(each.get(name, 0) for name in IMAGES_OF_A_STEP) for each in (saved, now))
+    return first == second > 0
+
+
+def _listed(changes: list[Difference], sentence: str) -> str:
+    """What was changed, and how many more there are of such a list that is long."""
+    further = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+    return "; ".join(sentence.format(*change) for change in changes[:SHOWN]) + further
 
 
 def _read_state(folder: Path, mmap: bool = False) -> dict[str, Any]:
@@ -245,21 +279,20 @@ def _read_state(folder: Path, mmap: bool = False) -> dict[str, Any]:
         raise DamagedError(f"{path} is damaged ({_first_line(error)}).") from error
 
 
-def first_difference(saved: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first entry in which `now` differs from what was saved as JSON.
+def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
+    """The entries in which `now` differs from what was saved as JSON.
 
     Returns:
-        Its name, such as `data.phrases`, the value before and the value now; `None` if nothing differs.
+        Of each its name, such as `data.phrases`, the value before and the value now.
     """
-    return _difference(saved, json.loads(json.dumps(now)), "")
+    return list(_differences(saved, json.loads(json.dumps(now)), ""))
 
 
-def _difference(saved: Any, now: Any, name: str) -> tuple[str, Any, Any] | None:
+def _differences(saved: Any, now: Any, name: str) -> Iterator[Difference]:
     if isinstance(saved, dict) and isinstance(now, dict):
         for key in saved:  # what is only in `now` was introduced after the checkpoint was written
             path = f"{name}.{key}" if name else key
-            found = None if path in _SAID_TWICE else _difference(saved[key], now.get(key), path)
-            if found:
-                return found
-        return None
-    return None if saved == now else (name, saved, now)
+            if path not in _SAID_TWICE:
+                yield from _differences(saved[key], now.get(key), path)
+    elif saved != now:
+        yield name, saved, now

@@ -11,8 +11,10 @@ from ..models.encoder_table import NULL_COLUMN
 from ..paint.painting import Painting
 from .dropout import DropoutRates, Kept, draw_kept, keep_only
 from .embedding_cache import in_single_precision
+from .launch import Share
 
 PAINT_STRENGTH = 0.4  # w' of a region with the weight 1
+ALONE = Share()
 EncodeBatch = Callable[[list[str], torch.Tensor, torch.Tensor | None], dict[str, Any]]
 
 
@@ -33,9 +35,11 @@ class BatchConditioner:
         self.encode_batch: Any = encode_batch
         self.rates, self.device = rates, device
 
-    def draw(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[dict[str, Any], Kept]:
+    def draw(
+        self, batch: dict[str, Any], generator: torch.Generator, share: Share = ALONE
+    ) -> tuple[dict[str, Any], Kept]:
         """Draws which sample keeps which condition, and encodes what is kept."""
-        kept = draw_kept(len(batch["image"]), self.rates, generator)
+        kept = share.of(lambda number: draw_kept(number, self.rates, generator), len(batch["image"]))
         return self._encode(batch, kept), kept
 
     def texts(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -51,18 +51,24 @@ class LatentModel:
         return load_networks([UNet2DConditionModel], [self.folder / "unet"], None, torch.float32)[0]
 
     @torch.no_grad()
-    def latents(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def latents(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """A sample of what the VAE makes of images, scaled as the U-Net takes it.
 
         Args:
             images (`torch.Tensor`): `(batch, 3, height, width)` in [-1, 1].
-            generator (`torch.Generator`, *optional*): Of the sample.
+            noise (`torch.Tensor`): Standard normal noise of the latents' shape, which chooses the sample.
 
         Returns:
             `torch.Tensor`: `(batch, channels, height / 8, width / 8)`, for the factor 8 of Stable Diffusion.
         """
         vae = self.pipe.vae
-        return vae.encode(images.to(self.device)).latent_dist.sample(generator) * vae.config.scaling_factor
+        found = vae.encode(images.to(self.device)).latent_dist
+        return (found.mean + found.std * noise) * vae.config.scaling_factor
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a picture in pixels."""
+        factor = pixels_per_latent(self.folder)
+        return self.pipe.vae.config.latent_channels, height // factor, width // factor
 
     @torch.no_grad()
     def conditioning(self, captions: list[str], height: int, width: int) -> dict[str, Any]:

@@ -3,6 +3,10 @@
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,12 +14,14 @@ import torch.distributed
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 
+from .checkpoint import last_good
 from .run import SignalGuard
+from .sharded import take_up_sharding
 
 if TYPE_CHECKING:
     from ..models.unet import EDiffIUNet
 
-# They cut the weights into pieces, and a run saves and averages whole ones.
+# They cut the weights into pieces; of FSDP2 a run can put them together.
 SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 
@@ -36,7 +42,9 @@ def make_accelerator(mixed_precision: str, **options: Any) -> Accelerator:
             f"The launcher asks for mixed precision {asked!r} ({PRECISION}), but the settings have "
             f"mixed_precision = {mixed_precision!r}: launch without it, and choose no or bf16 in the settings."
         )
-    return Accelerator(mixed_precision=mixed_precision, **options)
+    accelerator = Accelerator(mixed_precision=mixed_precision, **options)
+    take_up_sharding(accelerator, parse_flag_from_env("ACCELERATE_USE_FSDP"))
+    return accelerator
 
 
 def launched_device() -> torch.device:
@@ -44,17 +52,23 @@ def launched_device() -> torch.device:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
 
 
-def check_launch(accelerator: Accelerator) -> None:
+def check_launch(accelerator: Accelerator, sharded: bool = False) -> None:
     """Refuses what no run can honour.
 
+    Args:
+        accelerator (`Accelerator`): It knows what the launcher asks for.
+        sharded (`bool`, *optional*, defaults to `False`): Whether this run can share its weights out by FSDP2.
+
     Raises:
-        ValueError: The launcher shards the weights.
+        ValueError: The launcher shards the weights in another way.
     """
-    if accelerator.distributed_type in SHARDED:
-        raise ValueError(
-            f"The launcher asks for {accelerator.distributed_type.value}, which shards the weights; launch with plain "
-            "processes (DDP), each of which holds the whole network."
-        )
+    if accelerator.distributed_type not in SHARDED or (sharded and getattr(accelerator, "is_fsdp2", False)):
+        return
+    remedy = " or, for a network that is too large for that, FSDP with fsdp_version: 2" if sharded else ""
+    raise ValueError(
+        f"The launcher asks for {accelerator.distributed_type.value}, which shards the weights; launch with plain "
+        f"processes (DDP), each of which holds the whole network{remedy}."
+    )
 
 
 def expect_unused(accelerator: Accelerator, unet: "EDiffIUNet") -> None:
@@ -82,6 +96,59 @@ def parts(size: int, number: int) -> list[slice]:
     """The rows of a batch in so many parts, or fewer where there are not so many rows."""
     step = -(-size // number)
     return [slice(first, min(first + step, size)) for first in range(0, size, step)]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The samples of a process among those of all processes.
+
+    What is random of a step is drawn for all of them on each process, from the same generator, and each takes its
+    rows: two processes draw for a batch what one process does. It is little beside a step, but grows with the number
+    of processes: noise for 2048 images of 256 x 256 is 1.6 GB.
+
+    Args:
+        rank (`int`, *optional*, defaults to 0): The process.
+        processes (`int`, *optional*, defaults to 1): How many there are.
+    """
+
+    rank: int = 0
+    processes: int = 1
+
+    @classmethod
+    def of_process(cls, accelerator: Accelerator) -> "Share":
+        """The share of this process."""
+        return cls(accelerator.process_index, accelerator.num_processes)
+
+    def of(self, draw: Callable[[int], Any], number: int) -> Any:
+        """Draws for all processes, each of which has so many samples; returns the rows of this process."""
+        return part_of(draw(number * self.processes), slice(self.rank * number, (self.rank + 1) * number))
+
+
+class LostProcessError(OSError):
+    """Another process of the run has ended, or cannot be reached."""
+
+
+@contextmanager
+def losses_named(output: Path | None = None) -> Iterator[None]:
+    """A block in which processes wait for one another: it says in a line that another one is lost.
+
+    Args:
+        output (`Path`, *optional*): The folder of a run, whose last checkpoint is named.
+
+    Raises:
+        LostProcessError: Another process has ended, or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
+        good = "" if output is None else f" {last_good(output)}"
+        reason = str(error).splitlines()[0].rpartition("] ")[2][:100] if "gloo" in str(error) else type(error).__name__
+        raise LostProcessError(
+            f"Another process of this run has ended or does not answer ({reason}); it may have said why.{good} Start "
+            "all processes again with the same command to go on."
+        ) from error
 
 
 class StopVotes:

@@ -17,6 +17,7 @@ from .launch import check_launch, expect_unused
 from .lora import LORA_FILE, add_lora, merged, trained_expert
 from .optimizer import make_optimizer
 from .settings import TrainingSettings
+from .sharded import check_sharded, gathered, prepare_sharded, shared_out
 
 
 def check_network(unet: Any) -> None:
@@ -78,32 +79,45 @@ class Learner:
 
     Raises:
         TypeError: The network is not an `EDiffIUNet`.
-        ValueError: It is no network that is trained here (see [`check_network`]), or the launcher shards it.
+        ValueError: It is no network that is trained here (see [`check_network`]), or the launcher shards it in another
+            way than by FSDP2, or the settings do not go with that.
     """
 
     def __init__(self, unet: EDiffIUNet, settings: TrainingSettings, accelerator: Accelerator) -> None:
         check_network(unet)
-        check_launch(accelerator)
+        check_launch(accelerator, sharded=True)
         self.settings, self.accelerator = settings, accelerator
+        self.sharded = accelerator.is_fsdp2
+        if self.sharded:
+            check_sharded(settings)
         if settings.lora_rank:
             torch.manual_seed(settings.seed)
             add_lora(unet, settings.lora_rank, settings.lora_only)
+        self.kind = type(unet)  # FSDP2 makes another one of it
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.unet = unet.to(accelerator.device, memory_format=layout).train()
         if settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-        self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
-        expect_unused(accelerator, self.unet)
-        network = accelerator.prepare(self.unet)  # before the optimiser is made: DDP moves weights to other memory
-        optimizer = make_optimizer(settings.optimizer, self.unet, settings.learning_rate, settings.weight_decay)
-        self.optimizer = accelerator.prepare(optimizer)
+        network, self.optimizer = self._prepare()
         self.network = torch.compile(network) if settings.compile else network
+        self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
         self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=True)
         self.grad_norm = torch.zeros(())
 
+    def _prepare(self) -> tuple[Any, Any]:
+        """The network as it is called, and its optimiser."""
+        settings, accelerator = self.settings, self.accelerator
+        optimizer = (settings.optimizer, self.unet, settings.learning_rate, settings.weight_decay)
+        if self.sharded:
+            return prepare_sharded(accelerator, self.unet, make_optimizer(*optimizer), settings.mixed_precision)
+        expect_unused(accelerator, self.unet)
+        network = accelerator.prepare(self.unet)  # before the optimiser is made: DDP moves weights to other memory
+        return network, accelerator.prepare(make_optimizer(*optimizer))
+
     def step(self, learning_rate: float) -> None:
         """One step of the optimiser along the gradients, which are clipped and then cleared, and of the average."""
-        self.grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        self.grad_norm = gathered(norm, keep=True)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
@@ -111,27 +125,35 @@ class Learner:
         self.ema.step(self.parameters)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {
+        """What a checkpoint keeps, as the main process needs it. Every process must ask for it."""
+        state = {
             "model": self.unet.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        return gathered(state, self.accelerator.is_main_process) if self.sharded else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` returned."""
+        """Loads what `state_dict` returned, with whatever number of processes."""
+        if self.sharded:
+            state = shared_out(state, self.unet, self.parameters)
         self.unet.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self.accelerator.device)
 
-    def averaged(self) -> EDiffIUNet:
-        """A copy of the network with the averaged weights, in plain memory layout."""
+    def averaged(self) -> EDiffIUNet | None:
+        """A copy of the network with the averaged weights, in plain memory layout, on the main process; `None` on
+        others. Every process must ask for it."""
+        main = self.accelerator.is_main_process
+        averages = gathered(self.ema.shadow_params, main) if self.sharded else self.ema.shadow_params
+        if not main:
+            return None
         if self.settings.lora_rank:
             return merged(self.unet, self.lora_expert()).eval()
-        copy = type(self.unet).from_config(self.unet.config)
+        copy = self.kind.from_config(self.unet.config)
         with torch.no_grad():
-            for parameter, average in zip(copy.parameters(), self.ema.shadow_params, strict=True):
+            for parameter, average in zip(copy.parameters(), averages, strict=True):
                 parameter.copy_(average)
         return copy.eval()
 
@@ -140,8 +162,12 @@ class Learner:
         return trained_expert(self.unet, self.ema.shadow_params)
 
     def write(self, output: Path) -> None:
-        """Writes the averaged weights to `output/unet`, and with `lora_rank` their difference beside it."""
-        averaged = without_place(self.averaged())
+        """Writes the averaged weights to `output/unet`, and with `lora_rank` their difference beside it. Every process
+        must call it; the main one writes."""
+        averaged = self.averaged()
+        if averaged is None:
+            return
+        without_place(averaged)
         if self.settings.lora_rank:
             with writing(output / LORA_FILE):
                 self.lora_expert().save(output / LORA_FILE)

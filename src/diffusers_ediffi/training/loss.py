@@ -11,6 +11,11 @@ from ..edm import SIGMA_DATA, c_in, c_noise, expand_as, residual_coefficients
 
 # Edges of the noise-level bins in which the loss is reported.
 SIGMA_BINS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+BIN_NAMES = (
+    f"<{SIGMA_BINS[0]:g}",
+    *(f"{low:g}-{high:g}" for low, high in zip(SIGMA_BINS, SIGMA_BINS[1:], strict=False)),
+    f">{SIGMA_BINS[-1]:g}",
+)
 
 
 def step_generator(
@@ -79,12 +84,17 @@ class SigmaBinLog:
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.edges = torch.tensor(SIGMA_BINS, device=device)
         self.sums = torch.zeros(2, len(SIGMA_BINS) + 1, device=device)  # losses, counts
+        # The first step with losses that are not finite, -1 before, and how many of it fell into each bin.
+        self.spoilt = torch.tensor([-1, *[0] * (len(SIGMA_BINS) + 1)], dtype=torch.long, device=device)
 
-    def add(self, sigma: torch.Tensor, losses: torch.Tensor) -> None:
-        """Adds the losses of one batch, both `(batch,)`."""
+    def add(self, sigma: torch.Tensor, losses: torch.Tensor, step: int = 0) -> None:
+        """Adds the losses of one batch, both `(batch,)`; `step` is its number."""
         index = torch.bucketize(sigma, self.edges)
         self.sums[0].index_add_(0, index, losses.detach().float())
         self.sums[1].index_add_(0, index, torch.ones_like(losses, dtype=torch.float32))
+        found = torch.zeros_like(self.spoilt).index_add_(0, index + 1, (~losses.detach().isfinite()).long())
+        found[0] = step
+        self.spoilt = torch.where((self.spoilt[0] < 0) & (found[1:].sum() > 0), found, self.spoilt)
 
     def read(self, sums: torch.Tensor | None = None) -> tuple[float, dict[str, float]]:
         """Returns the mean loss and the mean per bin (bins without samples left out), and starts again.
@@ -94,8 +104,20 @@ class SigmaBinLog:
         """
         losses, counts = (self.sums if sums is None else sums).tolist()
         self.sums.zero_()
-        names = [f"<{SIGMA_BINS[0]:g}", *(f"{a:g}-{b:g}" for a, b in zip(SIGMA_BINS, SIGMA_BINS[1:], strict=False))]
-        names.append(f">{SIGMA_BINS[-1]:g}")
         mean = sum(losses) / max(sum(counts), 1)
-        bins = zip(names, losses, counts, strict=True)
+        bins = zip(BIN_NAMES, losses, counts, strict=True)
         return mean, {name: loss / count for name, loss, count in bins if count}
+
+
+def first_spoilt(found: torch.Tensor) -> tuple[int, list[str]] | None:
+    """The first step with losses that are not finite, and the bins of their noise levels; `None` if there is none.
+
+    Args:
+        found (`torch.Tensor`): `SigmaBinLog.spoilt` of each process, one behind the other.
+    """
+    rows = [row for row in found.view(-1, len(BIN_NAMES) + 1).tolist() if row[0] >= 0]
+    if not rows:
+        return None
+    first = min(step for step, *_ in rows)
+    counts = [row[1:] for row in rows if row[0] == first]
+    return first, [name for name, *each in zip(BIN_NAMES, *counts, strict=True) if any(each)]

@@ -10,10 +10,15 @@ import torch
 
 from ..edm import noisy_residual
 from ..models.low_res import augment_low_res
+from .launch import Share
 
 
 def augment_batch(
-    config: Any, low_res: torch.Tensor | None, conditioning: dict[str, Any], generator: torch.Generator
+    config: Any,
+    low_res: torch.Tensor | None,
+    conditioning: dict[str, Any],
+    generator: torch.Generator,
+    share: Share,
 ) -> tuple[torch.Tensor | None, dict[str, Any], Any]:
     """Gives each low-resolution image noise of a random level up to `max_noise_level`.
 
@@ -22,6 +27,7 @@ def augment_batch(
         low_res (`torch.Tensor`, *optional*): The upsampled low-resolution images, `(batch, 3, height, width)`.
         conditioning (`dict`): Keyword arguments of the network.
         generator (`torch.Generator`): Draws the levels and the noise.
+        share ([`Share`]): Of this process in what is drawn.
 
     Returns:
         The noisy images, the conditioning that tells their levels, and the standard deviation `sigma_residual` of the
@@ -30,13 +36,15 @@ def augment_batch(
     residual = config.sigma_residual
     if low_res is None or config.max_noise_level is None:
         return low_res, conditioning, residual
-    level = config.max_noise_level * torch.rand(len(low_res), generator=generator, device=generator.device)
-    return *with_noise(low_res, level, conditioning, generator), residual and noisy_residual(residual, level)
+    size, shape = len(low_res), low_res.shape[1:]
+    where: dict[str, Any] = {"generator": generator, "device": generator.device}
+    level = config.max_noise_level * share.of(lambda number: torch.rand(number, **where), size)
+    noise = share.of(lambda number: torch.randn(number, *shape, **where), size)
+    return *with_noise(low_res, level, noise, conditioning), residual and noisy_residual(residual, level)
 
 
 def with_noise(
-    low_res: torch.Tensor, level: torch.Tensor, conditioning: dict[str, Any], generator: torch.Generator
+    low_res: torch.Tensor, level: torch.Tensor, noise: torch.Tensor, conditioning: dict[str, Any]
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """The low-resolution images with noise of the levels `(batch,)`, and the conditioning that tells the levels."""
-    noise = torch.randn(low_res.shape, generator=generator, device=generator.device).to(low_res)
-    return augment_low_res(low_res, noise, level), {**conditioning, "class_labels": level}
+    return augment_low_res(low_res, noise.to(low_res), level), {**conditioning, "class_labels": level}

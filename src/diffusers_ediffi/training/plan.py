@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from ..experts.files import expert_folder
 from ..experts.noise_interval import NoiseInterval
-from .checkpoint import complete_checkpoints, first_difference, step_of
+from .checkpoint import complete_checkpoints, differences, step_of
 from .dropout import DropoutRates
 from .launch import make_accelerator
 from .schedule import Schedule, outside
@@ -130,12 +130,12 @@ class TreePlan:
         path = self.folder(node) / PLAN
         if not path.exists() or not (self.is_done(node) or self.steps_done(node)):
             return
-        difference = first_difference(json.loads(path.read_text()), self.plan(node))
-        if difference is not None:
-            name, before, now = difference
+        changes = differences(json.loads(path.read_text()), self.plan(node))
+        if changes:
+            listed = "; ".join(f"{name} = {before!r}, but now it is {now!r}" for name, before, now in changes)
             state = "is done" if self.is_done(node) else f"has {self.steps_done(node)} steps"
             raise ValueError(
-                f"Node {node.name!r} {state} with {name} = {before!r}, but now it is {now!r}. Change it back, give "
+                f"Node {node.name!r} {state} with {listed}. Change it back, give "
                 f"the node another name, or remove {path.parent} to train it anew."
             )
 

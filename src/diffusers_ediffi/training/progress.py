@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..edm import karras_sigmas
-from .loss import SigmaBinLog
+from .loss import SigmaBinLog, first_spoilt
 from .run import RunLog
 from .settings import TrainingSettings
 
@@ -71,6 +71,14 @@ class Progress:
     def read_losses(self) -> tuple[float, dict[str, float]]:
         """The mean loss since the last reading, over all processes, and that of each bin of noise levels."""
         return self.bins.read(self.accelerator.reduce(self.bins.sums.clone()))
+
+    def spoilt(self) -> str:
+        """Where the loss is not finite, over all processes."""
+        found = first_spoilt(self.accelerator.gather(self.bins.spoilt))
+        if found is None:
+            return "The gradient is not finite"
+        step, bins = found
+        return f"The loss is not finite since step {step}, first at noise levels sigma {', '.join(bins)},"
 
     def write_line(self, step: int, loss: float, bins: dict[str, float], grad_norm: float) -> None:
         """Appends what is known at a step to log.jsonl."""

@@ -83,7 +83,8 @@ def sample_rows(
     noise = torch.randn(images.shape, generator=generator).to(images.device)
     if low_res is not None and unet.config.max_noise_level is not None:
         level = torch.full((len(images),), unet.config.max_noise_level / 2, device=images.device)
-        low_res, conditioning = with_noise(low_res, level, conditioning, generator)
+        noise_of_input = torch.randn(low_res.shape, generator=generator)
+        low_res, conditioning = with_noise(low_res, level, noise_of_input, conditioning)
     if interval.contains_range(float(karras_sigmas(2)[-1]), float(karras_sigmas(2)[0])):
         steps, guidance = settings.sample_steps, settings.sample_guidance
         drawn = [sample_images(unet, conditioning, noise, low_res, steps, guidance)]

@@ -84,6 +84,10 @@ class TrainingSettings:
         """The settings that a resumed run must share with its checkpoint."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata["free"]}
 
+    def free(self) -> dict[str, Any]:
+        """The settings that a resumed run may change, but for the budget of a single run."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["free"] and f.name not in THIS_RUN}
+
     def recipe(self) -> dict[str, Any]:
         """Everything that decides what a whole run learns: `fixed()`, its length and its learning rates."""
         shape = ("total_steps", "learning_rate", "lr_schedule", "warmup_steps")

@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -19,8 +19,9 @@ from ..discrete_time import log_sigmas
 from ..experts.files import copy_pipeline, expert_folder
 from ..files import written_whole
 from .checkpoint import (
+    FREE,
     MARKER,
-    complete_checkpoints,
+    last_good,
     load_newest,
     remove_incomplete,
     save_checkpoint,
@@ -29,9 +30,9 @@ from .checkpoint import (
 )
 from .data import StepBatchSampler, image_to_float, make_loader
 from .latent_model import LatentModel
-from .launch import StopVotes, check_launch, make_accelerator, part_of, parts
+from .launch import Share, StopVotes, check_launch, losses_named, make_accelerator, part_of, parts
 from .learner import without_place
-from .loss import step_generator
+from .loss import SigmaBinLog, first_spoilt, step_generator
 from .pictures import PictureDataset
 from .run import RunLog, alone_in
 from .sampling import write_grid
@@ -39,6 +40,7 @@ from .settings import TrainingSettings
 from .unet_experts import ExpertLearner, make_lora_router, make_router, split_unet, timesteps_of_experts
 
 PIPELINE = "pipeline"  # the result, in the folder of a run
+FREE_OF_SPLIT = ("accumulation", "validation_prompt", "validation_images")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class SplitSettings:
     Args:
         boundaries (`tuple` of `float`): Noise levels in sigma between the experts, increasing.
         trained (`tuple` of `int`, *optional*): The experts that learn, expert 0 has the lowest noise; by default all.
-        accumulation (`int`, *optional*, defaults to 1): Parts that a batch is computed in.
+        accumulation (`int`, *optional*, defaults to 1): Parts that a batch is computed in; what is drawn for it does
+            not depend on them.
         use_ema (`bool`, *optional*, defaults to `False`): Whether the averaged weights are the result.
         snr_gamma (`float`, *optional*): See [`LatentModel.losses`].
         empty_prompts (`float`, *optional*, defaults to 0.0): The share of captions that are left empty.
@@ -98,7 +101,21 @@ class SplitSettings:
 
     def fixed(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint."""
-        return {name: value for name, value in asdict(self).items() if not name.startswith("validation")}
+        return {name: value for name, value in asdict(self).items() if name not in FREE_OF_SPLIT}
+
+    def free(self) -> dict[str, Any]:
+        """What a resumed run may change."""
+        return {name: getattr(self, name) for name in FREE_OF_SPLIT}
+
+
+class Drawn(NamedTuple):
+    """What is random of a batch, a row for each sample: which captions stay, the noise of the VAE and of the latents,
+    `(batch, channels, height, width)`, and the timesteps."""
+
+    kept: torch.Tensor
+    vae_noise: torch.Tensor
+    timesteps: torch.Tensor
+    noise: torch.Tensor
 
 
 class SplitTrainer:
@@ -106,7 +123,8 @@ class SplitTrainer:
 
     `output` receives `checkpoint-<step>/`, `log.jsonl` with the loss of each expert, `samples/` and at the end
     `pipeline/`, the pipeline with an [`ExpertRouterUNet`]. Starting again with the same arguments resumes. Every
-    random number depends on seed, expert, step and process alone.
+    random number depends on seed, expert, step and the place of its sample among those of all processes alone, but for
+    dropout in the network, which has one of the process.
 
     Args:
         unet (`UNet2DConditionModel`): Where all experts start from. It is taken over.
@@ -155,8 +173,10 @@ class SplitTrainer:
             ValueError: The output folder holds a run with other settings.
             OSError: Another process trains in the output folder, or it cannot be written.
             FloatingPointError: A loss or gradient is not finite.
+            LostProcessError: Another process of the run has ended.
         """
-        with alone_in(self.output) if self.accelerator.is_main_process else nullcontext():
+        lock = alone_in(self.output) if self.accelerator.is_main_process else nullcontext()
+        with losses_named(self.output), lock:
             self._resume()
             self._announce()
             total, limit = self.settings.total_steps, self.settings.max_steps_this_run
@@ -178,7 +198,9 @@ class SplitTrainer:
                 try:
                     losses = {learner.name: self._train(learner, next(batches)) for learner in self.learners.values()}
                 except FloatingPointError as error:
-                    raise FloatingPointError(f"{error} at step {self.step + 1}. {self._remedy()}") from None
+                    what, *where = error.args
+                    sentences = [f"{what} at step {self.step + 1}.", self._remedy(), *where]
+                    raise FloatingPointError(" ".join(filter(None, sentences))) from None
                 self.step += 1
                 bar.update()
                 bar.set_postfix({name: f"{loss:.4f}" for name, loss in losses.items()})
@@ -190,33 +212,51 @@ class SplitTrainer:
         Raises:
             FloatingPointError: It or its gradient is not finite.
         """
-        process = self.accelerator.process_index
-        key = (self.split.num_experts, learner.index)
-        generator = step_generator(self.settings.seed, key, self.step, process, self.accelerator.device)
-        torch.manual_seed(generator.initial_seed())  # for dropout inside the network
+        key = (self.settings.seed, (self.split.num_experts, learner.index), self.step)
+        rank = self.accelerator.process_index
+        torch.manual_seed(step_generator(*key, rank).initial_seed())  # for dropout inside the network
+        drawn = self._draw(learner, batch, step_generator(*key, 0, self.accelerator.device))
         rows, losses = parts(len(batch["caption"]), self.split.accumulation), []
         for some in rows:
             with nullcontext() if some is rows[-1] else self.accelerator.no_sync(learner.network):
-                losses.append(self._gradients_of_part(learner, part_of(batch, some), generator))
+                losses.append(self._gradients_of_part(learner, part_of(batch, some), part_of(drawn, some)))
         loss = float(self.accelerator.reduce(torch.cat(losses).mean(), "mean"))
         if not math.isfinite(loss):
-            raise FloatingPointError(f"The loss of {learner.name} is not finite")
+            raise FloatingPointError(f"The loss of {learner.name} is not finite", self._spoilt(drawn, losses))
         learner.step(self.settings.learning_rate_at(self.step))
         return loss
 
-    def _gradients_of_part(
-        self, learner: ExpertLearner, batch: dict[str, Any], generator: torch.Generator
-    ) -> torch.Tensor:
+    def _spoilt(self, drawn: Drawn, losses: list[torch.Tensor]) -> str:
+        """The noise levels of the losses that are not finite, over all processes."""
+        levels = torch.tensor(log_sigmas(self.model.betas), device=drawn.timesteps.device)[drawn.timesteps].exp()
+        bins = SigmaBinLog(levels.device)
+        bins.add(levels.float(), torch.cat(losses))
+        found = first_spoilt(self.accelerator.gather(bins.spoilt))
+        return f"The noise levels were sigma {', '.join(found[1])}." if found else ""
+
+    def _draw(self, learner: ExpertLearner, batch: dict[str, Any], generator: torch.Generator) -> Drawn:
+        """What is random of a batch."""
+        shape = self.model.latent_shape(*batch["image"].shape[-2:])
+
+        def draw(number: int) -> Drawn:
+            kept = torch.rand(number, generator=generator, device=generator.device) >= self.split.empty_prompts
+            vae_noise = torch.randn(number, *shape, generator=generator, device=generator.device)
+            timesteps = learner.draw_timesteps(number, generator)
+            noise = torch.randn(number, *shape, generator=generator, device=generator.device)
+            return Drawn(kept, vae_noise, timesteps, noise)
+
+        return Share.of_process(self.accelerator).of(draw, len(batch["caption"]))
+
+    def _gradients_of_part(self, learner: ExpertLearner, batch: dict[str, Any], drawn: Drawn) -> torch.Tensor:
         """Adds the share that some samples have in the gradients of a batch; returns their losses."""
         images = image_to_float(batch["image"].to(self.accelerator.device, non_blocking=True))
-        kept = torch.rand(len(images), generator=generator, device=generator.device) >= self.split.empty_prompts
-        captions = [text if keep else "" for text, keep in zip(batch["caption"], kept.tolist(), strict=True)]
-        latents = self.model.latents(images, generator)
+        captions = [text if keep else "" for text, keep in zip(batch["caption"], drawn.kept.tolist(), strict=True)]
+        latents = self.model.latents(images, drawn.vae_noise)
         with self.accelerator.autocast():
             conditioning = self.model.conditioning(captions, images.shape[-2], images.shape[-1])
-        timesteps = learner.draw_timesteps(len(images), generator)
-        noise = torch.randn(latents.shape, generator=generator, device=generator.device)
-        losses = self.model.losses(learner.network, latents, noise, timesteps, conditioning, self.split.snr_gamma)
+        losses = self.model.losses(
+            learner.network, latents, drawn.noise, drawn.timesteps, conditioning, self.split.snr_gamma
+        )
         # accelerate divides by its number of parts, which need not be equal
         self.accelerator.backward(
             losses.sum() * (self.accelerator.gradient_accumulation_steps / self.settings.batch_size)
@@ -318,13 +358,14 @@ class SplitTrainer:
             self.log.cut_back(self.step)
 
     def _fixed_settings(self) -> dict[str, Any]:
-        """What a resumed run must share with its checkpoint."""
+        """What a resumed run must share with its checkpoint, and what it may change."""
         digest = hashlib.blake2b(digest_size=8)
         for layer in (self.base.conv_in, self.base.conv_out):  # every fine-tune changes them
             digest.update(layer.weight.detach().cpu().numpy().tobytes())
         return {
             **self.settings.fixed(),
             **self.split.fixed(),
+            FREE: {**self.settings.free(), **self.split.free()},
             "num_processes": self.accelerator.num_processes,
             "data": self.dataset.describe(),
             "prediction": self.model.prediction,
@@ -344,9 +385,8 @@ class SplitTrainer:
             self.say(f"Warning: only {names} changes; at the other noise levels the result is the U-Net that it was.")
 
     def _remedy(self) -> str:
-        found = complete_checkpoints(self.output)
-        good = f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
-        return f"{good} Start again with a lower learning rate than {self.settings.learning_rate:g}, or without bf16."
+        rate = self.settings.learning_rate
+        return f"{last_good(self.output)} Start again with a lower learning rate than {rate:g}, or without bf16."
 
     def _bar(self) -> tqdm:
         return tqdm(

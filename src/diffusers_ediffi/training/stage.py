@@ -14,6 +14,7 @@ import torch
 from ..experts.files import expert_folder
 from ..experts.lora import LoraExpert
 from ..experts.noise_interval import NoiseInterval
+from ..experts.routes import Routes
 from ..models.unet import EDiffIUNet
 from .learner import check_config
 from .lora import plain_lora
@@ -55,7 +56,8 @@ class StageNetworks:
 
         Raises:
             OSError: A configuration is missing.
-            ValueError: The pipeline has no such stage, or its networks are not trained here.
+            ValueError: The pipeline has no such stage, its networks are not trained here, or an expert draws noise
+                levels that it was not trained on.
         """
         index = _read(Path(pipeline) / "model_index.json")
         there = [stage for stage in STAGES if _is_loaded(index.get(stage))]
@@ -64,6 +66,8 @@ class StageNetworks:
         config = _read(Path(pipeline) / name / "config.json")
         base = _read(Path(pipeline) / STAGES[0] / "config.json")
         networks = _networks(config, name)
+        if "unets" in config:  # an expert that draws what it was not trained on is not trained further, either
+            Routes(config["boundaries"], trained_on=[network.get("trained_on") for network in networks])
         scale = index.get("sr_scale", SR_SCALE)
         size = _networks(base, STAGES[0])[0]["sample_size"] * scale ** STAGES.index(name)
         sides = [network["sample_size"] for network in networks]

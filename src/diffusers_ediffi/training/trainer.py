@@ -19,8 +19,9 @@ from ..experts.noise_interval import NoiseInterval
 from ..models.low_res import upsample_low_res
 from ..paint.processor import painted
 from .checkpoint import (
+    FREE,
     MARKER,
-    complete_checkpoints,
+    last_good,
     load_newest,
     remove_incomplete,
     save_checkpoint,
@@ -30,7 +31,7 @@ from .checkpoint import (
 from .conditioning import BatchConditioner, EncodeBatch
 from .data import StepBatchSampler, collate, image_to_float, make_loader
 from .dropout import DropoutRates, Kept
-from .launch import StopVotes, make_accelerator, part_of, parts
+from .launch import Share, StopVotes, losses_named, make_accelerator, part_of, parts
 from .learner import Learner
 from .loss import edm_loss, step_generator
 from .noise_augmentation import augment_batch
@@ -121,8 +122,10 @@ class Trainer:
             ValueError: The output folder holds a run with other settings.
             OSError: Another process trains in the output folder, or it cannot be written.
             FloatingPointError: The loss is no longer finite.
+            LostProcessError: Another process of the run has ended.
         """
-        with alone_in(self.output) if self.accelerator.is_main_process else nullcontext():
+        lock = alone_in(self.output) if self.accelerator.is_main_process else nullcontext()
+        with losses_named(self.output), lock:
             return self._train(min(until or self.settings.total_steps, self.settings.total_steps))
 
     def _train(self, end: int) -> int:
@@ -171,26 +174,31 @@ class Trainer:
             return None
 
     def train_step(self, batch: dict[str, Any]) -> None:
-        """One optimiser step on a batch of items; every random number depends on (seed, node, step, rank) alone."""
+        """One optimiser step on a batch of items; every random number depends on (seed, node, step) and on the place
+        of its sample among those of all processes alone, but for dropout in the network, which has one of (seed, node,
+        step, rank)."""
         # What is abandoned is done again. Of several processes each waits for the others' gradients, so none may.
         with self.votes.guard.abandons() if self.votes.alone else nullcontext():
             sigma, losses = self._gradients(batch)
         self.learner.step(self.settings.learning_rate_at(self.step))
-        self.progress.bins.add(sigma, losses)
         self.step += 1
+        self.progress.bins.add(sigma, losses, self.step)
 
     def _gradients(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes the gradients of a batch; returns its noise levels and losses, both `(batch,)`."""
-        rank, config = self.accelerator.process_index, self.unet.config
-        generator = step_generator(self.settings.seed, self.node, self.step, rank, self.device)
-        torch.manual_seed(generator.initial_seed())  # for dropout inside the network
+        share, config = Share.of_process(self.accelerator), self.unet.config
+        key = (self.settings.seed, self.node, self.step)
+        torch.manual_seed(step_generator(*key, share.rank).initial_seed())  # for dropout inside the network
+        generator = step_generator(*key, 0, self.device)
         with torch.no_grad():
             with self.accelerator.autocast():
-                conditioning, kept = self.conditioner.draw(batch, generator)
+                conditioning, kept = self.conditioner.draw(batch, generator, share)
             images, low_res = self._images(batch)
-            sigma = self.interval.sample((len(images),), generator=generator, device=self.device)
-            noise = torch.randn(images.shape, generator=generator, device=self.device)
-            low_res, conditioning, residual = augment_batch(config, low_res, conditioning, generator)
+            size, shape = len(images), images.shape[1:]
+            where: dict[str, Any] = {"generator": generator, "device": self.device}
+            sigma = share.of(lambda number: self.interval.sample((number,), **where), size)
+            noise = share.of(lambda number: torch.randn(number, *shape, **where), size)
+            low_res, conditioning, residual = augment_batch(config, low_res, conditioning, generator, share)
         inputs = (images, sigma, noise, conditioning, low_res, config.sigma_data, residual)
         rows = parts(len(images), self.accelerator.gradient_accumulation_steps)
         losses = []
@@ -249,12 +257,15 @@ class Trainer:
 
         A signal leaves the picture out: it is not waited for.
         """
-        if not self.sample_items or not self.accelerator.is_main_process:
+        if not self.sample_items:
             return
+        unet = self.ema_unet()
+        if unet is None:
+            return
+        unet.to(self.device)
         batch = collate(self.sample_items)
         images, low_res = self._images(batch)
         conditioning = self.conditioner.texts(batch)
-        unet = self.ema_unet().to(self.device)
         try:
             with self.votes.guard.abandons(), self.accelerator.autocast():
                 rows = sample_rows(unet, self.interval, self.settings, images, low_res, conditioning)
@@ -267,11 +278,12 @@ class Trainer:
         # Of all processes, so that a log line tells the same, whether or not the run was cut.
         bins = self.accelerator.reduce(self.progress.bins.sums.clone())
         self._check_finite(bins.sum() + self.learner.grad_norm)
+        state = {"step": self.step, **self.learner.state_dict(), "bins": bins}
         if self.accelerator.is_main_process and not (self.output / f"checkpoint-{self.step}" / MARKER).exists():
             save_checkpoint(
                 self.output,
                 self.step,
-                {"step": self.step, **self.learner.state_dict(), "bins": bins},
+                state,
                 self._fixed_settings(),
                 self.settings.keep_last,
                 self.keep_steps,
@@ -299,9 +311,10 @@ class Trainer:
             self.progress.log.cut_back(self.step)
 
     def _fixed_settings(self) -> dict[str, Any]:
-        """What a resumed run must share with its checkpoint."""
+        """What a resumed run must share with its checkpoint, and what it may change."""
         return {
             **self.settings.fixed(),
+            FREE: self.settings.free(),
             "num_processes": self.accelerator.num_processes,
             "node": self.node,
             "interval": self.interval.to_config(),
@@ -315,16 +328,14 @@ class Trainer:
 
     def _check_finite(self, value: float | torch.Tensor) -> None:
         if not math.isfinite(float(value)):
-            found = complete_checkpoints(self.output)
-            good = f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
             raise FloatingPointError(
-                f"The loss or its gradient is not finite at step {self.step}, nothing was saved. {good} "
+                f"{self.progress.spoilt()} as is seen at step {self.step}; nothing of it was saved. "
+                f"{last_good(self.output)} "
                 f"Start again with a lower learning rate than {self.settings.learning_rate:g}, or without bf16."
             )
 
     def _write_weights(self) -> None:
-        if self.accelerator.is_main_process:
-            self.learner.write(self.output)
+        self.learner.write(self.output)
         self.accelerator.wait_for_everyone()
 
     def _announce(self) -> None:
@@ -384,6 +395,7 @@ class Trainer:
         """Training time of the steps so far, over all runs; steps that a kill made to be repeated count once."""
         return self.progress.seconds
 
-    def ema_unet(self) -> "EDiffIUNet":
-        """A copy of the network with the averaged weights, in plain memory layout."""
+    def ema_unet(self) -> "EDiffIUNet | None":
+        """A copy of the network with the averaged weights, in plain memory layout, on the main process; `None` on
+        others. Every process must ask for it."""
         return self.learner.averaged()
