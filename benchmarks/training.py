@@ -305,7 +305,8 @@ def compare_steps(args: argparse.Namespace, *pictures: Any) -> dict[str, Any]:
     """Seconds, images/s and the ratio to the bare loop of each candidate."""
     found = equal_costs(args)
     config = build_config(args)
-    others = candidates(args, found, tuple(name for name in (BARE, PLAIN, DIFFUSERS, IMAGEN) if name in found))
+    # The bare loop last, so that the trainer's step follows right behind it.
+    others = candidates(args, found, tuple(name for name in (PLAIN, DIFFUSERS, IMAGEN, BARE) if name in found))
     turns = Turns(config, args.batch_size, others, clock_of(args.device))
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(build_ediffi(args.preset), turns, Path(folder), args, WARM_UP + args.calls + 2)
@@ -313,9 +314,11 @@ def compare_steps(args: argparse.Namespace, *pictures: Any) -> dict[str, Any]:
     bare = turns.seconds[BARE]
     for name, seconds in turns.seconds.items():
         pairs = range(WARM_UP, WARM_UP + args.calls)
-        ratios = [2 * seconds[i] / (bare[i] + bare[i + 1]) for i in pairs]
+        other = 1 if name == TRAINER else -1  # where the bare loop's step on the other side is
+        ratios = [2 * seconds[i] / (bare[i] + bare[i + other]) for i in pairs]
         step = statistics.median(seconds[i] for i in pairs)
         ratio = 1.0 if name == BARE else statistics.median(ratios)
+        found[name]["ratios"] = ratios
         found[name] |= {"seconds": step, "images_per_second": args.batch_size / step, "ratio": ratio}
     for name in MEASURED:
         if name in found:
