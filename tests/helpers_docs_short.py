@@ -22,6 +22,7 @@ SHORT_FORMS = {
     "loading.py": "--gigabytes 0.02",
     "paint_with_words.py": "--calls 1 --width 0.25 --size 16",  # of benchmarks/
     "router.py": "--calls 1",
+    "training.py": "--calls 1 --pictures 2 --items 2 --rows 100",
     "draw/deepfloyd_if.py": "--steps 1 1",
     "draw/karlo.py": "--steps 1 1 --prior-steps 2",
     "draw/sdxl_two_experts.py": "--steps 1 --height 16 --width 16",

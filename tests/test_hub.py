@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import diffusers
 import pytest
 from helpers import tiny_pipeline, tiny_unet
-from helpers_examples import run_script
+from helpers_examples import run_script, start_script
 
 import diffusers_ediffi
 from diffusers_ediffi import ExpertRouterUNet
@@ -209,7 +209,7 @@ def push(saved, tmp_path, monkeypatch):
             shutil.copytree(saved, folder)
             source = {"name": "org/source", "license": license, "sha256": {"a.safetensors": "0" * 64}}
             (folder / "conversion.json").write_text(json.dumps({"converter": "x", "checkpoint": source}))
-            return run_script("hub/prepare_hub_repo", folder, "--push", REPO), folder
+            return start_script("hub/prepare_hub_repo", folder, "--push", REPO), folder
 
         yield run, handler
         server.shutdown()

@@ -59,7 +59,8 @@ def test_save_and_load_draw_the_same_image(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     loaded = EDiffIPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
-    assert np.array_equal(draw(loaded, "a red car"), draw(pipe, "a red car"))
+    pictures = [draw(each, "a red car", num_inference_steps=(3, 1, 1)) for each in (loaded, pipe)]
+    assert np.array_equal(*pictures) and pictures[0].std() > 0.1
 
 
 def test_info_lists_stages_experts_and_licence(capsys):

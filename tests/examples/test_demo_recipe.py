@@ -5,7 +5,6 @@ import argparse
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from helpers_examples import EXAMPLES, import_script, run_script
+from helpers_docs_short import short_form
+from helpers_examples import EXAMPLES, import_script, run_path, run_script
 from PIL import Image
 
 from diffusers_ediffi import (
@@ -30,10 +30,18 @@ from diffusers_ediffi import (
 from diffusers_ediffi.demo import load_objects
 
 
-def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
-    """Every stage for one step, from the tokenizers to a pipeline that loads and draws."""
-    script = EXAMPLES / "demo" / "train_demo.py"
-    phrases = runpy.run_path(str(script))["PHRASES"]
+@pytest.fixture
+def recipe(monkeypatch):
+    return import_script("demo/train_demo", monkeypatch)
+
+
+def test_the_demo_recipe_in_miniature(recipe, tmp_path, monkeypatch):
+    """Every stage for one step, from the tokenizers to a pipeline that loads and draws.
+
+    With few samples, as in the commands of the documentation. The first stage has a process, as all stages have; the
+    others run in this one, which has imported everything. Then the recipe itself has a process.
+    """
+    phrases = recipe.PHRASES
     objects = tmp_path / "objects"
     objects.mkdir()
     for i in range(len(phrases)):
@@ -42,14 +50,29 @@ def test_the_demo_recipe_in_miniature(tmp_path, monkeypatch):
     (objects / "index.json").write_text(json.dumps(index))
 
     networks = ["base", "base-high", "base-middle", "base-low", "sr256", "sr256-low", "sr1024"]
-    command = [sys.executable, script, "--objects", objects, "--output", tmp_path / "run"]
-    command += ["--stages", "clip", "t5", *networks, "assemble"]
-    command += ["--steps", *(f"{stage}=1" for stage in ("clip", "t5", *networks))]
+    options = ["--objects", objects, "--output", tmp_path / "run", "--stages", "clip", "t5", *networks, "assemble"]
+    options = list(map(str, [*options, "--steps", *(f"{stage}=1" for stage in ("clip", "t5", *networks))]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
+    started = []
 
-    again = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    def run_stage(command, environment, start=recipe.run_script):
+        started.append(command)
+        command = short_form(command)
+        if len(started) == 1:
+            return start(command, environment)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        PartialState._reset_state()
+        done = run_path(command[1], command[2:], environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.returncode, 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "run_script", run_stage)
+        recipe.main(options)
+    assert len(started) == 2 + len(networks)
+
+    command = [sys.executable, str(EXAMPLES / "demo" / "train_demo.py"), *options]
+    again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-2000:]
     assert again.stdout.count("Skipped: ") == 2 + len(networks) and "Resuming" not in again.stdout
 
@@ -94,11 +117,6 @@ def test_experts_from_one_schedule(experts, options, size, capsys):
     capsys.readouterr()
     with pytest.raises(ValueError, match="Node 'base' is done with settings.batch_size = 1, but now it is 2"):
         experts(*options, "--batch-size", "2")
-
-
-@pytest.fixture
-def recipe(monkeypatch):
-    return import_script("demo/train_demo", monkeypatch)
 
 
 def test_the_packaged_model_names_the_words_of_the_recipe(recipe):
@@ -216,8 +234,7 @@ def test_the_demo_recipe_refuses_bad_input(tmp_path):
         (["--objects", tmp_path, "--minutes", "base"], "STAGE=NUMBER"),
         (["--objects", tmp_path, "--steps", "basis=3"], "STAGE=NUMBER"),
     ):
-        command = [sys.executable, EXAMPLES / "demo" / "train_demo.py", "--output", tmp_path / "run", *arguments]
-        result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        result = run_script("demo/train_demo", "--output", tmp_path / "run", *arguments)
         assert result.returncode == 2 and message in result.stderr and not (tmp_path / "run").exists()
 
 
