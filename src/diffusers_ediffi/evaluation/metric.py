@@ -70,5 +70,5 @@ class StoredFeatures(FeatureMetric):
     def _both(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The features of generated and of real pictures, once there are enough."""
         counts = [sum(map(len, self._stored[real])) for real in (False, True)]
-        self.check(*counts, width=self.width or 0)
+        self.check(counts[0], counts[1], self.width or 0)
         return torch.cat(self._stored[False]), torch.cat(self._stored[True])
