@@ -242,6 +242,9 @@ def evaluate(
         rows = ImageFolder(folder)
         found = [rows[row] for row in range(len(rows))]
         paths, texts = [folder / picture.name for picture in found], [picture.caption for picture in found]
+        silent = [picture.name for picture in found if not picture.caption]
+        if silent:
+            raise ValueError(f"{silent[0]} has no caption in {str(folder)!r}, which {CLIPScore.name} needs of each.")
         about["captions"] = Captions(tuple(texts)).describe()
     drawn = read_settings(folder)
     about |= {"drawn": drawn} if drawn else {}

@@ -17,7 +17,7 @@ class KernelDistance(StoredFeatures):
     be negative (Binkowski et al. 2018, arXiv 1801.01401).
 
     It is the mean over random subsets, as in torch-fidelity (100 of 1000 by default) and clean-fid; of fewer pictures
-    a subset has them all on the smaller side, as in clean-fid.
+    a subset has them all on the smaller side, as in clean-fid; where it has all of both, there is one subset.
 
     Args:
         subsets (`int`, *optional*, defaults to 100): How many subsets are drawn.
@@ -54,7 +54,7 @@ class KernelDistance(StoredFeatures):
         size = min(self.subset_size, len(generated), len(real))
         random = np.random.default_rng(self.seed)
         found = []
-        for _ in range(self.subsets):
+        for _ in range(self.subsets if size < max(len(generated), len(real)) else 1):  # or they are all the same
             x, y = (features[random.choice(len(features), size, replace=False)] for features in (generated, real))
             found.append(_unbiased_mmd(x, y))
         return {
