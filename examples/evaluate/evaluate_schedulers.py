@@ -18,7 +18,15 @@ import diffusers
 import diffusers_ediffi  # noqa: F401  diffusers knows its pipelines and schedulers from now on
 from diffusers_ediffi.cli.options import file, folder, whole
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
-from diffusers_ediffi.evaluation import METRICS, CLIPNetwork, Evaluator, FeatureNetwork, draw_pictures, read_captions
+from diffusers_ediffi.evaluation import (
+    METRICS,
+    CLIPNetwork,
+    Evaluator,
+    FeatureNetwork,
+    draw_pictures,
+    read_captions,
+    read_settings,
+)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -67,7 +75,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         output = args.output / name
         options = {"seed": args.seed, "batch_size": args.batch_size, "call": {"num_inference_steps": args.steps}}
         pictures = draw_pictures(pipe, captions, output / "pictures", **options)
-        card = evaluator.measure(pictures, output, captions.texts, args.output / "reference")
+        drawn = {"drawn": read_settings(output / "pictures")}
+        card = evaluator.measure(pictures, output, captions.texts, args.output / "reference", drawn)
         figures[name] = card["metrics"]
         print(f"{name:24}" + "  ".join(f"{key} {value:.4g}" for key, value in card["metrics"].items()), flush=True)
     return figures

@@ -28,10 +28,10 @@ from ..evaluation import (
     draw_pictures,
     list_pictures,
     read_captions,
+    read_settings,
     save_sweep,
 )
 from ..evaluation import evaluate as evaluate_folder
-from ..evaluation.drawing import read_settings
 from ..evaluation.evaluator import CARD, OF_CLIP
 from ..provenance import model_name
 from ..training.image_folder import metadata_of

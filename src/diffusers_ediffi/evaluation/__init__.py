@@ -8,7 +8,7 @@ metrics that count in float64 (frechet, kernel, precision_recall, clip_score) ov
 
 from .captions import Captions, read_captions
 from .clip_score import CLIPScore
-from .drawing import describe_pipeline, draw_pictures
+from .drawing import describe_pipeline, draw_pictures, read_settings
 from .evaluator import METRICS, Evaluator, evaluate
 from .feature_files import list_pictures
 from .feature_network import CLIPNetwork, FeatureNetwork
@@ -39,5 +39,6 @@ __all__ = [
     "list_pictures",
     "plot_sweep",
     "read_captions",
+    "read_settings",
     "save_sweep",
 ]
