@@ -55,7 +55,7 @@ SHORT_FORMS = {
     "evaluate/evaluate_layout_coco.py": "--strengths 0 --num-captions 1 --steps 2",
     "evaluate/evaluate_schedulers.py": "--num-captions 2 --steps 2 --metrics clip_score --clip runs/encoders "
     "--feature-network demo",
-    "evaluate/write_scene_set.py": "--count 4",
+    "evaluate/write_scene_set.py": "--count 16",
     "evaluate/guidance_table.py": f"{_EVALUATION} --scales 1 --settings plain --curves both",
 }
 

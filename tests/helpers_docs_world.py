@@ -142,7 +142,7 @@ def _scene_set(folder: Path) -> None:
     """As examples/evaluate/write_scene_set.py writes it."""
     for name in ("real", "reference"):
         write_folder(folder / name, 4)
-    (folder / "captions.txt").write_text("a red car\na rocket\na moon\na cat\n", encoding="utf-8")
+    (folder / "captions.txt").write_text("a red car\na rocket\na moon\na cat\n" * 4, encoding="utf-8")
 
 
 def _coco(folder: Path) -> None:

@@ -12,6 +12,7 @@ import scipy.spatial.distance
 import torch
 
 from diffusers_ediffi.evaluation import CMMD, CLIPScore, FrechetDistance, KernelDistance, PrecisionRecall
+from diffusers_ediffi.evaluation.precision_recall import _squared_distances
 
 WIDTH = 12
 
@@ -138,6 +139,13 @@ def test_precision_and_recall_of_pictures_that_repeat():
     copies = np.repeat(features(2, 5, shift=1000.0), 4, axis=0)
     assert measured(PrecisionRecall(3), copies[::2], copies) == {"precision": 1.0, "recall": 1.0}
     assert measured(PrecisionRecall(3), copies + 1e-3, copies) == {"precision": 0.0, "recall": 0.0}
+
+
+def test_equal_points_are_no_distance_apart():
+    """However the products are rounded; points that are a part in a million apart are."""
+    points = torch.randn(200, 64, dtype=torch.float64) + 100
+    assert _squared_distances(points, points).diagonal().eq(0).all()
+    assert _squared_distances(points, points * (1 + 3e-6)).diagonal().gt(0).all()
 
 
 def test_clip_score():
