@@ -27,10 +27,11 @@ requirements = [
 extras = {
     "train": ["filelock>=3.12", "peft>=0.17", "tokenizers>=0.22", "tqdm>=4.60"],
     "data": ["datasets>=4", "webdataset>=1.0"],
-    "eval": ["scipy>=1.11", "tqdm>=4.60"],
+    "eval": ["scipy>=1.11"],
     "hub": ["markdown-it-py>=3"],
     "xformers": ["xformers"],
 }
+extras["eval"] += extras["train"]  # pictures and parts are read by what training reads them with
 extras["test"] = ["hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "torchao>=0.15"]
 extras["test"] += [*extras["train"], *extras["data"], *extras["eval"], *extras["hub"]]
 extras["dev"] = ["mypy>=1.15", "ruff>=0.11", *extras["test"]]

@@ -15,6 +15,7 @@ SHORT_FORMS = {
     "ediffi generate": "--size 64 --steps 2",
     "ediffi paint": "--size 64 --steps 2",
     "ediffi edit": "--size 64 --steps 2",
+    "ediffi evaluate": "--metrics clip_score --clip demo",
     "attention_recorder.py": "--calls 1 --width 0.25 --size 16",
     "capacity.py": "--calls 1 --layers 1 2 --experts 2",
     "conversion_memory.py": "--gigabytes 0.02",
@@ -53,6 +54,9 @@ SHORT_FORMS = {
     "evaluate/evaluate_demo.py": f"{_EVALUATION} --patches-per-image 2",
     "evaluate/evaluate_layout.py": f"{_EVALUATION} --strengths 0 0.2",
     "evaluate/evaluate_layout_coco.py": "--strengths 0 --num-captions 1 --steps 2",
+    "evaluate/evaluate_schedulers.py": "--num-captions 2 --steps 2 --metrics clip_score --clip runs/encoders "
+    "--feature-network demo",
+    "evaluate/write_scene_set.py": "--count 16",
     "evaluate/guidance_table.py": f"{_EVALUATION} --scales 1 --settings plain --curves both",
 }
 

@@ -21,6 +21,7 @@ from helpers_cascades import save_models
 from helpers_coco import tiny_segmenter, write_annotations
 from helpers_conversion import import_converter
 from helpers_docs import ROOT
+from helpers_evaluation import write_geneval
 from helpers_pictures import write_folder
 from PIL import Image
 from safetensors.torch import save_file
@@ -51,6 +52,8 @@ def make_world(folder: Path) -> None:
     _cascades(folder)
     write_folder(folder / "my_pictures")
     _coco(folder / "annotations")
+    _scene_set(folder / "scenes")
+    write_geneval(folder / "evaluation_metadata.jsonl")
     shutil.copytree(folder / "org" / "name", folder / "runs" / "demo" / "pipeline")
     (folder / "runs" / "encoders").symlink_to(demo_checkpoint())
 
@@ -133,6 +136,13 @@ def _safety_checker() -> StableDiffusionSafetyChecker:
     vision = {**tower, "image_size": 32, "patch_size": 16}
     torch.manual_seed(0)
     return StableDiffusionSafetyChecker(CLIPConfig(text_config=tower, vision_config=vision, projection_dim=WIDTH))
+
+
+def _scene_set(folder: Path) -> None:
+    """As examples/evaluate/write_scene_set.py writes it."""
+    for name in ("real", "reference"):
+        write_folder(folder / name, 4)
+    (folder / "captions.txt").write_text("a red car\na rocket\na moon\na cat\n" * 4, encoding="utf-8")
 
 
 def _coco(folder: Path) -> None:

@@ -73,7 +73,7 @@ class Reader:
         """Writes what `ediffi` would draw, in white; returns the words of all commands."""
         found = recorded([block for block in self.blocks if block.language in SHELLS], self.folder)
         for words in found:
-            if words[0] == "ediffi" and "--output" in words:
+            if words[0] == "ediffi" and "--output" in words and words[1] != "evaluate":  # which draws into a folder
                 Image.new("RGB", (64, 64), "white").save(self.folder / words[words.index("--output") + 1])
         return found
 

@@ -73,6 +73,7 @@ def wrong_values(path, nowhere):
         "compare_experts": ["--networks", f"a={nowhere}"],
         "compare_discrete_samplers": ["--images", nowhere],
         "compare_samplers": [],
+        "evaluate_schedulers": ["--model", "a", "--captions", nowhere, "--reference", nowhere],
         "from_diffusers_unets": ["--unets", nowhere, nowhere, "--boundaries", "1"],
         "from_deepfloyd_if": ["--stage-1", nowhere],
         "from_edm": ["--checkpoint", nowhere],

@@ -26,7 +26,7 @@ def load_pipeline(model: str, pipeline: type[EDiffIPipeline] = EDiffIPipeline, d
     Raises:
         ValueError: The files are wrong in whatever way.
     """
-    _quiet()
+    quiet()
     try:
         with interrupts_end_it():
             pipe = pipeline.from_pretrained(model, dtype=dtype)
@@ -56,7 +56,7 @@ def _failure(model: str) -> str:
     return f"there is no folder {model!r} here, and as a Hub id it could not be loaded"
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Errors only, and progress bars where somebody watches."""
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()

@@ -14,6 +14,7 @@ from ..models.encoder_table import ENCODERS
 
 MAX_FACTOR = 1000  # on guidance, style, painting and noise: float16 overflows soon after
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+DEMO = "demo"  # the packaged model, where a command takes models and folders
 
 
 def prompt(text: str) -> str:
@@ -67,6 +68,32 @@ def model(text: str) -> str:
     if path.exists() or not HUB_ID.fullmatch(text) or text.startswith("."):
         raise argparse.ArgumentTypeError(f"there is no folder {text!r}, nor is it a Hub id such as org/name")
     return text
+
+
+def model_or_pictures(text: str) -> str:
+    """The packaged model (`demo`), the folder of a saved pipeline, a Hub id, or a folder of pictures."""
+    if text != DEMO and Path(text).expanduser().is_dir():
+        return str(Path(text).expanduser())
+    return text if text == DEMO else model(text)
+
+
+def is_pipeline(source: str) -> bool:
+    """Whether what [`model_or_pictures`] returned is a model."""
+    return source == DEMO or not Path(source).is_dir() or (Path(source) / "model_index.json").is_file()
+
+
+def folder(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
+    return path
+
+
+def folder_to_write(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; give a folder to write to")
+    return path
 
 
 def writable(*suffixes: str) -> Callable[[str], Path]:

@@ -10,6 +10,11 @@ from ..checks import MAX_FILES, MAX_INFERENCE_STEPS, MAX_SEED
 from ..models.encoder_table import ENCODERS
 from . import options
 
+DTYPES = ("float32", "float16", "bfloat16")
+# Those of `evaluation`, which takes longer to import.
+METRICS = ("clip_score", "cmmd", "frechet_distance", "kernel_distance", "precision_recall")
+LAYOUTS = ("plain", "geneval", "t2i-compbench")
+FILTERS = ("bicubic", "bilinear", "lanczos", "box")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # those of `provenance`, which takes longer to import
 
 
@@ -21,8 +26,9 @@ def command_parser() -> argparse.ArgumentParser:
     for add in (_add_generate, _add_paint, _add_edit):
         _add_drawing_options(add(commands))
     _add_info(commands)
-    for command in commands.choices.values():
+    for command in commands.choices.values():  # evaluate, which is added below, has a model as its first argument
         command.add_argument("--model", type=options.model, help="folder or Hub id (default: the demo model)")
+    _add_evaluate(commands)
     return parser
 
 
@@ -111,6 +117,45 @@ def _add_info(commands: Any) -> None:
     command.add_argument("--words", action="store_true", help="list the words that the model knows")
 
 
+def _add_evaluate(commands: Any) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="measure a model, or a folder of pictures",
+        description="Draws captions with a model, or takes a folder of pictures, and measures them: CLIP score, and "
+        "against real pictures CMMD, Frechet and kernel distance, precision and recall. Cut anywhere, the same "
+        "command goes on; torchrun and accelerate launch share the work among processes.",
+    )
+    add, whole = command.add_argument, options.whole
+    source, output = "demo, a model's folder or Hub id, or a folder of pictures", "where pictures and card.json go"
+    add("source", type=options.model_or_pictures, metavar="SOURCE", help=source)
+    add("--output", type=options.folder_to_write, required=True, metavar="FOLDER", help=output)
+    add("--captions", type=options.file, metavar="FILE", help="a .txt, .jsonl or .json of captions")
+    add("--reference", type=options.folder, metavar="FOLDER", help="real pictures to compare with")
+    add("--metrics", nargs="*", choices=METRICS, help="(default: all that are possible; with none it only draws)")
+    add("--feature-network", metavar="NAME", help="of the distances (default: facebook/dinov2-large; demo's scorer)")
+    add("--clip", metavar="NAME", help="(default: openai/clip-vit-large-patch14-336; demo's CLIP)")
+    add("--resize", choices=FILTERS, default="bicubic", help="filter before networks (default: %(default)s)")
+    add("--subset-size", type=whole(2), default=1000, help="of the kernel distance (default: %(default)s)")
+    add("--neighbors", type=whole(1), default=3, help="of precision and recall (default: %(default)s)")
+    _add_evaluation_drawing(command)
+
+
+def _add_evaluation_drawing(command: argparse.ArgumentParser) -> None:
+    """How `evaluate` draws."""
+    add, whole, scale = command.add_argument, options.whole, options.guidance_scale
+    steps = options.per_stage(whole(1, MAX_INFERENCE_STEPS))
+    add("--num-captions", type=whole(1), metavar="N", help="so many, chosen by --seed (default: all in their order)")
+    add("--samples-per-caption", type=whole(1), metavar="N", help="pictures of each (default: 1)")
+    add("--layout", choices=LAYOUTS, help="of the pictures' folder (default: plain)")
+    add("--guidance-scale", nargs="+", type=scale, help="one, or several to draw and measure all captions at each")
+    add("--steps", type=steps, help="one number, or one per stage: 25,10,10")
+    add("--size", type=whole(1), help="height and width (default: the model's)")
+    add("--seed", type=whole(0, MAX_SEED), default=0, help="picture i has seed + i (default: %(default)s)")
+    add("--batch-size", type=whole(1), default=8, help="pictures drawn at once (default: %(default)s)")
+    add("--dtype", choices=DTYPES, help="(default: float32 on a CPU, else float16)")
+    add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
+
+
 def _add_drawing_options(command: argparse.ArgumentParser) -> None:
     """What all commands that draw have, in the order of --help."""
     _add_image_options(command)
@@ -154,9 +199,8 @@ def _add_sampling_options(command: argparse.ArgumentParser) -> None:
 
 def _add_machine_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    dtypes = ("float32", "float16", "bfloat16")
     report, attention = options.writable(".json"), "write what the base attends to, by noise level and word"
-    add("--dtype", choices=dtypes, help="(default: float32 on a CPU, else float16)")
+    add("--dtype", choices=DTYPES, help="(default: float32 on a CPU, else float16)")
     add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
     add("--attention", type=report, metavar="FILE", help=attention)
     add("--no-provenance", action="store_true", help="keep out of the file how it was made (prompt, seed, model, ...)")
