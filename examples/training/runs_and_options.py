@@ -1,38 +1,41 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What the scripts share that train a stage of a pipeline further: options with the names that diffusers' training
-scripts give them, the runs of the experts, and what is written of them."""
+scripts give them, and the runs of the experts."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
-from huggingface_hub import ModelCardData
+from class_pictures import class_prompts, class_source
 from pictures_and_options import add_picture_arguments, pictures_of, pipeline_folder, select
+from results_and_cards import Card, Result, add_hub_arguments, create_repository, push
 
-from diffusers_ediffi import EDiffIPipeline, demo_checkpoint
 from diffusers_ediffi.cli.messages import say
-from diffusers_ediffi.cli.options import HUB_ID, whole
-from diffusers_ediffi.files import written_whole
+from diffusers_ediffi.cli.options import whole
 from diffusers_ediffi.provenance import Provenance, save_image
 from diffusers_ediffi.training import (
     ConditioningEncoder,
     EmbeddingCache,
     PictureDataset,
     PictureSettings,
+    PriorDataset,
+    Selection,
     StageNetworks,
     Trainer,
     TrainingSettings,
     build_embedding_cache,
+    select_pictures,
 )
 from diffusers_ediffi.training.checkpoint import complete_checkpoints
 from diffusers_ediffi.training.crops import picture_to_tensor
 from diffusers_ediffi.training.launch import launched_device, make_accelerator
+from diffusers_ediffi.training.picture import PictureSource
 from diffusers_ediffi.training.sampling import image_grid
 from diffusers_ediffi.training.settings import PRECISIONS
 from diffusers_ediffi.training.stage import STAGES
@@ -62,6 +65,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, learning_rate: float
     _add_picture_settings(parser.add_argument_group("pictures"))
     _add_settings(parser.add_argument_group("training"), learning_rate)
     _add_outputs(parser.add_argument_group("checkpoints and validation"))
+    add_hub_arguments(parser)
 
 
 def _add_picture_settings(group: Any) -> None:
@@ -114,9 +118,11 @@ def _add_outputs(group: Any) -> None:
 def settings_of(args: argparse.Namespace, **kind: Any) -> TrainingSettings:
     """The numbers of the runs; `kind` are those that the options do not give."""
     schedule, warms_up = LR_SCHEDULERS[args.lr_scheduler]
+    # With prior preservation as many pictures of what is known come to those of what is new, as in diffusers.
+    kinds = 2 if getattr(args, "with_prior_preservation", False) else 1
     return TrainingSettings(
         total_steps=args.max_train_steps,
-        batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+        batch_size=kinds * args.train_batch_size * args.gradient_accumulation_steps,
         learning_rate=args.learning_rate,
         lr_schedule=schedule,
         warmup_steps=args.lr_warmup_steps if warms_up else 0,
@@ -135,21 +141,36 @@ def settings_of(args: argparse.Namespace, **kind: Any) -> TrainingSettings:
     )
 
 
-@dataclass
-class Result:
-    """What a script makes of the runs of its experts.
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained on.
 
     Args:
-        what (`str`): What the card calls it.
-        write (`Callable`): Writes it, from the stage and the folder of each expert's run.
-        load (`Callable`): A pipeline with it.
-        usage (`str`): How it is loaded, in Python; `BASE` stands for the pipeline it was trained from.
+        pictures ([`PictureDataset`]): Those of the user.
+        known ([`PictureDataset`], *optional*): Those of prior preservation.
+        prior_weight (`float`, *optional*, defaults to 1.0): Of these in the loss.
     """
 
-    what: str
-    write: Callable[[StageNetworks, Mapping[int, Path]], None]
-    load: Callable[[], EDiffIPipeline]
-    usage: str
+    pictures: PictureDataset
+    known: PictureDataset | None = None
+    prior_weight: float = 1.0
+
+    def items(self, patch: int | None) -> PictureDataset | PriorDataset:
+        """The items for a network that is trained on patches of this side, or on whole pictures."""
+        pictures = _of_patch(self.pictures, patch)
+        if self.known is None:
+            return pictures
+        return PriorDataset(pictures, _of_patch(self.known, patch), self.prior_weight)
+
+    def caption(self) -> str:
+        """What the first picture shows."""
+        pictures = self.pictures
+        return pictures.source[int(pictures.selection.rows[0])].caption
+
+
+def _of_patch(dataset: PictureDataset, patch: int | None) -> PictureDataset:
+    settings = replace(dataset.settings, patch=patch)
+    return PictureDataset(dataset.source, settings, dataset.selection, dataset.embeddings)
 
 
 def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Result) -> None:
@@ -168,7 +189,10 @@ def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Re
     check_resolution(args, stage)
     check_output(args)
     check_tracker(args.report_to)
-    dataset = dataset_of(args, stage, folder)
+    prompts = class_prompts(args, folder) if "with_prior_preservation" in args else []
+    source = pictures_of(args)
+    repository = create_repository(args) if PartialState().is_main_process else None
+    data = data_of(args, stage, folder, source, prompts)
     accelerator = make_accelerator(
         args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -187,15 +211,18 @@ def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Re
         if drawing_of(args, step).exists() and step < args.max_train_steps:
             continue  # all experts have been there
         for number in experts:
-            train_expert(args, settings, stage, number, dataset, accelerator, step)
+            train_expert(args, settings, stage, number, data, accelerator, step)
         if accelerator.is_main_process:
             result.write(stage, runs)
             if args.validation_prompt is not None:
                 draw_validation(args, stage, result, accelerator.device, step)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_card(args, settings, stage, list(runs), dataset, result)
+        card = card_of(args, settings, stage, list(runs), data, result)
+        card.write(args.output_dir)
         say(f"The result is in {args.output_dir}; README.md says how it is used.")
+        if repository is not None:
+            push(repository, result.folder, result.file and [result.file], card, args.output_dir, args.hub_token)
     accelerator.end_training()
 
 
@@ -231,15 +258,15 @@ def check_tracker(name: str) -> None:
         )
 
 
-def dataset_of(args: argparse.Namespace, stage: StageNetworks, folder: Path) -> PictureDataset:
+def data_of(
+    args: argparse.Namespace, stage: StageNetworks, folder: Path, source: PictureSource, prompts: Sequence[str]
+) -> TrainingData:
     """The pictures of the options with their embeddings, which are encoded once: training needs no encoders."""
-    source, device = pictures_of(args), launched_device()
+    device = launched_device()
     selection = select(args, source, args.output_dir / "selection", folder, device)
+    known = class_source(args, prompts, stage.size, device) if prompts else None
     dtype, kept = ENCODER_DTYPES[args.encoder_dtype]
     encoder = ConditioningEncoder(folder, device, dtype)
-    embeddings = args.output_dir / "embeddings"
-    for _ in build_embedding_cache(embeddings, source, selection, encoder, kept, ground=args.ground):
-        pass
     settings = PictureSettings(
         stage.size,
         crop="center" if args.center_crop else "random",
@@ -249,7 +276,18 @@ def dataset_of(args: argparse.Namespace, stage: StageNetworks, folder: Path) -> 
         clip_image_size=encoder.clip_image_size,
         seed=args.seed,
     )
-    return PictureDataset(source, settings, selection, EmbeddingCache(embeddings))
+
+    def with_embeddings(source: PictureSource, selection: Selection, name: str) -> PictureDataset:
+        embeddings = args.output_dir / name
+        for _ in build_embedding_cache(embeddings, source, selection, encoder, kept, ground=args.ground):
+            pass
+        return PictureDataset(source, settings, selection, EmbeddingCache(embeddings))
+
+    pictures = with_embeddings(source, selection, "embeddings")
+    if known is None:
+        return TrainingData(pictures)
+    chosen = select_pictures(known, args.output_dir / "class_selection", ground=args.ground, process=PartialState())
+    return TrainingData(pictures, with_embeddings(known, chosen, "class_embeddings"), args.prior_loss_weight)
 
 
 def steps_of_legs(args: argparse.Namespace) -> list[int]:
@@ -273,13 +311,12 @@ def train_expert(
     settings: TrainingSettings,
     stage: StageNetworks,
     number: int,
-    dataset: PictureDataset,
+    data: TrainingData,
     accelerator: Accelerator,
     until: int,
 ) -> None:
     """Trains an expert to a step, from where its run is."""
-    pictures = replace(dataset.settings, patch=stage.patches[number])
-    items = PictureDataset(dataset.source, pictures, dataset.selection, dataset.embeddings)
+    items, shown = data.items(stage.patches[number]), _of_patch(data.pictures, stage.patches[number])
     Trainer(
         stage.load(number),
         items,
@@ -289,7 +326,7 @@ def train_expert(
         stage.intervals[number],
         node=(0, number),
         data_settings=items.describe(),
-        sample_items=[items[i] for i in range(SAMPLES)] if args.validation_steps else None,
+        sample_items=[shown[i] for i in range(SAMPLES)] if args.validation_steps else None,
         accelerator=accelerator,
         title=stage.label(number),
     ).train(until)
@@ -313,31 +350,24 @@ def draw_validation(
     save_image(grid, path, Provenance({"prompt": args.validation_prompt, "seeds": list(seeds), "step": step}))
 
 
-def write_card(
+def card_of(
     args: argparse.Namespace,
     settings: TrainingSettings,
     stage: StageNetworks,
     experts: list[int],
-    dataset: PictureDataset,
+    data: TrainingData,
     result: Result,
-) -> None:
-    """Writes README.md: what it is, how it is used, and how it was trained."""
-    name = str(args.pretrained_model_name_or_path)
-    base = name if HUB_ID.fullmatch(name) and not Path(name).is_dir() else None
-    packaged = Path(name) == Path(demo_checkpoint())
-    origin = base or ("the model that diffusers_ediffi comes with" if packaged else f"`{Path(name).name}`")
-    data = ModelCardData(
-        base_model=base,
-        library_name="diffusers",
-        pipeline_tag="text-to-image",
-        tags=["diffusers", "diffusers_ediffi", "ediffi", *(["lora"] if settings.lora_rank else [])],
-    )
-    loaded = "demo_checkpoint()" if packaged else repr(base or Path(name).name)
-    drawn = drawing_of(args, args.max_train_steps)
-    prompt = args.validation_prompt or args.instance_prompt or dataset.source[int(dataset.selection.rows[0])].caption
+) -> Card:
+    """The model card: what the result is, how it is used, and how it was trained."""
+    drawn, of_prior = drawing_of(args, args.max_train_steps), data.known is not None
     rows = {
         "stage": stage.name,
-        "pictures": f"{dataset.num_pictures} at {stage.size} pixels",
+        "pictures": f"{data.pictures.num_pictures} at {stage.size} pixels",
+        **(
+            {"prior preservation": f"{data.known.num_pictures} pictures, weight {data.prior_weight:g}"}
+            if of_prior
+            else {}
+        ),
         "steps of each expert": settings.total_steps,
         "images of a step": settings.batch_size,
         "learning rate": f"{settings.learning_rate:g}, {args.lr_scheduler}",
@@ -346,23 +376,20 @@ def write_card(
         **{stage.label(n): "as it was" for n in range(len(stage)) if n not in experts},
         "seed": settings.seed,
     }
-    lines = [
-        f"---\n{data.to_yaml()}\n---\n",
-        f"# {args.output_dir.resolve().name}\n",
-        f"{result.what} of {origin}, trained on pictures with captions such as {prompt!r}.\n",
-        *([f"![{prompt}](validation/{drawn.name})\n"] if drawn.exists() else []),
-        "```python",
-        "from diffusers_ediffi import EDiffIPipeline, demo_checkpoint\n",
-        result.usage.replace("BASE", loaded),
-        f"pipe({prompt!r}, height={stage.size}).images[0]",
-        "```\n",
-        "| | |\n|---|---|",
-        *(f"| {name} | {value} |" for name, value in rows.items()),
-        "",
-        "The licence is that of the model it was trained from, and of the pictures.",
-    ]
-    with written_whole(args.output_dir / "README.md") as unfinished:
-        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    name = args.output_dir.resolve().name
+    return Card(
+        name,
+        str(args.pretrained_model_name_or_path),
+        result.what,
+        args.validation_prompt or args.instance_prompt or data.caption(),
+        "from diffusers_ediffi import EDiffIPipeline, demo_checkpoint",
+        result.usage,
+        f", height={stage.size}",
+        rows,
+        Path(name, result.folder.relative_to(args.output_dir)).as_posix(),
+        f"validation/{drawn.name}" if drawn.exists() else None,
+        ("lora",) if settings.lora_rank else (),
+    )
 
 
 def _levels(stage: StageNetworks, number: int) -> str:

@@ -13,20 +13,12 @@ expert is trained on the noise levels that it draws, in a run of its own (`runs/
 """
 
 import argparse
-from collections.abc import Mapping
-from pathlib import Path
 
-from runs_and_options import Result, add_training_arguments, settings_of, train_stage
+from results_and_cards import lora_result
+from runs_and_options import add_training_arguments, settings_of, train_stage
 
-from diffusers_ediffi import EDiffIPipeline
 from diffusers_ediffi.cli.options import whole
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
-from diffusers_ediffi.experts.lora import LoraExpert
-from diffusers_ediffi.files import written_whole
-from diffusers_ediffi.training import StageNetworks
-from diffusers_ediffi.training.lora import LORA_FILE
-
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -40,22 +32,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and trains."""
     args = parse_arguments(arguments)
-
-    def write(stage: StageNetworks, runs: Mapping[int, Path]) -> None:
-        layers = stage.lora_layers({number: LoraExpert.load(run / LORA_FILE) for number, run in runs.items()})
-        with written_whole(args.output_dir / WEIGHTS) as unfinished:
-            EDiffIPipeline.save_lora_weights(
-                unfinished.parent, weight_name=unfinished.name, **{f"{stage.name}_lora_layers": layers}
-            )
-
-    def load() -> EDiffIPipeline:
-        pipe = EDiffIPipeline.from_pretrained(args.pretrained_model_name_or_path)
-        pipe.load_lora_weights(args.output_dir)
-        return pipe
-
-    usage = f'pipe = EDiffIPipeline.from_pretrained(BASE)\npipe.load_lora_weights("{args.output_dir.name}")'
-    settings = settings_of(args, lora_rank=args.rank, lora_only=True)
-    train_stage(args, settings, Result("A LoRA", write, load, usage))
+    train_stage(args, settings_of(args, lora_rank=args.rank, lora_only=True), lora_result(args))
 
 
 if __name__ == "__main__":

@@ -9,49 +9,17 @@ from contextlib import chdir
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
-from helpers import SIZES, seeded, tiny_pipeline, tiny_unet
+from helpers import SIZES, seeded
 from helpers_examples import import_script
-from helpers_pictures import write_folder
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet
 from diffusers_ediffi.training import Trainer
 
 BOUNDARIES = [0.3, 2.0]
 WEIGHTS = "pytorch_lora_weights.safetensors"
 PROMPT = "a zorb"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with a pipeline of three experts, four pictures without captions, and six with them."""
-    folder = tmp_path_factory.mktemp("data")
-    router = ExpertRouterUNet.from_unets([tiny_unet(seed) for seed in (4, 5, 6)], BOUNDARIES)
-    pipe = tiny_pipeline(unet=router, default_num_inference_steps=(4, 1, 1))
-    pipe.save_pretrained(folder / "pipeline")
-    (folder / "zorbs").mkdir()
-    for i in range(4):
-        Image.new("RGB", (20, 16), (60 * i, 200, 90)).save(folder / "zorbs" / f"{i}.png")
-    write_folder(folder / "captioned")
-    return folder
-
-
-@pytest.fixture
-def train(folder, tmp_path, monkeypatch):
-    """Runs a script on the pictures without captions, three steps to an expert, into `tmp_path / output`."""
-
-    def run(*options, script="train_ediffi_lora", output="run", pictures=None):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        PartialState._reset_state()  # each run stands for a process of its own
-        pictures = pictures or ["--instance_data_dir", folder / "zorbs", "--instance_prompt", PROMPT]
-        arguments = ["--pretrained_model_name_or_path", folder / "pipeline", "--output_dir", tmp_path / output]
-        arguments += [*pictures, "--max_train_steps", 3, "--train_batch_size", 2, "--learning_rate", 1e-2, *options]
-        import_script(f"training/{script}", monkeypatch).main(list(map(str, arguments)))
-        return tmp_path / output
-
-    return run
 
 
 def load(folder):

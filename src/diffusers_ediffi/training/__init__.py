@@ -16,6 +16,7 @@ from .filters import AestheticScore, ClipModel, ClipScore
 from .image_folder import ImageFolder
 from .loss import edm_loss
 from .pictures import PictureDataset, PictureSettings
+from .prior import PriorDataset
 from .schedule import Schedule, shipped_schedules
 from .selection import Selection, load_selection, select_pictures
 from .settings import TrainingSettings
@@ -37,6 +38,7 @@ __all__ = [
     "ImageShards",
     "PictureDataset",
     "PictureSettings",
+    "PriorDataset",
     "SceneDataset",
     "Schedule",
     "Selection",

@@ -34,6 +34,7 @@ from .launch import StopVotes, make_accelerator, part_of, parts
 from .learner import Learner
 from .loss import edm_loss, step_generator
 from .noise_augmentation import augment_batch
+from .prior import WEIGHT
 from .progress import Progress, announcement
 from .run import Abandoned, alone_in
 from .sampling import sample_rows, write_grid
@@ -53,7 +54,8 @@ class Trainer:
     Args:
         unet ([`EDiffIUNet`]): The network; its weights, in single precision, are where a fresh run starts. Its
             config comes to say as `trained_on` what `interval` is.
-        dataset (`Dataset`): Items like those of [`SceneDataset`].
+        dataset (`Dataset`): Items like those of [`SceneDataset`]. Such as have a `weight`, as those of
+            [`PriorDataset`], count so much in the loss.
         encode_batch (`Callable`): `(captions, clip_images uint8, keep_image)` to keyword arguments of the network,
             such as [`ConditioningEncoder`], whose `region_columns` is needed for items with regions; `None` for items
             with `embeddings`, such as those of [`PictureDataset`] with an [`EmbeddingCache`].
@@ -205,9 +207,10 @@ class Trainer:
         """Adds the share that some samples have in the gradients of a batch; returns their losses."""
         with painted(self.unet, self.conditioner.painting(batch, kept)):
             losses = edm_loss(self.network, *inputs)
+            weighted = losses * batch[WEIGHT].to(self.device) if WEIGHT in batch else losses
             # accelerate divides by the number of parts, which need not be equal
             share = self.accelerator.gradient_accumulation_steps / self.settings.batch_size
-            self.accelerator.backward(losses.sum() * share)  # painted as well: it may compute layers again
+            self.accelerator.backward(weighted.sum() * share)  # painted as well: it may compute layers again
         return losses.detach()
 
     def _images(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
