@@ -169,17 +169,29 @@ def options_without_token(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name != "hub_token"}
 
 
-def create_repository(args: argparse.Namespace) -> str | None:
+def create_repository(args: argparse.Namespace, pipeline: Path) -> str | None:
     """Makes the repository that the options name, before anything is trained; returns its id.
 
+    Args:
+        args (`argparse.Namespace`): The options.
+        pipeline (`Path`): The folder of the pipeline that is trained further.
+
     Raises:
-        ValueError: A repository is named that nothing is uploaded to.
+        ValueError: A repository is named that nothing is uploaded to, or it is not known whether the licence of the
+            pipeline allows it.
         OSError: It cannot be made.
     """
     if not args.push_to_hub:
         if args.hub_model_id or args.hub_token:
             raise ValueError("--hub_model_id and --hub_token are for --push_to_hub: give it, or leave them out.")
         return None
+    record = next(pipeline.rglob("conversion.json"), None)
+    if record is not None:
+        raise ValueError(
+            f"--push_to_hub: {record} says that this pipeline was converted from other models, and their licences "
+            "decide whether what is made of it may be passed on. Leave the option out; where they allow it, upload "
+            "the result by `hf upload`."
+        )
     name = args.hub_model_id or args.output_dir.resolve().name
     try:
         return HfApi(token=args.hub_token).create_repo(name, exist_ok=True).repo_id
