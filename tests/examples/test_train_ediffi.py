@@ -2,6 +2,7 @@
 """The scripts that train a stage of a pipeline further: what they write is loaded and draws, and a run that is cut
 ends in the same bytes."""
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet
+from diffusers_ediffi.demo import load_objects
 from diffusers_ediffi.training import Trainer
 
 BOUNDARIES = [0.3, 2.0]
@@ -195,4 +197,27 @@ def test_pictures_of_a_new_object(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8)).save(tmp_path / "opaque.png")
     with pytest.raises(ValueError, match="nothing is transparent"):
         script.main(["--output_dir", str(tmp_path / "other"), "--picture", str(tmp_path / "opaque.png")])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_new_object_beside_partners_and_in_a_folder_of_objects(objects, tmp_path, monkeypatch):
+    script = import_script("training/make_new_object", monkeypatch)
+    options = ["--objects", str(objects), "--partners", "sun", "moon", "--count", "6", "--size", "32"]
+    script.main([*options, "--output_dir", str(tmp_path / "zorbs"), "--add_to_objects", str(objects)])
+    captions = [json.loads(row)["text"] for row in (tmp_path / "zorbs" / "metadata.jsonl").read_text().splitlines()]
+    assert all("zorb" in caption for caption in captions)
+    assert ["sun" in caption or "moon" in caption for caption in captions] == [False, True] * 3
+    phrases = [thing.phrase for thing in load_objects(objects)]
+    assert phrases == ["rocket", "sun", "moon", "zorb"]
+    for wrong, message in (
+        (["--partners", "zorb"], "'zorb' is the new object itself"),
+        (["--partners", "cat"], "has no object 'cat'"),
+        (["--add_to_objects", str(objects)], "has an object 'zorb' already"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            script.main([*options, *wrong, "--output_dir", str(tmp_path / "other")])
+    with pytest.raises(ValueError, match="--partners are taken from a folder of objects: give it as --objects"):
+        script.main(["--partners", "sun", "--output_dir", str(tmp_path / "other")])
+    script.main(["--objects", str(objects), "--phrase", "rocket", "--output_dir", str(tmp_path / "rockets")])
+    assert "rocket" in (tmp_path / "rockets" / "metadata.jsonl").read_text()
     assert not (tmp_path / "other").exists()
