@@ -38,6 +38,7 @@ from diffusers_ediffi.training.launch import launched_device, make_accelerator
 from diffusers_ediffi.training.picture import PictureSource
 from diffusers_ediffi.training.sampling import image_grid
 from diffusers_ediffi.training.settings import PRECISIONS
+from diffusers_ediffi.training.shared_lora import SharedInterval, SharedLora
 from diffusers_ediffi.training.stage import STAGES
 
 # Of diffusers' names those that are kept here, with the schedule that each stands for and whether it warms up.
@@ -51,6 +52,7 @@ LR_SCHEDULERS = {
 ENCODER_DTYPES = {"float32": (torch.float32, "float16"), "bfloat16": (torch.bfloat16, "bfloat16")}
 REPORT_TO = ("none", *map(str, LoggerType.list()))
 RUNS = "runs"  # below --output_dir
+SHARED = "shared"  # the run of experts that get one LoRA together
 SAMPLES = 4  # pictures of the training data in the grids of an expert
 
 
@@ -186,6 +188,9 @@ def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Re
     folder = pipeline_folder(args, ["model_index.json", "unet/config.json", f"{args.stage}/*"])
     stage = StageNetworks.read(folder, args.stage)
     experts = stage.chosen(args.experts)
+    if is_shared(args):
+        stage.check_shared(experts)
+    runs = runs_of(args, stage, experts)
     check_resolution(args, stage)
     check_output(args)
     check_tracker(args.report_to)
@@ -201,17 +206,17 @@ def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Re
     )
     if args.report_to != "none":
         accelerator.init_trackers("ediffi")
-    # Those that another start has trained belong to the result, too.
-    folders = {number: run_folder(args, stage, number) for number in range(len(stage))}
-    runs = {number: run for number, run in folders.items() if number in experts or (run / "unet").is_dir()}
     if accelerator.is_main_process and len(runs) < len(stage):
         others = ", ".join(stage.label(number) for number in range(len(stage)) if number not in runs)
         say(f"warning: {others} of {stage.name} stay as they are: what is learnt shows at other noise levels alone.")
     for step in steps_of_legs(args):
         if drawing_of(args, step).exists() and step < args.max_train_steps:
             continue  # all experts have been there
-        for number in experts:
-            train_expert(args, settings, stage, number, data, accelerator, step)
+        if is_shared(args):
+            train_together(args, settings, stage, experts, data, accelerator, step)
+        else:
+            for number in experts:
+                train_expert(args, settings, stage, number, data, accelerator, step)
         if accelerator.is_main_process:
             result.write(stage, runs)
             if args.validation_prompt is not None:
@@ -224,6 +229,25 @@ def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Re
         if repository is not None:
             push(repository, result.folder, result.file and [result.file], card, args.output_dir, args.hub_token)
     accelerator.end_training()
+
+
+def is_shared(args: argparse.Namespace) -> bool:
+    """Whether the experts get one LoRA together."""
+    return getattr(args, "shared_lora", False)
+
+
+def runs_of(args: argparse.Namespace, stage: StageNetworks, experts: Sequence[int]) -> dict[int, Path]:
+    """The folder of the run of each expert; those that another start has trained belong to the result, too.
+
+    Raises:
+        ValueError: One LoRA for all would mix with others that are there.
+    """
+    folders = {number: run_folder(args, stage, number) for number in range(len(stage))}
+    runs = {number: run for number, run in folders.items() if (run / "unet").is_dir()}
+    together = args.output_dir / RUNS / stage.name / SHARED
+    if runs if is_shared(args) else complete_checkpoints(together):
+        raise ValueError(f"{args.output_dir} holds a run with and one without --shared_lora: choose another.")
+    return dict.fromkeys(experts, together) if is_shared(args) else runs | {n: folders[n] for n in experts}
 
 
 def check_resolution(args: argparse.Namespace, stage: StageNetworks) -> None:
@@ -329,6 +353,34 @@ def train_expert(
         sample_items=[shown[i] for i in range(SAMPLES)] if args.validation_steps else None,
         accelerator=accelerator,
         title=stage.label(number),
+    ).train(until)
+    accelerator.free_memory()
+
+
+def train_together(
+    args: argparse.Namespace,
+    settings: TrainingSettings,
+    stage: StageNetworks,
+    experts: Sequence[int],
+    data: TrainingData,
+    accelerator: Accelerator,
+    until: int,
+) -> None:
+    """Trains one LoRA for some experts to a step, from where its run is."""
+    patch = stage.patches[experts[0]]
+    items, shown = data.items(patch), _of_patch(data.pictures, patch)
+    interval = SharedInterval.of(tuple(stage.intervals[number] for number in experts))
+    Trainer(
+        SharedLora({number: stage.load(number) for number in experts}, interval),
+        items,
+        None,
+        args.output_dir / RUNS / stage.name / SHARED,
+        settings,
+        interval,
+        data_settings={**items.describe(), "experts": list(experts)},
+        sample_items=[shown[i] for i in range(SAMPLES)] if args.validation_steps else None,
+        accelerator=accelerator,
+        title=SHARED,
     ).train(until)
     accelerator.free_memory()
 

@@ -8,8 +8,9 @@
 `runs/zorb` is then what `pipe.load_lora_weights("runs/zorb")` takes: one file for all experts, and a model card. Each
 expert is trained on the noise levels that it draws, in a run of its own (`runs/unet/expert.0` in the folder, with
 `log.jsonl`, checkpoints and samples); at each `--validation_steps` the pipeline draws with all of them
-(`validation/`). `--experts 1 2` trains some of them. Killed anywhere, the same command with
-`--resume_from_checkpoint latest` ends in the same weights.
+(`validation/`). `--experts 1 2` trains some of them. With `--shared_lora` they get one LoRA together, in one run
+(`runs/unet/shared`): each expert has as many samples as the others, and `log.jsonl` tells its loss. Killed anywhere,
+the same command with `--resume_from_checkpoint latest` ends in the same weights.
 """
 
 import argparse
@@ -26,6 +27,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training_arguments(parser, learning_rate=1e-4)
     parser.add_argument("--rank", type=whole(1), default=4, help="of the LoRA (default: %(default)s)")
+    parser.add_argument("--shared_lora", action="store_true", help="one LoRA for all experts, not one for each")
     return parser.parse_args(arguments)
 
 

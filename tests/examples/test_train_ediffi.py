@@ -15,7 +15,7 @@ from helpers_examples import import_script
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, demo_checkpoint
 from diffusers_ediffi.demo import load_objects
 from diffusers_ediffi.training import Trainer
 
@@ -114,6 +114,34 @@ def test_one_of_three_experts_is_trained_and_another_later(train, folder, capsys
     both = load_file(run / WEIGHTS)
     assert {name.split(".")[2] for name in both} == {"0", "1"}
     assert all(torch.equal(both[name], tensor) for name, tensor in first.items())
+
+
+def test_one_lora_for_all_experts(train, folder, capsys):
+    run = train("--shared_lora", "--validation_steps", 2, "--max_train_steps", 4)
+    assert "warning" not in capsys.readouterr().out
+    found = load_file(run / WEIGHTS)
+    layers = {name.split(".", 3)[3] for name in found}
+    for layer in layers:
+        assert torch.equal(found[f"unet.experts.0.{layer}"], found[f"unet.experts.2.{layer}"])
+    pipe = load(folder)
+    before = [output_of(expert) for expert in pipe.unet.experts]
+    pipe.load_lora_weights(run)
+    for expert, old in zip(pipe.unet.experts, before, strict=True):
+        assert not torch.allclose(output_of(expert), old, atol=1e-4)
+    assert (run / "runs" / "unet" / "shared" / "samples" / "step-0000002.png").exists()
+    with pytest.raises(ValueError, match="holds a run with and one without --shared_lora"):
+        train("--resume_from_checkpoint", "latest")
+    some = train("--shared_lora", "--experts", 1, 2, output="some")
+    assert "warning: expert.0 of unet stay as they are" in capsys.readouterr().out
+    assert {name.split(".")[2] for name in load_file(some / WEIGHTS)} == {"1", "2"}
+
+
+@pytest.mark.parametrize("experts", [(), ("--experts", 0, 2), ("--experts", 1)])
+def test_experts_that_cannot_share_a_lora_are_refused_at_once(train, tmp_path, experts):
+    """The packaged model's expert of the lowest noise is a smaller network."""
+    with pytest.raises(ValueError, match="No LoRA can be shared: "):
+        train("--pretrained_model_name_or_path", demo_checkpoint(), "--shared_lora", *experts)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_single_network_of_super_resolution_is_trained(train, folder):

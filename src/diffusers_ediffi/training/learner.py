@@ -82,12 +82,12 @@ class Learner:
     """
 
     def __init__(self, unet: EDiffIUNet, settings: TrainingSettings, accelerator: Accelerator) -> None:
-        check_network(unet)
-        check_launch(accelerator)
         self.settings, self.accelerator = settings, accelerator
+        self._check(unet)
+        check_launch(accelerator)
         if settings.lora_rank:
             torch.manual_seed(settings.seed)
-            add_lora(unet, settings.lora_rank, settings.lora_only)
+            self._add_lora(unet)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.unet = unet.to(accelerator.device, memory_format=layout).train()
         if settings.gradient_checkpointing:
@@ -100,6 +100,12 @@ class Learner:
         self.network = torch.compile(network) if settings.compile else network
         self.ema = EMAModel(self.parameters, decay=settings.ema_decay, foreach=True)
         self.grad_norm = torch.zeros(())
+
+    def _check(self, unet: Any) -> None:
+        check_network(unet)
+
+    def _add_lora(self, unet: Any) -> None:
+        add_lora(unet, self.settings.lora_rank, self.settings.lora_only)
 
     def step(self, learning_rate: float) -> None:
         """One step of the optimiser along the gradients, which are clipped and then cleared, and of the average."""

@@ -3,6 +3,7 @@
 
 import hashlib
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -76,9 +77,10 @@ def edm_loss(
 class SigmaBinLog:
     """Mean loss per noise-level bin since the last reading. Sums stay on the device: no synchronisation per step."""
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
-        self.edges = torch.tensor(SIGMA_BINS, device=device)
-        self.sums = torch.zeros(2, len(SIGMA_BINS) + 1, device=device)  # losses, counts
+    def __init__(self, device: str | torch.device = "cpu", edges: tuple[float, ...] = SIGMA_BINS) -> None:
+        self.names = [f"<{edges[0]:g}", *(f"{a:g}-{b:g}" for a, b in pairwise(edges)), f">{edges[-1]:g}"]
+        self.edges = torch.tensor(edges, device=device)
+        self.sums = torch.zeros(2, len(edges) + 1, device=device)  # losses, counts
 
     def add(self, sigma: torch.Tensor, losses: torch.Tensor) -> None:
         """Adds the losses of one batch, both `(batch,)`."""
@@ -94,8 +96,6 @@ class SigmaBinLog:
         """
         losses, counts = (self.sums if sums is None else sums).tolist()
         self.sums.zero_()
-        names = [f"<{SIGMA_BINS[0]:g}", *(f"{a:g}-{b:g}" for a, b in zip(SIGMA_BINS, SIGMA_BINS[1:], strict=False))]
-        names.append(f">{SIGMA_BINS[-1]:g}")
         mean = sum(losses) / max(sum(counts), 1)
-        bins = zip(names, losses, counts, strict=True)
+        bins = zip(self.names, losses, counts, strict=True)
         return mean, {name: loss / count for name, loss, count in bins if count}

@@ -31,7 +31,6 @@ from .conditioning import BatchConditioner, EncodeBatch
 from .data import StepBatchSampler, collate, image_to_float, make_loader
 from .dropout import DropoutRates, Kept
 from .launch import StopVotes, make_accelerator, part_of, parts
-from .learner import Learner
 from .loss import edm_loss, step_generator
 from .noise_augmentation import augment_batch
 from .prior import WEIGHT
@@ -39,6 +38,7 @@ from .progress import Progress, announcement
 from .run import Abandoned, alone_in
 from .sampling import sample_rows, write_grid
 from .settings import TrainingSettings
+from .shared_lora import bins_of, make_learner
 
 if TYPE_CHECKING:
     from ..models.unet import EDiffIUNet
@@ -53,7 +53,7 @@ class Trainer:
 
     Args:
         unet ([`EDiffIUNet`]): The network; its weights, in single precision, are where a fresh run starts. Its
-            config comes to say as `trained_on` what `interval` is.
+            config comes to say as `trained_on` what `interval` is. Or a [`SharedLora`] of several.
         dataset (`Dataset`): Items like those of [`SceneDataset`]. Such as have a `weight`, as those of
             [`PriorDataset`], count so much in the loss.
         encode_batch (`Callable`): `(captions, clip_images uint8, keep_image)` to keyword arguments of the network,
@@ -104,10 +104,10 @@ class Trainer:
         self.data_settings, self.sample_items = data_settings or {}, sample_items or []
         self.keep_steps = frozenset(keep_steps)
         self.conditioner = BatchConditioner(encode_batch, dropout, accelerator.device)
-        self.learner = Learner(unet, settings, accelerator)
+        self.learner = make_learner(unet, settings, accelerator)
         if NoiseInterval.from_config(unet.config.trained_on).ranges != interval.ranges:
             unet.register_to_config(trained_on=interval.to_config())
-        self.progress = Progress(self.output, settings, accelerator, title)
+        self.progress = Progress(self.output, settings, accelerator, title, bins_of(interval))
         self.votes = StopVotes(accelerator)
         self.step = 0
 
