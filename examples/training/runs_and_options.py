@@ -3,7 +3,7 @@
 scripts give them, and the runs of the experts."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from diffusers_ediffi.training.checkpoint import complete_checkpoints
 from diffusers_ediffi.training.crops import picture_to_tensor
 from diffusers_ediffi.training.launch import launched_device, make_accelerator
 from diffusers_ediffi.training.picture import PictureSource
+from diffusers_ediffi.training.run import RunLog
 from diffusers_ediffi.training.sampling import image_grid
 from diffusers_ediffi.training.settings import PRECISIONS
 from diffusers_ediffi.training.shared_lora import SharedInterval, SharedLora
@@ -218,6 +219,7 @@ def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Re
             for number in experts:
                 train_expert(args, settings, stage, number, data, accelerator, step)
         if accelerator.is_main_process:
+            report_losses(runs)
             result.write(stage, runs)
             if args.validation_prompt is not None:
                 draw_validation(args, stage, result, accelerator.device, step)
@@ -248,6 +250,16 @@ def runs_of(args: argparse.Namespace, stage: StageNetworks, experts: Sequence[in
     if runs if is_shared(args) else complete_checkpoints(together):
         raise ValueError(f"{args.output_dir} holds a run with and one without --shared_lora: choose another.")
     return dict.fromkeys(experts, together) if is_shared(args) else runs | {n: folders[n] for n in experts}
+
+
+def report_losses(runs: Mapping[int, Path]) -> None:
+    """Says where each run stands."""
+    for run in dict.fromkeys(runs.values()):
+        lines = RunLog(run).lines() if (run / "log.jsonl").exists() else []
+        if lines:
+            last = lines[-1]
+            levels = ", ".join(f"{loss:.4f} at sigma {level}" for level, loss in last["loss_per_sigma"].items())
+            say(f"{run.name}: loss {last['loss']:.4f} at step {last['step']} ({levels})")
 
 
 def check_resolution(args: argparse.Namespace, stage: StageNetworks) -> None:

@@ -51,7 +51,11 @@ def output_of(unet):
 
 def test_a_lora_of_all_experts_loads_and_draws(train, folder, tmp_path, capsys):
     run = train("--rank", 3, "--validation_prompt", PROMPT, "--num_validation_images", 2)
-    assert "warning" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "warning" not in printed
+    assert re.findall(r"^(expert\.\d): loss \d\.\d+ at step 3 \(", printed, re.MULTILINE) == [
+        *("expert.0", "expert.1", "expert.2"),
+    ]
     pipe = load(folder)
     before, plain = drawn(pipe), [output_of(expert) for expert in pipe.unet.experts]
     pipe.load_lora_weights(run)
