@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, demo_checkpoint
@@ -16,6 +17,7 @@ from diffusers_ediffi.cli.options import HUB_ID
 from diffusers_ediffi.experts.lora import LoraExpert
 from diffusers_ediffi.files import written_whole
 from diffusers_ediffi.training import StageNetworks
+from diffusers_ediffi.training.launch import launched_device
 from diffusers_ediffi.training.lora import LORA_FILE
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -170,7 +172,7 @@ def options_without_token(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def create_repository(args: argparse.Namespace, pipeline: Path) -> str | None:
-    """Makes the repository that the options name, before anything is trained; returns its id.
+    """Makes the repository that the options name, before anything is trained; returns its id, to the main process.
 
     Args:
         args (`argparse.Namespace`): The options.
@@ -192,6 +194,9 @@ def create_repository(args: argparse.Namespace, pipeline: Path) -> str | None:
             "decide whether what is made of it may be passed on. Leave the option out; where they allow it, upload "
             "the result by `hf upload`."
         )
+    launched_device()  # as the launcher says it, whoever asks first which process this is
+    if not PartialState().is_main_process:
+        return None
     name = args.hub_model_id or args.output_dir.resolve().name
     try:
         return HfApi(token=args.hub_token).create_repo(name, exist_ok=True).repo_id

@@ -197,7 +197,7 @@ def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Re
     check_tracker(args.report_to)
     prompts = class_prompts(args, folder) if "with_prior_preservation" in args else []
     source = pictures_of(args)
-    repository = create_repository(args, folder) if PartialState().is_main_process else None
+    repository = create_repository(args, folder)
     data = data_of(args, stage, folder, source, prompts)
     accelerator = make_accelerator(
         args.mixed_precision,

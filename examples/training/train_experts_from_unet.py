@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_run(args)
     source, folder = pictures_of(args), fetch_pipeline(args.pretrained_model_name_or_path)
     check_model(folder, args)
-    repository = create_repository(args, folder) if PartialState().is_main_process else None
+    repository = create_repository(args, folder)
     accelerator = make_accelerator(args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir)
     model = LatentModel(folder, accelerator.device)
     selection = select_pictures(

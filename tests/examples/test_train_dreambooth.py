@@ -2,13 +2,16 @@
 """DreamBooth: what is drawn before training, from which prompts, and what is trained on it."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers_examples import import_script
+from helpers_examples import EXAMPLES, import_script
 from helpers_pictures import write_folder
 from PIL import Image
 from safetensors.torch import load_file
@@ -148,3 +151,23 @@ def test_prior_options_without_a_prior_are_refused(dream, tmp_path):
     with pytest.raises(ValueError, match="--class_prompt is for --with_prior_preservation"):
         dream(*CAT, prior=())
     assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_draw_and_train_together(dream, folder, tmp_path):
+    """Each draws its share of the class pictures, to the bytes of one process; one of them says what came out."""
+    alone = dream(*CAT, "--max_train_steps", 1)
+    script = EXAMPLES / "training" / "train_ediffi_dreambooth.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone", script, *CAT]
+    command += ["--pretrained_model_name_or_path", folder / "pipeline", "--output_dir", tmp_path / "together", *PRIOR]
+    command += ["--instance_data_dir", folder / "zorbs", "--instance_prompt", "a zorb", "--max_train_steps", 1]
+    result = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("The result is in") == 1
+    for path in sorted((alone / "class_pictures").iterdir()):
+        assert path.read_bytes() == (tmp_path / "together" / "class_pictures" / path.name).read_bytes()
+    assert (tmp_path / "together" / WEIGHTS).exists()
