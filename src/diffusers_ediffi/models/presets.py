@@ -80,6 +80,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cross_attention_factors": (8,),
         "attention_block": "feed_forward",
     },
+    # The expert for middle noise, where outlines are drawn: finer patches.
+    "demo-base-middle": {
+        **_DEMO,
+        "sample_size": 64,
+        "patch_size": 2,
+        "block_out_channels": (96, 128, 160),
+        "layers_per_block": 1,
+        "self_attention_factors": (8,),
+        "cross_attention_factors": (8,),
+        "attention_block": "feed_forward",
+    },
     "demo-sr256": {
         **_DEMO,
         "structure": "efficient",
