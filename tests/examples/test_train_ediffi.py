@@ -142,7 +142,7 @@ def test_one_lora_for_all_experts(train, folder, capsys):
 
 @pytest.mark.parametrize("experts", [(), ("--experts", 0, 2), ("--experts", 1)])
 def test_experts_that_cannot_share_a_lora_are_refused_at_once(train, tmp_path, experts):
-    """The packaged model's expert of the lowest noise is a smaller network."""
+    """The packaged model's experts are networks of several shapes."""
     with pytest.raises(ValueError, match="No LoRA can be shared: "):
         train("--pretrained_model_name_or_path", demo_checkpoint(), "--shared_lora", *experts)
     assert not (tmp_path / "run").exists()
