@@ -48,6 +48,9 @@ SHORT_FORMS = {
     "training/train_experts_from_unet.py": "--resolution 8 --max_train_steps 1 --validation_steps 0",
     "training/train_ediffi.py": "--max_train_steps 1 --train_batch_size 1",
     "training/train_ediffi_lora.py": "--max_train_steps 1 --train_batch_size 1 --num_validation_images 1",
+    "training/train_ediffi_dreambooth.py": "--max_train_steps 1 --train_batch_size 1 --num_class_images 1 "
+    "--num_validation_images 1",
+    "evaluate/evaluate_new_object.py": "--num-prompts 1 --num-known-prompts 2 --steps 1",
     "evaluate/compare_experts.py": f"{_EVALUATION} --num-loss-scenes 2 --patches-per-image 2 --guidance-scales 1",
     "evaluate/compare_discrete_samplers.py": "--steps 2 --reference 2 --images 1",
     "evaluate/compare_samplers.py": "--nfe 8 --demo-nfe 4 --images 1",

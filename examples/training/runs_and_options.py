@@ -1,41 +1,46 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """What the scripts share that train a stage of a pipeline further: options with the names that diffusers' training
-scripts give them, the runs of the experts, and what is written of them."""
+scripts give them, and the runs of the experts."""
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
-from huggingface_hub import ModelCardData
+from class_pictures import class_prompts, class_source
 from pictures_and_options import add_picture_arguments, pictures_of, pipeline_folder, select
+from results_and_cards import Card, Result, add_hub_arguments, create_repository, push
 
-from diffusers_ediffi import EDiffIPipeline, demo_checkpoint
 from diffusers_ediffi.cli.messages import say
-from diffusers_ediffi.cli.options import HUB_ID, whole
-from diffusers_ediffi.files import written_whole
+from diffusers_ediffi.cli.options import whole
 from diffusers_ediffi.provenance import Provenance, save_image
 from diffusers_ediffi.training import (
     ConditioningEncoder,
     EmbeddingCache,
     PictureDataset,
     PictureSettings,
+    PriorDataset,
+    Selection,
     StageNetworks,
     Trainer,
     TrainingSettings,
     build_embedding_cache,
+    select_pictures,
 )
 from diffusers_ediffi.training.checkpoint import complete_checkpoints
 from diffusers_ediffi.training.crops import picture_to_tensor
 from diffusers_ediffi.training.launch import launched_device, losses_named, make_accelerator
+from diffusers_ediffi.training.picture import PictureSource
+from diffusers_ediffi.training.run import RunLog
 from diffusers_ediffi.training.sampling import image_grid
 from diffusers_ediffi.training.settings import PRECISIONS
+from diffusers_ediffi.training.shared_lora import SharedInterval, SharedLora
 from diffusers_ediffi.training.stage import STAGES
 
 # Of diffusers' names those that are kept here, with the schedule that each stands for and whether it warms up.
@@ -49,6 +54,7 @@ LR_SCHEDULERS = {
 ENCODER_DTYPES = {"float32": (torch.float32, "float16"), "bfloat16": (torch.bfloat16, "bfloat16")}
 REPORT_TO = ("none", *map(str, LoggerType.list()))
 RUNS = "runs"  # below --output_dir
+SHARED = "shared"  # the run of experts that get one LoRA together
 SAMPLES = 4  # pictures of the training data in the grids of an expert
 
 
@@ -63,6 +69,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, learning_rate: float
     _add_picture_settings(parser.add_argument_group("pictures"))
     _add_settings(parser.add_argument_group("training"), learning_rate)
     _add_outputs(parser.add_argument_group("checkpoints and validation"))
+    add_hub_arguments(parser)
 
 
 def _add_picture_settings(group: Any) -> None:
@@ -115,9 +122,11 @@ def _add_outputs(group: Any) -> None:
 def settings_of(args: argparse.Namespace, **kind: Any) -> TrainingSettings:
     """The numbers of the runs; `kind` are those that the options do not give."""
     schedule, warms_up = LR_SCHEDULERS[args.lr_scheduler]
+    # With prior preservation as many pictures of what is known come to those of what is new, as in diffusers.
+    kinds = 2 if getattr(args, "with_prior_preservation", False) else 1
     return TrainingSettings(
         total_steps=args.max_train_steps,
-        batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+        batch_size=kinds * args.train_batch_size * args.gradient_accumulation_steps,
         learning_rate=args.learning_rate,
         lr_schedule=schedule,
         warmup_steps=args.lr_warmup_steps if warms_up else 0,
@@ -136,21 +145,36 @@ def settings_of(args: argparse.Namespace, **kind: Any) -> TrainingSettings:
     )
 
 
-@dataclass
-class Result:
-    """What a script makes of the runs of its experts.
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained on.
 
     Args:
-        what (`str`): What the card calls it.
-        write (`Callable`): Writes it, from the stage and the folder of each expert's run.
-        load (`Callable`): A pipeline with it.
-        usage (`str`): How it is loaded, in Python; `BASE` stands for the pipeline it was trained from.
+        pictures ([`PictureDataset`]): Those of the user.
+        known ([`PictureDataset`], *optional*): Those of prior preservation.
+        prior_weight (`float`, *optional*, defaults to 1.0): Of these in the loss.
     """
 
-    what: str
-    write: Callable[[StageNetworks, Mapping[int, Path]], None]
-    load: Callable[[], EDiffIPipeline]
-    usage: str
+    pictures: PictureDataset
+    known: PictureDataset | None = None
+    prior_weight: float = 1.0
+
+    def items(self, patch: int | None) -> PictureDataset | PriorDataset:
+        """The items for a network that is trained on patches of this side, or on whole pictures."""
+        pictures = _of_patch(self.pictures, patch)
+        if self.known is None:
+            return pictures
+        return PriorDataset(pictures, _of_patch(self.known, patch), self.prior_weight)
+
+    def caption(self) -> str:
+        """What the first picture shows."""
+        pictures = self.pictures
+        return pictures.source[int(pictures.selection.rows[0])].caption
+
+
+def _of_patch(dataset: PictureDataset, patch: int | None) -> PictureDataset:
+    settings = replace(dataset.settings, patch=patch)
+    return PictureDataset(dataset.source, settings, dataset.selection, dataset.embeddings)
 
 
 def train_stage(args: argparse.Namespace, settings: TrainingSettings, result: Result) -> None:
@@ -171,10 +195,16 @@ def _train_stage(args: argparse.Namespace, settings: TrainingSettings, result: R
     folder = pipeline_folder(args, ["model_index.json", "unet/config.json", f"{args.stage}/*"])
     stage = StageNetworks.read(folder, args.stage)
     experts = stage.chosen(args.experts)
+    if is_shared(args):
+        stage.check_shared(experts)
+    runs = runs_of(args, stage, experts)
     check_resolution(args, stage)
     check_output(args, settings)
     check_tracker(args.report_to)
-    dataset = dataset_of(args, stage, folder)
+    prompts = class_prompts(args, folder) if "with_prior_preservation" in args else []
+    source = pictures_of(args)
+    repository = create_repository(args, folder)
+    data = data_of(args, stage, folder, source, prompts)
     accelerator = make_accelerator(
         args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -183,26 +213,59 @@ def _train_stage(args: argparse.Namespace, settings: TrainingSettings, result: R
     )
     if args.report_to != "none":
         accelerator.init_trackers("ediffi")
-    # Those that another start has trained belong to the result, too.
-    folders = {number: run_folder(args, stage, number) for number in range(len(stage))}
-    runs = {number: run for number, run in folders.items() if number in experts or (run / "unet").is_dir()}
     if accelerator.is_main_process and len(runs) < len(stage):
         others = ", ".join(stage.label(number) for number in range(len(stage)) if number not in runs)
         say(f"warning: {others} of {stage.name} stay as they are: what is learnt shows at other noise levels alone.")
     for step in steps_of_legs(args):
         if drawing_of(args, step).exists() and step < args.max_train_steps:
             continue  # all experts have been there
-        for number in experts:
-            train_expert(args, settings, stage, number, dataset, accelerator, step)
+        if is_shared(args):
+            train_together(args, settings, stage, experts, data, accelerator, step)
+        else:
+            for number in experts:
+                train_expert(args, settings, stage, number, data, accelerator, step)
         if accelerator.is_main_process:
+            report_losses(runs)
             result.write(stage, runs)
             if args.validation_prompt is not None:
                 draw_validation(args, stage, result, accelerator.device, step)
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_card(args, settings, stage, list(runs), dataset, result)
+        card = card_of(args, settings, stage, list(runs), data, result)
+        card.write(args.output_dir)
         say(f"The result is in {args.output_dir}; README.md says how it is used.")
+        if repository is not None:
+            push(repository, result.folder, result.file and [result.file], card, args.output_dir, args.hub_token)
     accelerator.end_training()
+
+
+def is_shared(args: argparse.Namespace) -> bool:
+    """Whether the experts get one LoRA together."""
+    return getattr(args, "shared_lora", False)
+
+
+def runs_of(args: argparse.Namespace, stage: StageNetworks, experts: Sequence[int]) -> dict[int, Path]:
+    """The folder of the run of each expert; those that another start has trained belong to the result, too.
+
+    Raises:
+        ValueError: One LoRA for all would mix with others that are there.
+    """
+    folders = {number: run_folder(args, stage, number) for number in range(len(stage))}
+    runs = {number: run for number, run in folders.items() if (run / "unet").is_dir()}
+    together = args.output_dir / RUNS / stage.name / SHARED
+    if runs if is_shared(args) else complete_checkpoints(together):
+        raise ValueError(f"{args.output_dir} holds a run with and one without --shared_lora: choose another.")
+    return dict.fromkeys(experts, together) if is_shared(args) else runs | {n: folders[n] for n in experts}
+
+
+def report_losses(runs: Mapping[int, Path]) -> None:
+    """Says where each run stands."""
+    for run in dict.fromkeys(runs.values()):
+        lines = RunLog(run).lines() if (run / "log.jsonl").exists() else []
+        if lines:
+            last = lines[-1]
+            levels = ", ".join(f"{loss:.4f} at sigma {level}" for level, loss in last["loss_per_sigma"].items())
+            say(f"{run.name}: loss {last['loss']:.4f} at step {last['step']} ({levels})")
 
 
 def check_resolution(args: argparse.Namespace, stage: StageNetworks) -> None:
@@ -252,15 +315,15 @@ def check_tracker(name: str) -> None:
         )
 
 
-def dataset_of(args: argparse.Namespace, stage: StageNetworks, folder: Path) -> PictureDataset:
+def data_of(
+    args: argparse.Namespace, stage: StageNetworks, folder: Path, source: PictureSource, prompts: Sequence[str]
+) -> TrainingData:
     """The pictures of the options with their embeddings, which are encoded once: training needs no encoders."""
-    source, device = pictures_of(args), launched_device()
+    device = launched_device()
     selection = select(args, source, args.output_dir / "selection", folder, device)
+    known = class_source(args, prompts, stage.size, device) if prompts else None
     dtype, kept = ENCODER_DTYPES[args.encoder_dtype]
     encoder = ConditioningEncoder(folder, device, dtype)
-    embeddings = args.output_dir / "embeddings"
-    for _ in build_embedding_cache(embeddings, source, selection, encoder, kept, ground=args.ground):
-        pass
     settings = PictureSettings(
         stage.size,
         crop="center" if args.center_crop else "random",
@@ -270,7 +333,18 @@ def dataset_of(args: argparse.Namespace, stage: StageNetworks, folder: Path) -> 
         clip_image_size=encoder.clip_image_size,
         seed=args.seed,
     )
-    return PictureDataset(source, settings, selection, EmbeddingCache(embeddings))
+
+    def with_embeddings(source: PictureSource, selection: Selection, name: str) -> PictureDataset:
+        embeddings = args.output_dir / name
+        for _ in build_embedding_cache(embeddings, source, selection, encoder, kept, ground=args.ground):
+            pass
+        return PictureDataset(source, settings, selection, EmbeddingCache(embeddings))
+
+    pictures = with_embeddings(source, selection, "embeddings")
+    if known is None:
+        return TrainingData(pictures)
+    chosen = select_pictures(known, args.output_dir / "class_selection", ground=args.ground, process=PartialState())
+    return TrainingData(pictures, with_embeddings(known, chosen, "class_embeddings"), args.prior_loss_weight)
 
 
 def steps_of_legs(args: argparse.Namespace) -> list[int]:
@@ -294,13 +368,12 @@ def train_expert(
     settings: TrainingSettings,
     stage: StageNetworks,
     number: int,
-    dataset: PictureDataset,
+    data: TrainingData,
     accelerator: Accelerator,
     until: int,
 ) -> None:
     """Trains an expert to a step, from where its run is."""
-    pictures = replace(dataset.settings, patch=stage.patches[number])
-    items = PictureDataset(dataset.source, pictures, dataset.selection, dataset.embeddings)
+    items, shown = data.items(stage.patches[number]), _of_patch(data.pictures, stage.patches[number])
     Trainer(
         stage.load(number),
         items,
@@ -310,9 +383,37 @@ def train_expert(
         stage.intervals[number],
         node=(0, number),
         data_settings=items.describe(),
-        sample_items=[items[i] for i in range(SAMPLES)] if args.validation_steps else None,
+        sample_items=[shown[i] for i in range(SAMPLES)] if args.validation_steps else None,
         accelerator=accelerator,
         title=stage.label(number),
+    ).train(until)
+    accelerator.free_memory()
+
+
+def train_together(
+    args: argparse.Namespace,
+    settings: TrainingSettings,
+    stage: StageNetworks,
+    experts: Sequence[int],
+    data: TrainingData,
+    accelerator: Accelerator,
+    until: int,
+) -> None:
+    """Trains one LoRA for some experts to a step, from where its run is."""
+    patch = stage.patches[experts[0]]
+    items, shown = data.items(patch), _of_patch(data.pictures, patch)
+    interval = SharedInterval.of(tuple(stage.intervals[number] for number in experts))
+    Trainer(
+        SharedLora({number: stage.load(number) for number in experts}, interval),
+        items,
+        None,
+        args.output_dir / RUNS / stage.name / SHARED,
+        settings,
+        interval,
+        data_settings={**items.describe(), "experts": list(experts)},
+        sample_items=[shown[i] for i in range(SAMPLES)] if args.validation_steps else None,
+        accelerator=accelerator,
+        title=SHARED,
     ).train(until)
     accelerator.free_memory()
 
@@ -334,31 +435,24 @@ def draw_validation(
     save_image(grid, path, Provenance({"prompt": args.validation_prompt, "seeds": list(seeds), "step": step}))
 
 
-def write_card(
+def card_of(
     args: argparse.Namespace,
     settings: TrainingSettings,
     stage: StageNetworks,
     experts: list[int],
-    dataset: PictureDataset,
+    data: TrainingData,
     result: Result,
-) -> None:
-    """Writes README.md: what it is, how it is used, and how it was trained."""
-    name = str(args.pretrained_model_name_or_path)
-    base = name if HUB_ID.fullmatch(name) and not Path(name).is_dir() else None
-    packaged = Path(name) == Path(demo_checkpoint())
-    origin = base or ("the model that diffusers_ediffi comes with" if packaged else f"`{Path(name).name}`")
-    data = ModelCardData(
-        base_model=base,
-        library_name="diffusers",
-        pipeline_tag="text-to-image",
-        tags=["diffusers", "diffusers_ediffi", "ediffi", *(["lora"] if settings.lora_rank else [])],
-    )
-    loaded = "demo_checkpoint()" if packaged else repr(base or Path(name).name)
-    drawn = drawing_of(args, args.max_train_steps)
-    prompt = args.validation_prompt or args.instance_prompt or dataset.source[int(dataset.selection.rows[0])].caption
+) -> Card:
+    """The model card: what the result is, how it is used, and how it was trained."""
+    drawn, of_prior = drawing_of(args, args.max_train_steps), data.known is not None
     rows = {
         "stage": stage.name,
-        "pictures": f"{dataset.num_pictures} at {stage.size} pixels",
+        "pictures": f"{data.pictures.num_pictures} at {stage.size} pixels",
+        **(
+            {"prior preservation": f"{data.known.num_pictures} pictures, weight {data.prior_weight:g}"}
+            if of_prior
+            else {}
+        ),
         "steps of each expert": settings.total_steps,
         "images of a step": settings.batch_size,
         "learning rate": f"{settings.learning_rate:g}, {args.lr_scheduler}",
@@ -367,23 +461,20 @@ def write_card(
         **{stage.label(n): "as it was" for n in range(len(stage)) if n not in experts},
         "seed": settings.seed,
     }
-    lines = [
-        f"---\n{data.to_yaml()}\n---\n",
-        f"# {args.output_dir.resolve().name}\n",
-        f"{result.what} of {origin}, trained on pictures with captions such as {prompt!r}.\n",
-        *([f"![{prompt}](validation/{drawn.name})\n"] if drawn.exists() else []),
-        "```python",
-        "from diffusers_ediffi import EDiffIPipeline, demo_checkpoint\n",
-        result.usage.replace("BASE", loaded),
-        f"pipe({prompt!r}, height={stage.size}).images[0]",
-        "```\n",
-        "| | |\n|---|---|",
-        *(f"| {name} | {value} |" for name, value in rows.items()),
-        "",
-        "The licence is that of the model it was trained from, and of the pictures.",
-    ]
-    with written_whole(args.output_dir / "README.md") as unfinished:
-        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    name = args.output_dir.resolve().name
+    return Card(
+        name,
+        str(args.pretrained_model_name_or_path),
+        result.what,
+        args.validation_prompt or args.instance_prompt or data.caption(),
+        "from diffusers_ediffi import EDiffIPipeline, demo_checkpoint",
+        result.usage,
+        f", height={stage.size}",
+        rows,
+        Path(name, result.folder.relative_to(args.output_dir)).as_posix(),
+        f"validation/{drawn.name}" if drawn.exists() else None,
+        ("lora",) if settings.lora_rank else (),
+    )
 
 
 def _levels(stage: StageNetworks, number: int) -> str:

@@ -8,25 +8,18 @@
 `runs/zorb` is then what `pipe.load_lora_weights("runs/zorb")` takes: one file for all experts, and a model card. Each
 expert is trained on the noise levels that it draws, in a run of its own (`runs/unet/expert.0` in the folder, with
 `log.jsonl`, checkpoints and samples); at each `--validation_steps` the pipeline draws with all of them
-(`validation/`). `--experts 1 2` trains some of them. Killed anywhere, the same command with
-`--resume_from_checkpoint latest` ends in the same weights.
+(`validation/`). `--experts 1 2` trains some of them. With `--shared_lora` they get one LoRA together, in one run
+(`runs/unet/shared`): each expert has as many samples as the others, and `log.jsonl` tells its loss. Killed anywhere,
+the same command with `--resume_from_checkpoint latest` ends in the same weights.
 """
 
 import argparse
-from collections.abc import Mapping
-from pathlib import Path
 
-from runs_and_options import Result, add_training_arguments, settings_of, train_stage
+from results_and_cards import lora_result
+from runs_and_options import add_training_arguments, settings_of, train_stage
 
-from diffusers_ediffi import EDiffIPipeline
 from diffusers_ediffi.cli.options import whole
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
-from diffusers_ediffi.experts.lora import LoraExpert
-from diffusers_ediffi.files import written_whole
-from diffusers_ediffi.training import StageNetworks
-from diffusers_ediffi.training.lora import LORA_FILE
-
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -34,28 +27,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_training_arguments(parser, learning_rate=1e-4)
     parser.add_argument("--rank", type=whole(1), default=4, help="of the LoRA (default: %(default)s)")
+    parser.add_argument("--shared_lora", action="store_true", help="one LoRA for all experts, not one for each")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parses the command line and trains."""
     args = parse_arguments(arguments)
-
-    def write(stage: StageNetworks, runs: Mapping[int, Path]) -> None:
-        layers = stage.lora_layers({number: LoraExpert.load(run / LORA_FILE) for number, run in runs.items()})
-        with written_whole(args.output_dir / WEIGHTS) as unfinished:
-            EDiffIPipeline.save_lora_weights(
-                unfinished.parent, weight_name=unfinished.name, **{f"{stage.name}_lora_layers": layers}
-            )
-
-    def load() -> EDiffIPipeline:
-        pipe = EDiffIPipeline.from_pretrained(args.pretrained_model_name_or_path)
-        pipe.load_lora_weights(args.output_dir)
-        return pipe
-
-    usage = f'pipe = EDiffIPipeline.from_pretrained(BASE)\npipe.load_lora_weights("{args.output_dir.name}")'
-    settings = settings_of(args, lora_rank=args.rank, lora_only=True)
-    train_stage(args, settings, Result("A LoRA", write, load, usage))
+    train_stage(args, settings_of(args, lora_rank=args.rank, lora_only=True), lora_result(args))
 
 
 if __name__ == "__main__":

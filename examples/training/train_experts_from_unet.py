@@ -20,6 +20,7 @@ from accelerate import PartialState
 from accelerate.tracking import get_available_trackers
 from diffusers import DiffusionPipeline
 from pictures_and_options import add_source_arguments, pictures_of
+from results_and_cards import PIPELINE, Card, add_hub_arguments, create_repository, options_without_token, push
 
 from diffusers_ediffi.cli.messages import say
 from diffusers_ediffi.cli.options import finite, share, whole
@@ -43,6 +44,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add_source_arguments(parser)
     _add_split_arguments(parser)
     _add_training_arguments(parser)
+    add_hub_arguments(parser)
     return parser.parse_args(arguments)
 
 
@@ -173,8 +175,9 @@ def main(arguments: list[str] | None = None) -> None:
     check_run(args)
     source, folder = pictures_of(args), fetch_pipeline(args.pretrained_model_name_or_path)
     check_model(folder, args)
+    repository = create_repository(args, folder)
     with losses_named():
-        train(args, settings, split, pictures, source, folder)
+        train(args, settings, split, pictures, source, folder, repository)
 
 
 def train(
@@ -184,8 +187,9 @@ def train(
     pictures: PictureSettings,
     source: PictureSource,
     folder: Path,
+    repository: str | None,
 ) -> None:
-    """Selects the pictures, trains the experts and writes the pipeline."""
+    """Selects the pictures, trains the experts, and writes and uploads the pipeline."""
     accelerator = make_accelerator(args.mixed_precision, log_with=args.report_to, project_dir=args.output_dir)
     model = LatentModel(folder, accelerator.device)
     selection = select_pictures(
@@ -203,9 +207,49 @@ def train(
     dataset = PictureDataset(source, pictures, selection)
     trainer = SplitTrainer(model.load_unet(), model, dataset, args.output_dir, settings, split, accelerator)
     if args.report_to:
-        accelerator.init_trackers(Path(__file__).stem, {"options": json.dumps(vars(args), default=str)})
+        options = json.dumps(options_without_token(args), default=str)
+        accelerator.init_trackers(Path(__file__).stem, {"options": options})
     trainer.train()
+    if accelerator.is_main_process:
+        card = card_of(args, folder, trainer)
+        card.write(args.output_dir)
+        if repository is not None:
+            push(repository, args.output_dir / PIPELINE, None, card, args.output_dir, args.hub_token)
     accelerator.end_training()
+
+
+def card_of(args: argparse.Namespace, folder: Path, trainer: SplitTrainer) -> Card:
+    """The model card of the pipeline."""
+    settings, split, dataset = trainer.settings, trainer.split, trainer.dataset
+    kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    drawn = args.output_dir / "samples" / f"step-{settings.total_steps:07d}.png"
+    prompt = args.validation_prompt or dataset.source[int(dataset.selection.rows[0])].caption
+    rows = {
+        "boundaries in sigma": ", ".join(f"{boundary:g}" for boundary in split.boundaries),
+        **{
+            f"expert.{index}": f"{'trained' if index in split.learning else 'as it was'}, timesteps {first} to {last}"
+            for index, (first, last) in enumerate(trainer.timesteps)
+        },
+        "pictures": f"{dataset.num_pictures} at {args.resolution} pixels",
+        "steps of each expert": settings.total_steps,
+        "images of a step": settings.batch_size,
+        "learning rate": f"{settings.learning_rate:g}, {args.lr_scheduler}",
+        "rank": settings.lora_rank or "all weights",
+        "seed": settings.seed,
+    }
+    name = args.output_dir.resolve().name
+    return Card(
+        name,
+        str(args.pretrained_model_name_or_path),
+        f"{len(trainer.timesteps)} experts for noise levels, which start from the U-Net",
+        prompt,
+        f"from diffusers import {kind}\n\nimport diffusers_ediffi  # it registers the experts",
+        f"pipe = {kind}.from_pretrained(HERE)",
+        "",
+        rows,
+        f"{name}/{PIPELINE}",
+        f"samples/{drawn.name}" if drawn.exists() else None,
+    )
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def wrong_values(path, nowhere):
         "from_karlo": ["--model", nowhere],
         "from_training_checkpoint": ["--checkpoint", nowhere, "--preset", "adm64"],
         "conversion_memory": ["--converters", nowhere],
+        "evaluate_new_object": [*("--tuned", nowhere, "--train_data_dir", nowhere, "--phrase", "x")],
         "evaluate_layout_coco": ["--model", nowhere, "--captions", nowhere, "--annotations", nowhere],
         "loading": [],
         "make_new_object": ["--picture", nowhere],

@@ -11,49 +11,18 @@ from contextlib import chdir
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
-from helpers import SIZES, seeded, tiny_pipeline, tiny_unet
+from helpers import SIZES, seeded
 from helpers_examples import import_script
-from helpers_pictures import write_folder
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, demo_checkpoint
+from diffusers_ediffi.demo import load_objects
 from diffusers_ediffi.training import Trainer
 
 BOUNDARIES = [0.3, 2.0]
 WEIGHTS = "pytorch_lora_weights.safetensors"
 PROMPT = "a zorb"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder with a pipeline of three experts, four pictures without captions, and six with them."""
-    folder = tmp_path_factory.mktemp("data")
-    router = ExpertRouterUNet.from_unets([tiny_unet(seed) for seed in (4, 5, 6)], BOUNDARIES)
-    pipe = tiny_pipeline(unet=router, default_num_inference_steps=(4, 1, 1))
-    pipe.save_pretrained(folder / "pipeline")
-    (folder / "zorbs").mkdir()
-    for i in range(4):
-        Image.new("RGB", (20, 16), (60 * i, 200, 90)).save(folder / "zorbs" / f"{i}.png")
-    write_folder(folder / "captioned")
-    return folder
-
-
-@pytest.fixture
-def train(folder, tmp_path, monkeypatch):
-    """Runs a script on the pictures without captions, three steps to an expert, into `tmp_path / output`."""
-
-    def run(*options, script="train_ediffi_lora", output="run", pictures=None):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        PartialState._reset_state()  # each run stands for a process of its own
-        pictures = pictures or ["--instance_data_dir", folder / "zorbs", "--instance_prompt", PROMPT]
-        arguments = ["--pretrained_model_name_or_path", folder / "pipeline", "--output_dir", tmp_path / output]
-        arguments += [*pictures, "--max_train_steps", 3, "--train_batch_size", 2, "--learning_rate", 1e-2, *options]
-        import_script(f"training/{script}", monkeypatch).main(list(map(str, arguments)))
-        return tmp_path / output
-
-    return run
 
 
 def load(folder):
@@ -83,7 +52,11 @@ def output_of(unet):
 
 def test_a_lora_of_all_experts_loads_and_draws(train, folder, tmp_path, capsys):
     run = train("--rank", 3, "--validation_prompt", PROMPT, "--num_validation_images", 2)
-    assert "warning" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "warning" not in printed
+    assert re.findall(r"^(expert\.\d): loss \d\.\d+ at step 3 \(", printed, re.MULTILINE) == [
+        *("expert.0", "expert.1", "expert.2"),
+    ]
     pipe = load(folder)
     before, plain = drawn(pipe), [output_of(expert) for expert in pipe.unet.experts]
     pipe.load_lora_weights(run)
@@ -146,6 +119,34 @@ def test_one_of_three_experts_is_trained_and_another_later(train, folder, capsys
     both = load_file(run / WEIGHTS)
     assert {name.split(".")[2] for name in both} == {"0", "1"}
     assert all(torch.equal(both[name], tensor) for name, tensor in first.items())
+
+
+def test_one_lora_for_all_experts(train, folder, capsys):
+    run = train("--shared_lora", "--validation_steps", 2, "--max_train_steps", 4)
+    assert "warning" not in capsys.readouterr().out
+    found = load_file(run / WEIGHTS)
+    layers = {name.split(".", 3)[3] for name in found}
+    for layer in layers:
+        assert torch.equal(found[f"unet.experts.0.{layer}"], found[f"unet.experts.2.{layer}"])
+    pipe = load(folder)
+    before = [output_of(expert) for expert in pipe.unet.experts]
+    pipe.load_lora_weights(run)
+    for expert, old in zip(pipe.unet.experts, before, strict=True):
+        assert not torch.allclose(output_of(expert), old, atol=1e-4)
+    assert (run / "runs" / "unet" / "shared" / "samples" / "step-0000002.png").exists()
+    with pytest.raises(ValueError, match="holds a run with and one without --shared_lora"):
+        train("--resume_from_checkpoint", "latest")
+    some = train("--shared_lora", "--experts", 1, 2, output="some")
+    assert "warning: expert.0 of unet stay as they are" in capsys.readouterr().out
+    assert {name.split(".")[2] for name in load_file(some / WEIGHTS)} == {"1", "2"}
+
+
+@pytest.mark.parametrize("experts", [(), ("--experts", 0, 2), ("--experts", 1)])
+def test_experts_that_cannot_share_a_lora_are_refused_at_once(train, tmp_path, experts):
+    """The packaged model's experts are networks of several shapes."""
+    with pytest.raises(ValueError, match="No LoRA can be shared: "):
+        train("--pretrained_model_name_or_path", demo_checkpoint(), "--shared_lora", *experts)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_single_network_of_super_resolution_is_trained(train, folder):
@@ -245,4 +246,27 @@ def test_pictures_of_a_new_object(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8)).save(tmp_path / "opaque.png")
     with pytest.raises(ValueError, match="nothing is transparent"):
         script.main(["--output_dir", str(tmp_path / "other"), "--picture", str(tmp_path / "opaque.png")])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_new_object_beside_partners_and_in_a_folder_of_objects(objects, tmp_path, monkeypatch):
+    script = import_script("training/make_new_object", monkeypatch)
+    options = ["--objects", str(objects), "--partners", "sun", "moon", "--count", "6", "--size", "32"]
+    script.main([*options, "--output_dir", str(tmp_path / "zorbs"), "--add_to_objects", str(objects)])
+    captions = [json.loads(row)["text"] for row in (tmp_path / "zorbs" / "metadata.jsonl").read_text().splitlines()]
+    assert all("zorb" in caption for caption in captions)
+    assert ["sun" in caption or "moon" in caption for caption in captions] == [False, True] * 3
+    phrases = [thing.phrase for thing in load_objects(objects)]
+    assert phrases == ["rocket", "sun", "moon", "zorb"]
+    for wrong, message in (
+        (["--partners", "zorb"], "'zorb' is the new object itself"),
+        (["--partners", "cat"], "has no object 'cat'"),
+        (["--add_to_objects", str(objects)], "has an object 'zorb' already"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            script.main([*options, *wrong, "--output_dir", str(tmp_path / "other")])
+    with pytest.raises(ValueError, match="--partners are taken from a folder of objects: give it as --objects"):
+        script.main(["--partners", "sun", "--output_dir", str(tmp_path / "other")])
+    script.main(["--objects", str(objects), "--phrase", "rocket", "--output_dir", str(tmp_path / "rockets")])
+    assert "rocket" in (tmp_path / "rockets" / "metadata.jsonl").read_text()
     assert not (tmp_path / "other").exists()

@@ -4,7 +4,8 @@
 A step is `train_step` in trainer.py, and what it calls stands in files named after it: data, conditioning, dropout,
 noise_augmentation, loss, learner, optimizer. A tree is described by a schedule. Other pictures come
 from a source (sources), of which a selection is trained on (selection), by a data set (pictures) that may read
-embeddings from a cache (embedding_cache). The networks of a saved pipeline are found by stage.
+embeddings from a cache (embedding_cache), alone or beside pictures of what is known (prior). The networks of a saved
+pipeline are found by stage; several may share a LoRA (shared_lora).
 """
 
 from .data import SceneDataset
@@ -16,6 +17,7 @@ from .filters import AestheticScore, ClipModel, ClipScore
 from .image_folder import ImageFolder
 from .loss import edm_loss
 from .pictures import PictureDataset, PictureSettings
+from .prior import PriorDataset
 from .schedule import Schedule, shipped_schedules
 from .selection import Selection, load_selection, select_pictures
 from .settings import TrainingSettings
@@ -37,6 +39,7 @@ __all__ = [
     "ImageShards",
     "PictureDataset",
     "PictureSettings",
+    "PriorDataset",
     "SceneDataset",
     "Schedule",
     "Selection",

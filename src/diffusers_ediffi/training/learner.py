@@ -84,15 +84,15 @@ class Learner:
     """
 
     def __init__(self, unet: EDiffIUNet, settings: TrainingSettings, accelerator: Accelerator) -> None:
-        check_network(unet)
-        check_launch(accelerator, sharded=True)
         self.settings, self.accelerator = settings, accelerator
+        self._check(unet)
+        check_launch(accelerator, sharded=True)
         self.sharded = accelerator.is_fsdp2
         if self.sharded:
             check_sharded(settings)
         if settings.lora_rank:
             torch.manual_seed(settings.seed)
-            add_lora(unet, settings.lora_rank, settings.lora_only)
+            self._add_lora(unet)
         self.kind = type(unet)  # FSDP2 makes another one of it
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.unet = unet.to(accelerator.device, memory_format=layout).train()
@@ -113,6 +113,12 @@ class Learner:
         expect_unused(accelerator, self.unet)
         network = accelerator.prepare(self.unet)  # before the optimiser is made: DDP moves weights to other memory
         return network, accelerator.prepare(make_optimizer(*optimizer))
+
+    def _check(self, unet: Any) -> None:
+        check_network(unet)
+
+    def _add_lora(self, unet: Any) -> None:
+        add_lora(unet, self.settings.lora_rank, self.settings.lora_only)
 
     def step(self, learning_rate: float) -> None:
         """One step of the optimiser along the gradients, which are clipped and then cleared, and of the average."""

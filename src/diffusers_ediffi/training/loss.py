@@ -2,7 +2,8 @@
 """The training loss of section 3, and the noise it needs, drawn without any state."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,11 +12,6 @@ from ..edm import SIGMA_DATA, c_in, c_noise, expand_as, residual_coefficients
 
 # Edges of the noise-level bins in which the loss is reported.
 SIGMA_BINS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-BIN_NAMES = (
-    f"<{SIGMA_BINS[0]:g}",
-    *(f"{low:g}-{high:g}" for low, high in zip(SIGMA_BINS, SIGMA_BINS[1:], strict=False)),
-    f">{SIGMA_BINS[-1]:g}",
-)
 
 
 def step_generator(
@@ -78,14 +74,20 @@ def edm_loss(
     return losses
 
 
+def bin_names(edges: Sequence[float] = SIGMA_BINS) -> tuple[str, ...]:
+    """What the bins between these noise levels are called."""
+    return f"<{edges[0]:g}", *(f"{low:g}-{high:g}" for low, high in pairwise(edges)), f">{edges[-1]:g}"
+
+
 class SigmaBinLog:
     """Mean loss per noise-level bin since the last reading. Sums stay on the device: no synchronisation per step."""
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
-        self.edges = torch.tensor(SIGMA_BINS, device=device)
-        self.sums = torch.zeros(2, len(SIGMA_BINS) + 1, device=device)  # losses, counts
+    def __init__(self, device: str | torch.device = "cpu", edges: tuple[float, ...] = SIGMA_BINS) -> None:
+        self.names = bin_names(edges)
+        self.edges = torch.tensor(edges, device=device)
+        self.sums = torch.zeros(2, len(edges) + 1, device=device)  # losses, counts
         # The first step with losses that are not finite, -1 before, and how many of it fell into each bin.
-        self.spoilt = torch.tensor([-1, *[0] * (len(SIGMA_BINS) + 1)], dtype=torch.long, device=device)
+        self.spoilt = torch.tensor([-1, *[0] * (len(edges) + 1)], dtype=torch.long, device=device)
 
     def add(self, sigma: torch.Tensor, losses: torch.Tensor, step: int = 0) -> None:
         """Adds the losses of one batch, both `(batch,)`; `step` is its number."""
@@ -105,19 +107,20 @@ class SigmaBinLog:
         losses, counts = (self.sums if sums is None else sums).tolist()
         self.sums.zero_()
         mean = sum(losses) / max(sum(counts), 1)
-        bins = zip(BIN_NAMES, losses, counts, strict=True)
+        bins = zip(self.names, losses, counts, strict=True)
         return mean, {name: loss / count for name, loss, count in bins if count}
 
 
-def first_spoilt(found: torch.Tensor) -> tuple[int, list[str]] | None:
+def first_spoilt(found: torch.Tensor, names: Sequence[str] = bin_names()) -> tuple[int, list[str]] | None:
     """The first step with losses that are not finite, and the bins of their noise levels; `None` if there is none.
 
     Args:
         found (`torch.Tensor`): `SigmaBinLog.spoilt` of each process, one behind the other.
+        names (`list` of `str`): Of its bins.
     """
-    rows = [row for row in found.view(-1, len(BIN_NAMES) + 1).tolist() if row[0] >= 0]
+    rows = [row for row in found.view(-1, len(names) + 1).tolist() if row[0] >= 0]
     if not rows:
         return None
     first = min(step for step, *_ in rows)
     counts = [row[1:] for row in rows if row[0] == first]
-    return first, [name for name, *each in zip(BIN_NAMES, *counts, strict=True) if any(each)]
+    return first, [name for name, *each in zip(names, *counts, strict=True) if any(each)]

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..edm import karras_sigmas
-from .loss import SigmaBinLog, first_spoilt
+from .loss import SIGMA_BINS, SigmaBinLog, first_spoilt
 from .run import RunLog
 from .settings import TrainingSettings
 
@@ -30,12 +30,20 @@ class Progress:
         settings ([`TrainingSettings`]): The numbers of the run.
         accelerator (`Accelerator`): Its main process writes and speaks.
         title (`str`, *optional*): Stands before the progress bar.
+        edges (`tuple` of `float`, *optional*): The noise levels between which losses are told apart.
     """
 
-    def __init__(self, output: Path, settings: TrainingSettings, accelerator: Accelerator, title: str | None) -> None:
+    def __init__(
+        self,
+        output: Path,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        title: str | None,
+        edges: tuple[float, ...] = SIGMA_BINS,
+    ) -> None:
         self.settings, self.accelerator = settings, accelerator
         self.title = title
-        self.log, self.bins = RunLog(output), SigmaBinLog(accelerator.device)
+        self.log, self.bins = RunLog(output), SigmaBinLog(accelerator.device, edges)
         self._seconds_before = 0.0
         self.start(0)
 
@@ -74,7 +82,7 @@ class Progress:
 
     def spoilt(self) -> str:
         """Where the loss is not finite, over all processes."""
-        found = first_spoilt(self.accelerator.gather(self.bins.spoilt))
+        found = first_spoilt(self.accelerator.gather(self.bins.spoilt), self.bins.names)
         if found is None:
             return "The gradient is not finite"
         step, bins = found

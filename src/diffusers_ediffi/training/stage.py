@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 
 from ..experts.files import expert_folder
 from ..experts.lora import LoraExpert
@@ -18,6 +19,7 @@ from ..experts.routes import Routes
 from ..models.unet import EDiffIUNet
 from .learner import check_config
 from .lora import plain_lora
+from .shared_lora import check_same_layers
 
 STAGES = ("unet", "unet_sr256", "unet_sr1024")
 SR_SCALE = 4  # of a pipeline that does not say it
@@ -110,7 +112,22 @@ class StageNetworks:
         Raises:
             OSError: Its weights are missing or damaged.
         """
-        return EDiffIUNet.from_pretrained(self.folder / expert_folder(number) if self.is_ensemble else self.folder)
+        return EDiffIUNet.from_pretrained(self._folder(number))
+
+    def _folder(self, number: int) -> Path:
+        return self.folder / expert_folder(number) if self.is_ensemble else self.folder
+
+    def check_shared(self, numbers: Sequence[int]) -> None:
+        """Refuses networks that cannot get one LoRA together, before any weights are read.
+
+        Raises:
+            ValueError: The layers of one have other shapes, or there is one alone.
+        """
+        with init_empty_weights():
+            networks = {
+                number: EDiffIUNet.from_config(_read(self._folder(number) / "config.json")) for number in numbers
+            }
+        check_same_layers(networks)
 
     def lora_layers(self, loras: Mapping[int, LoraExpert]) -> dict[str, torch.Tensor]:
         """LoRAs of some of the networks as one, for `EDiffIPipeline.save_lora_weights` and, with the name of the stage

@@ -32,13 +32,14 @@ from .conditioning import BatchConditioner, EncodeBatch
 from .data import StepBatchSampler, collate, image_to_float, make_loader
 from .dropout import DropoutRates, Kept
 from .launch import Share, StopVotes, losses_named, make_accelerator, part_of, parts
-from .learner import Learner
 from .loss import edm_loss, step_generator
 from .noise_augmentation import augment_batch
+from .prior import WEIGHT
 from .progress import Progress, announcement
 from .run import Abandoned, alone_in
 from .sampling import sample_rows, write_grid
 from .settings import TrainingSettings
+from .shared_lora import bins_of, make_learner
 
 if TYPE_CHECKING:
     from ..models.unet import EDiffIUNet
@@ -53,8 +54,9 @@ class Trainer:
 
     Args:
         unet ([`EDiffIUNet`]): The network; its weights, in single precision, are where a fresh run starts. Its
-            config comes to say as `trained_on` what `interval` is.
-        dataset (`Dataset`): Items like those of [`SceneDataset`].
+            config comes to say as `trained_on` what `interval` is. Or a [`SharedLora`] of several.
+        dataset (`Dataset`): Items like those of [`SceneDataset`]. Such as have a `weight`, as those of
+            [`PriorDataset`], count so much in the loss.
         encode_batch (`Callable`): `(captions, clip_images uint8, keep_image)` to keyword arguments of the network,
             such as [`ConditioningEncoder`], whose `region_columns` is needed for items with regions; `None` for items
             with `embeddings`, such as those of [`PictureDataset`] with an [`EmbeddingCache`].
@@ -103,10 +105,10 @@ class Trainer:
         self.data_settings, self.sample_items = data_settings or {}, sample_items or []
         self.keep_steps = frozenset(keep_steps)
         self.conditioner = BatchConditioner(encode_batch, dropout, accelerator.device)
-        self.learner = Learner(unet, settings, accelerator)
+        self.learner = make_learner(unet, settings, accelerator)
         if NoiseInterval.from_config(unet.config.trained_on).ranges != interval.ranges:
             unet.register_to_config(trained_on=interval.to_config())
-        self.progress = Progress(self.output, settings, accelerator, title)
+        self.progress = Progress(self.output, settings, accelerator, title, bins_of(interval))
         self.votes = StopVotes(accelerator)
         self.step = 0
 
@@ -213,9 +215,10 @@ class Trainer:
         """Adds the share that some samples have in the gradients of a batch; returns their losses."""
         with painted(self.unet, self.conditioner.painting(batch, kept)):
             losses = edm_loss(self.network, *inputs)
+            weighted = losses * batch[WEIGHT].to(self.device) if WEIGHT in batch else losses
             # accelerate divides by the number of parts, which need not be equal
             share = self.accelerator.gradient_accumulation_steps / self.settings.batch_size
-            self.accelerator.backward(losses.sum() * share)  # painted as well: it may compute layers again
+            self.accelerator.backward(weighted.sum() * share)  # painted as well: it may compute layers again
         return losses.detach()
 
     def _images(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
