@@ -72,6 +72,10 @@ NOT_RUN = {
     ("CONTRIBUTING.md", "pytest tests/experts"): "the tests would run themselves",
     ("README.md", 'pip install -c constraints.txt ".[test]" && pytest -n 2'): "the last line of .ci/run is this one",
     ("docs/safety.md", "pytest tests/fuzz --fuzz-cases 20000"): "the suite runs the same with fewer cases",
+    (
+        "docs/training.md",
+        "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 examples/training/train_ediffi.py \\",
+    ): "needs GPUs and two machines; tests/training runs the like: test_launch.py, two_machines.py, kill_runs.py",
     ("docs/experts.md", "pipe.enable_model_cpu_offload()"): "needs a GPU",
 }
 

@@ -281,7 +281,9 @@ def check_levels(args: argparse.Namespace, interval: NoiseInterval) -> None:
         ValueError: There is no network, or one of other noise levels.
     """
     folder = network_folder(args.init_from, "--init-from")
-    left = outside(interval, NoiseInterval.from_config(json.loads((folder / "config.json").read_text())["trained_on"]))
+    left = outside(
+        interval, NoiseInterval.from_config(json.loads((folder / "config.json").read_text()).get("trained_on"))
+    )
     if left is not None:
         raise ValueError(
             f"--init-from {folder} was not trained on sigma {show_range(*left)}: choose a network that was, or other "

@@ -60,6 +60,12 @@ def test_a_start_with_several_experts_says_what_to_name(ending_of, name, part):
     assert "unet/expert.0" in ended
 
 
+def test_a_start_that_was_not_trained_on_the_noise_levels_is_refused(ending_of):
+    start = f"{demo_checkpoint()}/unet/expert.0"
+    ended = ending_of("train_base", "--init-from", start, "--sigma-range", "0.2", "1")
+    assert ended.startswith(f"error: --init-from {start} was not trained on sigma [0.2, 1): choose a network that was")
+
+
 @pytest.mark.parametrize("name", LARGE)
 def test_threads_are_above_zero(ending_of, name):
     assert ending_of(name, "--threads", "0") == "error: --threads must be above 0, got 0."

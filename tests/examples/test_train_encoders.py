@@ -162,6 +162,15 @@ def test_clip_training_goes_on_exactly_where_it_was_cut(clip_script, object_fold
         run(clip_script, object_folder, tmp_path / "cut", "--style-said", "0.1")
 
 
+def test_a_loss_that_is_not_finite_names_step_and_checkpoint(t5_script, object_folder, tmp_path):
+    options = ("--learning-rate", "1e30", "--checkpoint-every", "1")
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at step \d, .*The last good checkpoint is .*checkpoint-\d\."
+    ):
+        run(t5_script, object_folder, tmp_path / "run", *options)
+    assert len(list((tmp_path / "run" / "t5_training").glob("checkpoint-*/COMPLETE"))) == 1
+
+
 def test_clip_training_starts_from_other_towers(clip_script, object_folder, tmp_path):
     run(clip_script, object_folder, tmp_path / "first")
     options = ("--init-from", str(tmp_path / "first"), "--learning-rate", "1e-30")

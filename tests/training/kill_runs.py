@@ -8,8 +8,8 @@ tests/training/test_kill_runs.py runs it with a kill of each; more of them find 
 `train_ediffi.py`, `train_ediffi_lora.py` and `train_experts_from_unet.py` train tiny pipelines without interruption,
 then again, killed and started anew with `--resume_from_checkpoint latest` until there were so many kills; whenever
 such a run is done, its weights and its last checkpoints must be those of the first, bit for bit, and the next one
-begins. Of two processes one is killed, and the other must end by itself within a minute, with an error. The exit code
-is 1 if anything differs. Needs `os.fork`.
+begins. Of two processes one is killed, and the other must end by itself within a minute, with an error, unless they
+have not met yet. The exit code is 1 if anything differs. Needs `os.fork`.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -99,7 +100,9 @@ def kill_once(script: str, inputs: Path, output: Path, processes: int, delay: fl
     """Trains for so many seconds and kills a process; returns False if all was done before."""
     output.mkdir(parents=True, exist_ok=True)
     meeting = output.parent / "meeting"
-    meeting.unlink(missing_ok=True)
+    met = [meeting.with_name(f"met-{rank}") for rank in range(processes)]
+    for path in (meeting, *met):
+        path.unlink(missing_ok=True)
     context = multiprocessing.get_context("fork")
     running = [
         context.Process(target=run_script, args=(script, inputs, output, meeting, rank, processes))
@@ -111,10 +114,14 @@ def kill_once(script: str, inputs: Path, output: Path, processes: int, delay: fl
     killed = running[victim].is_alive()
     if killed:
         running[victim].kill()
+        if processes > 1 and not all(path.exists() for path in met):
+            # The other waits for it as for one that is late; torchrun would end it.
+            for process in running:
+                process.kill()
     _wait(running, MINUTE if killed else NO_KILL)
     codes = [process.exitcode for rank, process in enumerate(running) if rank != victim or not killed]
     # A process that was done before the other was killed has ended well.
-    if any(code not in ((0, 2) if killed else (0,)) for code in codes):
+    if any(code not in ((0, 2, -signal.SIGKILL) if killed else (0,)) for code in codes):
         said = [(output.parent / f"said-{rank}.txt").read_text()[-2000:] for rank in range(processes)]
         sys.exit(f"error: {script} ended with exit codes {codes}.\n" + "\n".join(said))
     return killed

@@ -100,6 +100,17 @@ def test_shards_are_trained_on_from_worker_processes_with_their_embeddings(shard
     assert batches[0]["caption"] != batches[1]["caption"], "in another order"
 
 
+def test_there_may_be_fewer_shards_than_processes(shards):
+    """Each process has pictures, and no two the same one."""
+    source = open_pictures(f"{shards}/000.tar")
+    dataset = PictureDataset(source, settings_of())
+    batches = [next(iter(make_loader(dataset, StepBatchSampler(1, 0, 1, rank, 2), 0))) for rank in range(2)]
+    assert source.chunks == (2,) and {caption for batch in batches for caption in batch["caption"]} == {
+        caption_of(0),
+        caption_of(1),
+    }
+
+
 def test_samples_lack_what_they_lack(shards):
     with webdataset.TarWriter(str(shards / "000.tar")) as tar:
         tar.write({"__key__": "text", "txt": "alone"})

@@ -178,7 +178,9 @@ class StopVotes:
 
     def _highest(self, vote: int) -> int:
         """The highest vote of all processes."""
-        self._group = self._group or torch.distributed.new_group(backend="gloo")
+        # Not a new group where gloo is there: whoever makes it waits long for a process that is lost by then.
+        if self._group is None and torch.distributed.get_backend() != "gloo":
+            self._group = torch.distributed.new_group(backend="gloo")
         votes = torch.tensor(vote)
         torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX, self._group)
         return int(votes)
