@@ -82,6 +82,7 @@ def wrong_values(path, nowhere):
         "conversion_memory": ["--converters", nowhere],
         "evaluate_layout_coco": ["--model", nowhere, "--captions", nowhere, "--annotations", nowhere],
         "loading": [],
+        "plan_for_gpus": ["--seconds_per_step", "1"],
         "make_new_object": ["--picture", nowhere],
         "make_object_folder": ["--noto-emoji", nowhere],
         **dict.fromkeys(("paint_with_words_sd", "deepfloyd_if", "karlo", "sdxl_two_experts"), ["--prompt", "a cat"]),
