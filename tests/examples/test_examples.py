@@ -84,6 +84,7 @@ def wrong_values(path, nowhere):
         "evaluate_new_object": [*("--tuned", nowhere, "--train_data_dir", nowhere, "--phrase", "x")],
         "evaluate_layout_coco": ["--model", nowhere, "--captions", nowhere, "--annotations", nowhere],
         "loading": [],
+        "plan_for_gpus": ["--seconds_per_step", "1"],
         "make_new_object": ["--picture", nowhere],
         "make_object_folder": ["--noto-emoji", nowhere],
         **dict.fromkeys(("paint_with_words_sd", "deepfloyd_if", "karlo", "sdxl_two_experts"), ["--prompt", "a cat"]),
