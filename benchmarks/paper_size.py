@@ -68,7 +68,7 @@ def time_of_call(preset: str, size: int, count: int, args: argparse.Namespace) -
     unet = build(preset, args.device).to(torch.bfloat16).eval()
     inputs = random_inputs(unet, size, count, torch.bfloat16)
     parameters = sum(p.numel() for p in unet.parameters())
-    found = measured(lambda: unet(**inputs), args.turns, args.device)
+    found = measured(lambda: unet(**inputs), args.calls, args.device)
     return {"call": preset, "parameters": parameters, "images": count, **found}
 
 
@@ -87,14 +87,14 @@ def time_of_step(preset: str, size: int, count: int, checkpointing: bool, args: 
         optimizer.step()
         optimizer.zero_grad()
 
-    found = measured(step, args.turns, args.device)
+    found = measured(step, args.calls, args.device)
     return {"step": preset, "checkpointing": checkpointing, "images": count, **found}
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Measures, prints and returns the rows."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=whole(1), default=7)
+    parser.add_argument("--calls", type=whole(1), default=7, help="after two that warm up")
     parser.add_argument("--tiny", action="store_true", help="the demo's networks instead, to try the script")
     parser.add_device("cuda")
     args = parser.parse_args(arguments)

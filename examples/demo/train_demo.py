@@ -6,7 +6,7 @@
 `examples/demo/make_object_folder.py` makes the folder of objects. Each stage is a script of examples/, run with the
 settings of the packaged model. At the end `OUTPUT/pipeline` loads with `EDiffIPipeline.from_pretrained`,
 and `OUTPUT/evaluation` holds its figures. `assemble` writes into `model_index.json`, too, which words the base knows
-(docs/words.md); change what it draws (PHRASES, GROUND_KINDS) and they follow.
+(docs/words.md); change what it draws (packaged_scenes.py) and they follow.
 
 Cut it anywhere, with Ctrl-C or SIGTERM, and start the same command again: a stage that has ended leaves its command
 in `OUTPUT/STAGE.done` and is skipped while the command stays the same; the stage that was cut goes on where it was
@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaged_scenes import DRAWN_STYLES, GROUND_KINDS, PHRASES
 from transformers import (
     CLIPImageProcessorPil,
     CLIPTextModelWithProjection,
@@ -49,15 +50,6 @@ from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 from diffusers_ediffi.demo import GROUNDS, caption_words
 
 HERE = Path(__file__).resolve().parent
-# What the base draws. Super-resolution knows all objects, encoders and scorer all grounds and styles as well.
-PHRASES = (
-    "rocket", "red apple", "sun", "moon", "tree", "house", "cat", "red car", "red balloon", "banana", "butterfly",
-    "snowman", "strawberry", "sunflower", "umbrella", "globe", "pumpkin", "ghost", "robot", "red mushroom",
-    "red heart", "yellow star", "sailboat", "penguin",
-)  # fmt: skip
-GROUND_KINDS = ("plain", "landscape")
-# Pixel art and halftone, learnt with the others, teach every stage that blocks and dots are right.
-DRAWN_STYLES = ("flat", "pencil sketch", "night", "water colour")
 GROUNDS_AND_STYLES = ["--ground-kinds", *GROUND_KINDS, "--styles", *DRAWN_STYLES]
 SCENES = ["--phrases", *PHRASES, *GROUNDS_AND_STYLES, "--object-weights", "0.6", "0.4"]
 FAST_CPU = ["--mixed-precision", "bf16", "--channels-last"]

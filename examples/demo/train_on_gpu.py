@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaged_scenes import DRAWN_STYLES, GROUND_KINDS, PHRASES
 from scene_pool import BatchPainting, Conditions, Pool, TokenDataset, cropped, paint_matrices
-from train_demo import DRAWN_STYLES, GROUND_KINDS, PHRASES
 
 from diffusers_ediffi import EDiffIUNet
 from diffusers_ediffi.cli.options import whole
@@ -44,6 +44,7 @@ from diffusers_ediffi.training import DropoutRates, SceneDataset, check_encoder_
 from diffusers_ediffi.training.data import image_to_float
 from diffusers_ediffi.training.dropout import draw_kept, keep_only
 from diffusers_ediffi.training.encode import SUBFOLDERS
+from diffusers_ediffi.training.launch import Share
 from diffusers_ediffi.training.loss import SigmaBinLog, edm_loss
 from diffusers_ediffi.training.noise_augmentation import augment_batch
 from diffusers_ediffi.training.optimizer import NOT_HIDDEN
@@ -234,7 +235,9 @@ class Network:
         if "low_res" in inputs:
             low_res = upsample_low_res(image_to_float(inputs["low_res"]), (images.shape[-2], images.shape[-1]))
         sigma = self._sigma(len(images))
-        low_res, conditioning, residual = augment_batch(config, low_res, conditioning, default_random(self.device))
+        low_res, conditioning, residual = augment_batch(
+            config, low_res, conditioning, default_random(self.device), Share()
+        )
         # Casts that autocast keeps would not be in the graph.
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             with painted(self.unet, BatchPainting(inputs["paint"]) if paint else None):

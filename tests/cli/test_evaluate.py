@@ -79,7 +79,9 @@ def test_guidance_scales_are_swept(evaluate, folder, model):
     assert (code, err) == (0, "") and "out/sweep.json" in out
     rows = json.loads((folder / "out" / "sweep.json").read_text())
     assert [row["guidance_scale"] for row in rows] == ["1", "4,1,1"]
-    assert rows[0]["clip_score"] != rows[1]["clip_score"]
+    pictures = [(folder / "out" / f"guidance-{row['guidance_scale']}").rglob("*.png") for row in rows]
+    first, second = ([picture.read_bytes() for picture in sorted(found)] for found in pictures)
+    assert len(first) == len(second) == 3 and all(a != b for a, b in zip(first, second, strict=True))
     card = json.loads((folder / "out" / "guidance-4,1,1" / "card.json").read_text())
     assert card["metrics"]["clip_score"] == rows[1]["clip_score"]
     assert card["drawn"]["call"]["guidance_scale"] == [4, 1, 1] and card["drawn"]["captions"]["seed"] == 0

@@ -46,6 +46,7 @@ class ParserOfScript:
         with monkeypatch.context() as patch:
             patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
             patch.setattr(sys, "argv", self.words[1:])
+            patch.setattr("diffusers_ediffi.cli.device.usable_device", str)  # pages speak of GPUs as well
             patch.syspath_prepend(str(self.script.parent))
             try:
                 runpy.run_path(str(self.script), run_name="__main__")

@@ -88,10 +88,12 @@ def wrong_values(path, nowhere):
         "make_new_object": ["--picture", nowhere],
         "make_object_folder": ["--noto-emoji", nowhere],
         **dict.fromkeys(("paint_with_words_sd", "deepfloyd_if", "karlo", "sdxl_two_experts"), ["--prompt", "a cat"]),
+        "paper_size": ["--device", "cpu"],
         "prompt_schedule": ["--pair", "a cat", "a dog"],
         "train_base": ["--encoders", nowhere],
         "train_experts": ["two-experts", "--encoders", nowhere],
         "train_experts_from_unet": ["--pretrained_model_name_or_path", nowhere, "--boundaries", "1"],
+        "train_on_gpu": ["base", "--model", nowhere, "--seconds", "base-low=1", "--device", "cpu"],
         "train_sr": ["--stage", "sr256", "--encoders", nowhere],
     }.get(path.stem, [])
 

@@ -29,7 +29,7 @@ def script(monkeypatch):
 @pytest.fixture
 def objects(tmp_path, monkeypatch):
     """A folder with a square for each object of the demo."""
-    phrases = import_script("demo/train_demo", monkeypatch).PHRASES
+    phrases = import_script("demo/packaged_scenes", monkeypatch).PHRASES
     folder = tmp_path / "objects"
     folder.mkdir()
     for i in range(len(phrases)):
