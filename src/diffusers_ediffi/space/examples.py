@@ -8,17 +8,20 @@ from .scene import COLORS
 PAINTED = (
     {
         "name": "Pumpkin and snowman",
-        "prompt": "a pumpkin next to a snowman in front of mountains",
+        "prompt": "a pumpkin next to a snowman in front of mountains, water colour",
+        "seed": 0,
         "regions": {"pumpkin": (0.52, 0.35, 0.98, 0.85), "snowman": (0.02, 0.3, 0.48, 0.85)},
     },
     {
         "name": "Rocket above an apple",
-        "prompt": "a rocket above a red apple on a dark blue background",
+        "prompt": "a rocket above a red apple on a dark blue background, flat illustration",
+        "seed": 3,
         "regions": {"rocket": (0.3, 0.02, 0.7, 0.46), "red apple": (0.28, 0.52, 0.74, 0.97)},
     },
     {
         "name": "A car, low and left",
-        "prompt": "a red car on a yellow background",
+        "prompt": "a red car in a sandy desert, pencil sketch",
+        "seed": 0,
         "regions": {"red car": (0.04, 0.5, 0.56, 0.94)},
     },
 )

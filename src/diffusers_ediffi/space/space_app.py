@@ -3,6 +3,7 @@
 
 import html
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,22 +110,18 @@ class SpaceApp:
     ) -> Iterator[tuple[Any, Any]]:
         """The progress of a drawing; what is wrong becomes a message, and the page goes on."""
         try:
-            request = make_request(*values)
-            self.drawer.check(request)
-            complaint = self.drawer.complaint(request.prompt or "")
-            if complaint:
-                gr.Warning(message(complaint))
-            yield _state("drawing", "Drawing..."), request
-            for progress in self._run(request, visitor):
-                yield progress, request
-        except ValueError as error:
+            with friendly_errors("This cannot be drawn"):
+                request = make_request(*values)
+                self.drawer.check(request)
+                complaint = self.drawer.complaint(request.prompt or "")
+                if complaint:
+                    gr.Warning(message(complaint))
+                yield _state("drawing", "Drawing..."), request
+                for progress in self._run(request, visitor):
+                    yield progress, request
+        except gr.Error:
             yield _state("failed", ""), None
-            raise gr.Error(message(error), title="This cannot be drawn", duration=12, print_exception=False) from None
-        except (RuntimeError, MemoryError) as error:
-            yield _state("failed", ""), None
-            raise gr.Error(
-                "The drawing failed, most often for lack of memory: choose fewer or smaller pictures."
-            ) from error
+            raise
 
     def _cancel(self, request: gr.Request) -> dict[str, Any]:
         self.drawer.cancel(request.session_hash or "")
@@ -147,6 +144,18 @@ class SpaceApp:
         label = f"{size} x {size} pixels: step {progress.step} of {progress.steps}"
         pictures = [{"src": preview_address(image), "caption": "", "alt": prompt} for image in progress.images]
         return {"state": "drawing", "share": round(progress.share, 3), "label": label, "pictures": pictures}
+
+
+@contextmanager
+def friendly_errors(title: str) -> Iterator[None]:
+    """Turns what a block raises into a message that the page shows under this title; the page goes on."""
+    try:
+        yield
+    except ValueError as error:
+        raise gr.Error(message(error), title=title, duration=12, print_exception=False) from None
+    except (RuntimeError, MemoryError) as error:
+        text = "It failed, most often for lack of memory: choose fewer or smaller pictures."
+        raise gr.Error(text, title=title) from error
 
 
 def message(error: Exception | str) -> str:

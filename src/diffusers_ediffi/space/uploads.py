@@ -39,12 +39,20 @@ def read_picture(path: str, limits: Limits) -> Image.Image:
     Raises:
         ValueError: It is no picture, is damaged, or has more bytes or pixels than the limits allow.
     """
-    file = Path(path)
-    if not path or not file.is_file():
-        raise ValueError("The picture has not arrived; upload it again.")
-    if file.stat().st_size > limits.upload_bytes:
-        raise ValueError(f"The file is larger than {limits.upload_bytes // 2**20} MB; make it smaller.")
-    width, height = image_size(file, "the file")
+    check_upload(path, limits)
+    width, height = image_size(path, "the file")
     if width * height > limits.upload_pixels:
         raise ValueError(f"The picture has {width} x {height} pixels; make it smaller.")
-    return as_rgb(open_image(file, "the file"), "the file")
+    return as_rgb(open_image(path, "the file"), "the file")
+
+
+def check_upload(path: str, limits: Limits) -> None:
+    """Refuses a file that has not arrived, or is larger than the limits allow.
+
+    Raises:
+        ValueError: It is.
+    """
+    if not path or not Path(path).is_file():
+        raise ValueError("The file has not arrived; upload it again.")
+    if Path(path).stat().st_size > limits.upload_bytes:
+        raise ValueError(f"The file is larger than {limits.upload_bytes // 2**20} MB; make it smaller.")
