@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from ..checks import MAX_SEED, is_finite
+from ..checks import is_finite
 from .drawing import random_seed
 from .space_app import SpaceApp
 
+MAX_SEED_FIELD = 2**53 - 1  # a browser knows no larger whole numbers
 DICE = "() => Math.floor(Math.random() * 2 ** 31)"
 
 
@@ -68,14 +69,10 @@ def fields_of(seed: Any, num_images: Any, size: Any, steps: Any, guidance_scale:
 
 
 def settings_updates(app: SpaceApp, said: Mapping[str, Any]) -> list[Any]:
-    """The values of [`Settings.inputs`] that a picture drawn before says; what it does not say, or cannot be, stays."""
+    """The values of [`Settings.inputs`] that a picture drawn before says; the others stay."""
     drawer, limits = app.drawer, app.limits
     steps, scale = (_first(said.get(name)) for name in ("steps", "guidance_scale"))
-    ranges = {
-        "seed": (0, MAX_SEED - limits.images),
-        "steps": (1, limits.steps),
-        "guidance_scale": (1, limits.guidance),
-    }
+    ranges = {"seed": (0, MAX_SEED_FIELD), "steps": (1, limits.steps), "guidance_scale": (1, limits.guidance)}
     values = {"seed": said.get("seed"), "steps": steps, "guidance_scale": scale}
     kept = {
         name: value

@@ -9,7 +9,7 @@ import gradio as gr
 from .components import paint_canvas
 from .controls import drawing_settings, fields_of, settings_updates
 from .drawing import DrawRequest
-from .examples import PAINTED, example_canvas
+from .examples import PAINTED
 from .opening import KINDS, open_file
 from .scene import Scene
 from .space_app import SpaceApp, friendly_errors
@@ -36,18 +36,18 @@ def build_paint_tab(app: SpaceApp) -> None:
     with gr.Tab("Paint", id="paint"), gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=320):
             with gr.Row(elem_classes="ediffi-examples"):
-                buttons = [gr.Button(example["name"], size="sm", min_width=100) for example in examples]
-            canvas = paint_canvas(limits, example_canvas(examples[0]) if examples else None, "paint-canvas")
+                buttons = [gr.Button(example.name, size="sm", min_width=100) for example in examples]
+            canvas = paint_canvas(limits, examples[0].to_canvas() if examples else None, "paint-canvas")
             with gr.Row():
                 opened = gr.UploadButton("Open a scene or picture", file_types=KINDS, size="sm", elem_id="paint-open")
                 save = gr.Button("Save the scene", size="sm", elem_id="paint-save")
         with gr.Column(scale=5, min_width=320):
             panel = app.picture_panel("paint")
-            settings = drawing_settings(app, "paint", seed=examples[0]["seed"] if examples else 0)
+            settings = drawing_settings(app, "paint", seed=examples[0].seed if examples else 0)
             strength = _strength(app)
             style, style_scale = _style(app)
     for button, example in zip(buttons, examples, strict=True):
-        shown = [example_canvas(example), example["seed"]]
+        shown = [example.to_canvas(), example.seed]
         button.click(lambda shown=shown: shown, outputs=[canvas, settings.seed], queue=False, show_progress="hidden")
     save.click(None, [canvas, strength], js=SAVE, queue=False)
     opened.upload(
