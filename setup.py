@@ -49,7 +49,16 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"diffusers_ediffi": ["py.typed", "assets/**", "training/schedules/*.yaml", "space/*.html", "space/*.css", "space/*.js"]},
+    package_data={
+        "diffusers_ediffi": [
+            "py.typed",
+            "assets/**",
+            "training/schedules/*.yaml",
+            "space/*.html",
+            "space/*.css",
+            "space/*.js",
+        ]
+    },
     python_requires=">=3.11",
     install_requires=requirements,
     extras_require=extras,

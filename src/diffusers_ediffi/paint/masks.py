@@ -1,6 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Masks: pictures, arrays, tensors and boxes that say where something is, read, checked and brought to a size."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from numbers import Real
@@ -16,6 +18,10 @@ from ..images import as_rgba, upright
 MAX_PIXELS = 2**26  # of a mask or of all masks of a scene, 8192 x 8192: what is larger is a mistake or an attack
 BAND = 256  # rows that are read at a time
 ASPECT_TOLERANCE = 0.02  # masks in whole pixels of another size cannot keep the aspect ratio exactly
+
+DATA = "data:image/"  # how a picture begins that is written as an address
+SIDES = (128, 64, 32)  # of masks in a picture's provenance, the longer side
+MAX_ADDRESS_CHARACTERS = 24_000  # of all of them together: a JPEG holds less than 64 KiB
 
 Box = tuple[float, float, float, float]
 
@@ -138,6 +144,24 @@ def _opaque_luminance(image: Image.Image) -> np.ndarray:
         rgba = as_rgba(image.crop((0, top, image.width, top + len(rows))))
         rows[:] = np.asarray(rgba.convert("L"), dtype=np.float32) * np.asarray(rgba.getchannel("A")) / 255**2
     return luminance
+
+
+def mask_address(mask: torch.Tensor) -> str:
+    """A mask (height, width) in [0, 1] as a data address, a gray PNG of 8 bits."""
+    file = io.BytesIO()
+    Image.fromarray((mask * 255).round().to(torch.uint8).numpy()).save(file, "PNG", optimize=True)
+    return f"{DATA}png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def small_mask_address(mask: torch.Tensor, characters: int) -> str | None:
+    """The same of a mask that is made smaller, in no more than so many characters; `None` where that is too few."""
+    for side in SIDES:
+        scale = min(1.0, side / max(mask.shape))
+        height, width = (max(1, round(scale * size)) for size in mask.shape)
+        address = mask_address(resize_mask(mask, height, width))
+        if len(address) <= characters:
+            return address
+    return None
 
 
 def box_coverage(box: Box, height: int, width: int) -> torch.Tensor:

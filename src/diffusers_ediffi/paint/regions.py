@@ -16,7 +16,17 @@ from PIL import Image, ImageColor
 
 from ..checks import MAX_SEED, is_finite, is_number
 from ..images import as_rgba, upright
-from .masks import MAX_PIXELS, as_box, as_mask, box_coverage, is_box, resize_mask, same_aspect
+from .masks import (
+    MAX_ADDRESS_CHARACTERS,
+    MAX_PIXELS,
+    as_box,
+    as_mask,
+    box_coverage,
+    is_box,
+    resize_mask,
+    same_aspect,
+    small_mask_address,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -272,11 +282,20 @@ def _rgb(color: Any) -> tuple[int, ...]:
 
 
 def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
-    """Regions as JSON can hold them: their boxes; of a mask only that it is a picture, since its file may be called
-    anything."""
+    """Regions as JSON can hold them: their boxes, and their masks as small pictures in data addresses, which scene
+    files know. Of a mask that would be too long for a picture's file only that it is a `picture`."""
+    masks = sum(not isinstance(region.mask, tuple) for region in regions)
+    characters = MAX_ADDRESS_CHARACTERS // max(masks, 1)
     settings = []
     for region in regions:
-        entries = {"phrase": region.phrase, "mask": list(region.mask) if isinstance(region.mask, tuple) else "picture"}
+        entries = {
+            "phrase": region.phrase,
+            "mask": _mask_setting(region.mask, characters),
+        }
         further = {"weight": region.weight, "occurrence": region.occurrence, "seed": region.seed}
         settings.append(entries | {key: value for key, value in further.items() if value not in (None, 1.0)})
     return settings
+
+
+def _mask_setting(mask: Any, characters: int) -> Any:
+    return list(mask) if isinstance(mask, tuple) else small_mask_address(mask, characters) or "picture"

@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..images import as_rgb, file_in_folder, image_size, open_image
-from .masks import check_pixels
+from .masks import DATA, check_pixels
 from .regions import PaintRegion, region_from_dict
 
 MAX_SCENE_BYTES = 2**24
 MAX_COLOR = 64  # by how much red, green and blue of a mask may differ, of 255: photos of drawings are not quite gray
-DATA = "data:image/"
 KNOWN = {"prompt", "regions", "strength"}
 
 
@@ -77,13 +75,6 @@ def check_colorless(mask: Image.Image, name: str) -> None:
     low, high = pixels.min(axis=-1), pixels.max(axis=-1)
     if (high - low).max() > MAX_COLOR:
         raise ValueError(f"the mask {name} has colours; paint white what is inside, and black what is not.")
-
-
-def mask_address(mask: torch.Tensor) -> str:
-    """A mask (height, width) in [0, 1] as a data address, a gray PNG of 8 bits."""
-    file = io.BytesIO()
-    Image.fromarray((mask * 255).round().to(torch.uint8).numpy()).save(file, "PNG", optimize=True)
-    return f"{DATA}png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def picture_of_address(address: str) -> io.BytesIO:

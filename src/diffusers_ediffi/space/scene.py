@@ -11,9 +11,9 @@ from typing import Any, Self
 
 from ..checks import is_finite
 from ..images import image_size, open_image
-from ..paint.masks import is_box
+from ..paint.masks import is_box, mask_address
 from ..paint.regions import PaintRegion
-from ..paint.scene_file import mask_address, picture_of_address, scene_from_json
+from ..paint.scene_file import picture_of_address, scene_from_json
 from ..phrases import find_phrase
 from .limits import Limits
 
