@@ -112,15 +112,15 @@ def same_aspect(size: Sequence[int], other: Sequence[int]) -> bool:
     return 1 - ASPECT_TOLERANCE <= stretch <= 1 / (1 - ASPECT_TOLERANCE)
 
 
-def check_pixels(*shapes: Sequence[int], name: str = "") -> None:
+def check_pixels(*shapes: Sequence[int], name: str = "", most: int = MAX_PIXELS) -> None:
     """Refuses what is too large, each by itself or all together; a shape begins with height and width."""
     pixels = sum(height * width for height, width, *_ in shapes)
-    if pixels > MAX_PIXELS:
+    if pixels > most:
         height, width = max(shapes, key=lambda shape: shape[0] * shape[1])[:2]
         count = (
             f"{width} x {height} pixels" if len(shapes) == 1 else f"{pixels} pixels, {width} x {height} the largest"
         )
-        raise ValueError(f"{name}has {count}; more than {MAX_PIXELS} are refused: make it smaller.")
+        raise ValueError(f"{name}has {count}; more than {most} are refused: make it smaller.")
 
 
 def _luminance(image: Image.Image) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..images import as_rgb, file_in_folder, image_size, open_image
-from .masks import DATA, check_pixels
+from .masks import DATA, MAX_PIXELS, check_pixels
 from .regions import PaintRegion, region_from_dict
 
 MAX_SCENE_BYTES = 2**24
@@ -38,13 +38,16 @@ def read_scene(path: Path) -> dict[str, Any]:
     return scene_from_json(path.read_bytes(), repr(str(path)), path.parent)
 
 
-def scene_from_json(data: bytes, name: str, folder: Path | None = None) -> dict[str, Any]:
+def scene_from_json(
+    data: bytes, name: str, folder: Path | None = None, most_pixels: int = MAX_PIXELS
+) -> dict[str, Any]:
     """The entries of a scene, its regions as [`PaintRegion`].
 
     Args:
         data (`bytes`): JSON.
         name (`str`): What errors call it.
         folder (`Path`, *optional*): Where its pictures lie; without one, all masks must be boxes or lie in the scene.
+        most_pixels (`int`): Of all its pictures together.
 
     Raises:
         ValueError: It is not a scene, or a mask of it cannot be read.
@@ -58,7 +61,7 @@ def scene_from_json(data: bytes, name: str, folder: Path | None = None) -> dict[
         raise ValueError(f'{name} must be {{"prompt": ..., "regions": [{{"phrase": ..., "mask": ...}}, ...]}}.')
     files = [_mask_file(entry["mask"], folder) for entry in regions if isinstance(entry.get("mask"), str)]
     sizes = [image_size(file, _name(file)) for file in files]
-    check_pixels(*((height, width) for width, height in sizes), name=f"{name} with all its masks ")
+    check_pixels(*((height, width) for width, height in sizes), name=f"{name} with all its masks ", most=most_pixels)
     return {**scene, "regions": [_read_region(folder, entry) for entry in regions]}
 
 
