@@ -292,8 +292,9 @@ def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
             "phrase": region.phrase,
             "mask": _mask_setting(region.mask, characters),
         }
-        further = {"weight": region.weight, "occurrence": region.occurrence, "seed": region.seed}
-        settings.append(entries | {key: value for key, value in further.items() if value not in (None, 1.0)})
+        weight = None if region.weight == 1 else region.weight
+        further = {"weight": weight, "occurrence": region.occurrence, "seed": region.seed}
+        settings.append(entries | {key: value for key, value in further.items() if value is not None})
     return settings
 
 
