@@ -4,11 +4,13 @@
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from .. import __version__
 from .drawing import Drawer
 from .limits import Limits
 from .paint_tab import build_paint_tab
+from .request_limit import RequestLimit
 from .space_app import SpaceApp
 from .theme import CSS, HEAD, THEME
 
@@ -61,6 +63,7 @@ def launch(blocks: gr.Blocks, limits: Limits | None = None, **options: Any) -> A
         "run_history": False,
         "footer_links": ["gradio", "settings"],
         "ssr_mode": False,
+        "app_kwargs": {"middleware": [Middleware(RequestLimit, most=limits.request_bytes)]},
     }
     return blocks.launch(**{**defaults, **options})
 
