@@ -32,6 +32,8 @@ class LocalHub(BaseHTTPRequestHandler):
     tokens: list[str]  # that came with it
     refused: str  # what is not answered, an expression
     status: int  # what it is answered with instead
+    commits: list[dict]  # their messages, and whether they are requests
+    created: list[dict]  # what was asked of each repository
 
     def do_GET(self):
         path = urlsplit(self.path).path
@@ -63,13 +65,15 @@ class LocalHub(BaseHTTPRequestHandler):
             return
         place = f"http://{self.headers['Host']}/{REPO}"
         answer = {"url": place, "commitUrl": f"{place}/commit/{COMMIT}", "commitOid": COMMIT}
-        answer |= {"id": REPO, "errors": [], "warnings": [], "success": True}
+        answer |= {"pullRequestUrl": f"{place}/discussions/1", "id": REPO, "errors": [], "warnings": [], "success": True}
         if path == "/api/validate-yaml":
             self.reply(*check_card(json.loads(body)["content"]))
             return
         if "/preupload/" in path:
             files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
             answer["files"] = [{**file, "shouldIgnore": False} for file in files]
+        if path == "/api/repos/create":
+            self.created.append(json.loads(body))
         if "/commit/" in path:
             self.take([json.loads(line) for line in body.splitlines()])
         self.reply_json(answer)
@@ -78,6 +82,12 @@ class LocalHub(BaseHTTPRequestHandler):
         self.reply(b'{"error": "Who are you?"}', {"Content-Type": "application/json"}, status=self.status)
 
     def take(self, entries):
+        is_request = "create_pr=1" in self.path
+        self.commits += [
+            {"summary": entry["value"]["summary"], "create_pr": is_request}
+            for entry in entries
+            if entry["key"] == "header"
+        ]
         for file in (entry["value"] for entry in entries if entry["key"] == "file"):
             path = self.folder / file["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +145,11 @@ def etag(body):
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[str, type[LocalHub]]]:
     """A Hub of the folder: its address, and what it was asked."""
-    hub = type("Hub", (LocalHub,), {"folder": folder, "asked": [], "tokens": [], "refused": "", "status": 401})
+    hub = type(
+        "Hub",
+        (LocalHub,),
+        {"folder": folder, "asked": [], "tokens": [], "refused": "", "status": 401, "commits": [], "created": []},
+    )
     with ThreadingHTTPServer(("127.0.0.1", 0), hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", hub
@@ -147,6 +161,8 @@ def hub_in_this_process(folder: Path, monkeypatch, home: Path) -> Iterator[type[
     """A Hub of the folder that this process knows as the only one, and is logged in to."""
     with serving(folder) as (address, hub):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        pattern = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", pattern)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setenv("HF_TOKEN", TOKEN)

@@ -49,7 +49,8 @@ class CardText:
         title (`str`): The name of the model.
         summary (`str`): A sentence or two below it.
         usage (`list` of `tuple`): What is said before each snippet of Python, and the snippet.
-        sections (`dict`): Further parts in Markdown, by their headings.
+        sections (`dict`): Further parts in Markdown, by their headings; one may say of the licence what `duties` do
+            not know.
         picture (`tuple` of `str`, *optional*): What a picture shows, and where it lies relative to the card.
         data (`dict`): The metadata, as `ModelCardData` takes it.
         results (`list` of [`Result`]): What was measured.
@@ -69,7 +70,9 @@ class CardText:
         """The card in Markdown, with its metadata."""
         picture = [f"![{self.picture[0]}]({self.picture[1]})"] if self.picture else []
         snippets = [part for words, code in self.usage for part in (words, f"```python\n{code.rstrip()}\n```")]
-        sections = {**self.sections, **results_section(self.results), **duties_sections(self.duties)}
+        known = {**results_section(self.results), **duties_sections(self.duties)}
+        sections = {**{name: words for name, words in self.sections.items() if name not in known}, **known}
+        sections |= {name: words for name, words in self.sections.items() if name in known}
         parts = [f"# {self.title}", self.summary, *picture, "## How to use", *snippets]
         parts += [part for heading, words in sections.items() for part in (f"## {heading}", words)]
         body = "\n\n".join(parts)

@@ -17,7 +17,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
 from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from .card import CARD, CardText, choose_card, read_results
@@ -198,6 +198,8 @@ class Push:
             try:
                 path = self.api.hf_hub_download(self.repo_id, CARD, local_dir=folder)
                 return [Path(path).read_text(encoding="utf-8")]
+            except LocalEntryNotFoundError:  # what the client says where it does not know
+                raise
             except (EntryNotFoundError, RepositoryNotFoundError):
                 return []
 
