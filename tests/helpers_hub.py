@@ -65,7 +65,13 @@ class LocalHub(BaseHTTPRequestHandler):
             return
         place = f"http://{self.headers['Host']}/{REPO}"
         answer = {"url": place, "commitUrl": f"{place}/commit/{COMMIT}", "commitOid": COMMIT}
-        answer |= {"pullRequestUrl": f"{place}/discussions/1", "id": REPO, "errors": [], "warnings": [], "success": True}
+        answer |= {
+            "pullRequestUrl": f"{place}/discussions/1",
+            "id": REPO,
+            "errors": [],
+            "warnings": [],
+            "success": True,
+        }
         if path == "/api/validate-yaml":
             self.reply(*check_card(json.loads(body)["content"]))
             return
