@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""`.ci/check_build` on small archives: what is missing or too much in them is named; `.ci/run` builds the real ones."""
+"""`.ci/check_build` on small archives: what is missing or too much is named. `.ci/run` builds the real ones."""
 
 import importlib.machinery
 import importlib.util

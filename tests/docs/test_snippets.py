@@ -40,7 +40,8 @@ def signatures(thing) -> Iterator[inspect.Signature]:
 def parameters_of_public_names() -> set[str]:
     """The names of all arguments that anything public takes, and some of diffusers and PyTorch."""
     public = [getattr(diffusers_ediffi, name) for name in diffusers_ediffi.__all__ if not name.startswith("__")]
-    found = {name for thing in (*public, *TRAINING, UPLOAD) for found in signatures(thing) for name in found.parameters}
+    things = (*public, *TRAINING, UPLOAD)
+    found = {name for thing in things for found in signatures(thing) for name in found.parameters}
     return found | {"custom_pipeline", "trust_remote_code", "weights_only"}
 
 
