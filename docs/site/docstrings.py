@@ -1,8 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Docstrings in the style of Hugging Face, as the reStructuredText that napoleon reads.
 
-They are Markdown in sections (`Args:`, `Raises:`): `code`, [`Name`] for a link to a public name, fenced blocks, examples
-with >>>, lists without a blank line before them, and `> Heading` between groups of arguments.
+They are Markdown in sections (`Args:`, `Raises:`): `code`, [`Name`] for a link to a public name, fenced blocks,
+examples with >>>, lists without a blank line before them, and `> Heading` between groups of arguments.
 """
 
 import re
