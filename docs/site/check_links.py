@@ -1,8 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Check the links of the built site, or list those that lead out of it.
 
-    python docs/site/check_links.py build/site            # pages, anchors and pictures inside of the site
-    python docs/site/check_links.py build/site --outside  # addresses elsewhere, each with its pages, to check by hand
+python docs/site/check_links.py build/site            # pages, anchors and pictures inside of the site
+python docs/site/check_links.py build/site --outside  # addresses elsewhere, each with its pages, to check by hand
 """
 
 import argparse

@@ -26,8 +26,8 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
     "docstrings",
-    "folder_links",
     "program_help",
+    "repository_links",
 ]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/*.md", "docs/api/*.md", "examples/README.md", "conversion/README.md"]

@@ -70,7 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
     for path in map(Path, parse_arguments(arguments).notebooks):
         text = json.dumps(clean(run(path)), indent=1, ensure_ascii=False) + "\n"
         if len(text.encode()) > LIMIT:
-            raise ValueError(f"{path} would have {len(text.encode())} bytes, more than {LIMIT}: show smaller pictures.")
+            raise ValueError(
+                f"{path} would have {len(text.encode())} bytes, more than {LIMIT}: show smaller pictures."
+            )
         with written_whole(path) as unfinished:
             Path(unfinished).write_text(text, encoding="utf-8")
         print(path)
