@@ -134,8 +134,8 @@ def cascade() -> Diagram:
 
 
 def encoders() -> Diagram:
-    """What the networks are told: three frozen encoders, any of which may be left out."""
-    diagram = Diagram(250, "Three frozen encoders condition the U-Net")
+    """What the networks are told: three encoders, any of which may be left out."""
+    diagram = Diagram(250, "Three encoders condition the U-Net")
     rows = (
         ("T5", "113 tokens: the sentence, its grammar", RED),
         ("CLIP text", "77 tokens and 1 for the whole: what it looks like", BLUE),
