@@ -1,13 +1,13 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Draw the diagrams of docs/ideas.md, as SVG.
 
-    python docs/draw_diagrams.py [FOLDER]
+    python docs/draw_diagrams.py
 
-Writes experts.svg, cascade.svg, encoders.svg, paint.svg and sampler.svg into docs/diagrams, or into FOLDER.
+Writes experts.svg, cascade.svg, encoders.svg, paint.svg and sampler.svg into docs/diagrams, or into --output.
 """
 
+import argparse
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -224,8 +224,11 @@ def sampler() -> Diagram:
 DIAGRAMS = {found.__name__: found for found in (experts, cascade, encoders, paint, sampler)}
 
 
-def main(folder: Path) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Writes all diagrams."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=FOLDER, help="the folder to write to (default: docs/diagrams)")
+    folder = parser.parse_args(arguments).output
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in DIAGRAMS.items():
         (folder / f"{name}.svg").write_text(draw().svg(), encoding="utf-8")
@@ -233,4 +236,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
+    main()

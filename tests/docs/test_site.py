@@ -112,7 +112,7 @@ def test_a_folder_without_pages_is_an_error(tmp_path):
 
 
 def test_the_diagrams_are_those_of_the_script(tmp_path):
-    runpy.run_path(str(ROOT / "docs" / "draw_diagrams.py"))["main"](tmp_path)
+    runpy.run_path(str(ROOT / "docs" / "draw_diagrams.py"))["main"](["--output", str(tmp_path)])
     committed = {path.name: path.read_text() for path in (ROOT / "docs" / "diagrams").iterdir()}
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == committed
     ideas = (ROOT / "docs" / "ideas.md").read_text(encoding="utf-8")
