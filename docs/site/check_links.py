@@ -70,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
         for path, page in pages.items():
             for link in filter(is_outside, dict.fromkeys(page.links)):
                 found.setdefault(link, []).append(str(path.relative_to(folder)))
-        print("\n".join(f"{link}  ({', '.join(names)})" for link, names in sorted(found.items())))
+        for link, names in sorted(found.items()):
+            print(f"{link}  ({', '.join(names) if len(names) < 4 else f'{len(names)} pages'})")
         return
     errors = list(broken_links(folder, pages))
     for error in errors:

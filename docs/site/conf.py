@@ -37,6 +37,7 @@ myst_enable_extensions = ["colon_fence", "html_image"]
 myst_heading_anchors = 4
 
 nitpicky = True
+smartquotes_action = "qe"  # quotes and ellipses: -- is an option
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say types, with shapes
 autodoc_class_signature = "mixed"

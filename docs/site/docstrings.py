@@ -5,6 +5,7 @@ They are Markdown in sections (`Args:`, `Raises:`): `code`, [`Name`] for a link 
 examples with >>>, lists without a blank line before them, and `> Heading` between groups of arguments.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -36,22 +37,33 @@ def setup(app: Any) -> dict[str, bool]:
 
 def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Rewrites the lines of a docstring in place."""
-    found = list(spaced(marked(grouped(lines))))
+    found = list(spaced(marked(grouped([*lines, *settings_of(thing)]))))
     # napoleon takes a colon in the first line of an attribute for the end of its type: an empty comment stands before.
     lines[:] = ["..", "", *found] if what in ("attribute", "data", "property") else found
 
 
+def settings_of(thing: Any) -> list[str]:
+    """The arguments of a dataclass whose fields carry their help, which is what the command line says of them."""
+    if not (isinstance(thing, type) and dataclasses.is_dataclass(thing)):
+        return []
+    helps = {field.name: field.metadata["help"] for field in dataclasses.fields(thing) if "help" in field.metadata}
+    texts = [f"    {name}: {text[0].upper()}{text[1:].replace('%%', '%')}." for name, text in helps.items()]
+    return ["", "Args:", *texts] if texts else []
+
+
 def grouped(lines: Iterable[str]) -> Iterator[str]:
     """A `> Heading` among arguments closes their section, and opens another below the heading."""
-    section = ""
+    section, waiting = "", False
     for line in lines:
         heading = re.match(r"\s+> (\w.*)", line)
         if heading:
             yield from ("", f"**{heading[1]}**", "", section)
-        elif re.fullmatch(r"(Args|Returns|Raises|Yields):", line):
-            section = line
-            yield line
-        else:
+        elif waiting:
+            yield section
+        waiting = bool(re.fullmatch(r"(Args|Returns|Raises|Yields):", line))
+        if waiting:
+            section = line  # is kept back, since a heading may follow
+        elif not heading:
             yield line
 
 

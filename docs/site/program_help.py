@@ -1,5 +1,5 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The directive `program-help`: what `ediffi --help` and `ediffi COMMAND --help` print, from the parsers themselves."""
+"""The directive `program-help`: what `ediffi --help` and `ediffi COMMAND --help` print, from the parsers."""
 
 import argparse
 from typing import Any

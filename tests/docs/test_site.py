@@ -64,7 +64,7 @@ def test_marks_of_markdown_become_those_of_restructuredtext(converted):
 def test_groups_of_arguments_are_sections_of_their_own(converted):
     found = converted("Draws.\n\nArgs:\n    > What\n    a (`int`): An a.\n\n    > How\n    b (`int`): A b.\n")
     assert [line for line in found.splitlines() if line] == [
-        *("Draws.", "Args:", "**What**", "Args:", "    a (``int``): An a."),
+        *("Draws.", "**What**", "Args:", "    a (``int``): An a."),
         *("**How**", "Args:", "    b (``int``): A b."),
     ]
 
