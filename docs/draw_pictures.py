@@ -23,6 +23,7 @@ SCENES = (
     '"red car" "red balloon" banana butterfly snowman strawberry sunflower umbrella globe pumpkin ghost robot '
     '"red mushroom" "red heart" "yellow star" sailboat penguin'
 )
+SPACE = "python benchmarks/space.py screenshots --output docs"
 PHRASES = SCENES.partition("--phrases ")[2]
 
 
@@ -38,6 +39,10 @@ class Picture:
 
 
 PICTURES = [
+    *(
+        Picture(f"docs/space_{name}.jpg", "docs/space.md", SPACE, f"docs/space_{name}.jpg")
+        for name in ("light", "phone")
+    ),
     Picture(
         "docs/ideas_steps.png",
         "docs/ideas.md",

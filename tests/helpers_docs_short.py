@@ -64,7 +64,7 @@ SHORT_FORMS = {
 }
 
 # Scripts that run with --all-docs alone, since even their short forms take minutes.
-LONG = ("demo/train_demo.py",)
+LONG = ("demo/train_demo.py", "space.py")
 
 # Blocks that do not run, by page and a line of them, each with the reason.
 _NO_TOKEN = (
@@ -77,6 +77,9 @@ NOT_RUN = {
     ("docs/releasing.md", 'pipe.push_to_hub("org/ediffi-demo", commit_message="diffusers_ediffi X.Y.Z")'): _NO_TOKEN,
     ("docs/releasing.md", "pip install twine && twine check --strict dist/*"): "it takes minutes, and .ci/run builds",
     ("docs/releasing.md", "python -m venv fresh && fresh/bin/pip install -c constraints.txt dist/*.whl"): "the same",
+    ("docs/space.md", "ediffi space"): "it serves until it is stopped; tests/space/test_browser.py starts it",
+    ("docs/space.md", 'launch(build_app("org/name"))'): "the same",
+    ("docs/space.md", "npm install axe-core"): "needs a network, and the checks a browser and half an hour",
     ("CONTRIBUTING.md", "git clone <your fork> && cd diffusers_ediffi"): ".ci/run does the same, from the clone on",
     ("CONTRIBUTING.md", "pytest tests/experts"): "the tests would run themselves",
     ("CONTRIBUTING.md", "sphinx-build -q -W --keep-going -c docs/site . build/site"): ".ci/run builds the site",

@@ -8,6 +8,8 @@ import sys
 
 import gradio as gr
 import pytest
+from diffusers import StableDiffusionPipeline
+from helpers_diffusers import build, unet_for
 
 from diffusers_ediffi.cli.main import main
 from diffusers_ediffi.space.app import build_app
@@ -72,6 +74,16 @@ def test_the_page_has_the_queue_that_the_limits_say(pipe):
     drawing = [fn for fn in blocks.fns.values() if fn.concurrency_id == "draw"]
     assert drawing and all(fn.concurrency_limit == 1 for fn in drawing)  # one copy of the model, one after the other
     assert blocks.delete_cache
+
+
+def test_a_page_of_stable_diffusion():
+    """It has the tab "Paint" alone, without what that model cannot do."""
+
+    async def build_page():
+        return build_app(Drawer(build(StableDiffusionPipeline, unet_for(StableDiffusionPipeline)), "org/sd"))
+
+    parts = [part.elem_id for part in asyncio.run(build_page()).blocks.values()]
+    assert "paint-canvas" in parts and "paint-strength" in parts and "paint-style" not in parts
 
 
 @pytest.mark.parametrize(
