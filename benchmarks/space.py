@@ -362,7 +362,8 @@ def check_access(server: Served, args: Any) -> None:
 def check_screenshots(server: Served, args: Any) -> None:
     """The page in light on a desk, and in dark on a phone."""
     with browser() as chromium:
-        for name, theme, options in (("light", "light", {"viewport": DESKTOP}), ("phone", "dark", PHONE)):
+        desk = {"viewport": {"width": 1280, "height": 1260}}
+        for name, theme, options in (("light", "light", desk), ("phone", "dark", PHONE)):
             page = chromium.new_context(**options).new_page()
             visitor = Visitor(page, f"{server.address}/?__theme={theme}")
             visitor.set_size(256)
