@@ -67,7 +67,16 @@ SHORT_FORMS = {
 LONG = ("demo/train_demo.py",)
 
 # Blocks that do not run, by page and a line of them, each with the reason.
+_NO_TOKEN = (
+    "it writes to the Hub; tests/files/test_hub.py does so to one on this machine, and tests/test_hub.py loads it"
+)
 NOT_RUN = {
+    ("docs/hub.md", 'pipe.push_to_hub("org/name")'): _NO_TOKEN,
+    ("docs/hub.md", 'EDiffIPipeline.from_pretrained("org/name")'): _NO_TOKEN,
+    ("docs/hub.md", 'pipe.unet = ExpertRouterUNet.from_pretrained("org/experts")'): _NO_TOKEN,
+    ("docs/releasing.md", 'pipe.push_to_hub("org/ediffi-demo", commit_message="diffusers_ediffi X.Y.Z")'): _NO_TOKEN,
+    ("docs/releasing.md", "pip install twine && twine check --strict dist/*"): "it takes minutes, and .ci/run builds",
+    ("docs/releasing.md", "python -m venv fresh && fresh/bin/pip install -c constraints.txt dist/*.whl"): "the same",
     ("CONTRIBUTING.md", "git clone <your fork> && cd diffusers_ediffi"): ".ci/run does the same, from the clone on",
     ("CONTRIBUTING.md", "pytest tests/experts"): "the tests would run themselves",
     ("CONTRIBUTING.md", "sphinx-build -q -W --keep-going -c docs/site . build/site"): ".ci/run builds the site",

@@ -2,8 +2,6 @@
 """`ediffi info`: what a model consists of."""
 
 import argparse
-import itertools
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ from huggingface_hub import hf_hub_download
 
 from ..demo.checkpoint import demo_checkpoint
 from ..files import MAX_CHARACTERS, load_yaml
+from ..models.card import count, num_parameters
+from ..pipelines.description import describe_stages
 from .messages import say
 from .model import load_pipeline
 
@@ -49,58 +49,18 @@ def _front_matter(card: str | Path) -> Any:
 
 def _components(pipe: Any) -> Iterator[str]:
     """The number of parameters, of all networks and of each."""
-    parameters = {name: _parameters(part) for name, part in pipe.components.items() if hasattr(part, "parameters")}
-    yield f"parameters  {_count(sum(parameters.values()))}"
+    parts = {name: part for name, part in pipe.components.items() if hasattr(part, "parameters")}
+    parameters = {name: num_parameters(part) for name, part in parts.items()}
+    yield f"parameters  {count(sum(parameters.values()))}"
     for name, number in parameters.items():
-        yield f"  {name:<18}{_count(number):>8}  {type(pipe.components[name]).__name__}"
+        yield f"  {name:<18}{count(number):>8}  {type(parts[name]).__name__}"
 
 
 def _stages(pipe: Any) -> Iterator[str]:
     """A line for each stage with its defaults, then its experts."""
-    config = pipe.config
-    defaults = zip(pipe.stages, config.default_num_inference_steps, config.default_guidance_scale, strict=False)
-    for stage, steps, guidance in defaults:
-        name = stage.label.split()[0]
-        yield f"{name}: {stage.size} x {stage.size}, {steps} steps, guidance {guidance:g}"
-        yield from (f"  {line}" for line in _experts(stage, steps))
-
-
-def _experts(stage: Any, num_steps: int) -> Iterator[str]:
-    """A line for each expert of a stage: its noise levels, its share of the steps, its size."""
-    router = stage.unet
-    experts = getattr(router, "experts", [router])
-    edges = [0.0, *getattr(router, "boundaries", []), math.inf]
-    unit = router.config.get("unit", "sigma")
-    sigmas = _sigmas(stage.scheduler, num_steps)
-    routes = [router.select_expert(sigma) if hasattr(router, "select_expert") else 0 for sigma in sigmas]
-    for i, expert in enumerate(experts):
-        interval = f"{unit} {edges[i]:.4g} to {edges[i + 1]:.4g}"
-        yield f"expert.{i}  {interval:<24}{routes.count(i):>3} of {len(sigmas)} steps  {_size(expert, i)}"
-
-
-def _sigmas(scheduler: Any, num_steps: int) -> list[float]:
-    """The noise level by which the expert of each step is chosen."""
-    scheduler.set_timesteps(num_steps)
-    sigmas = getattr(scheduler, "routing_sigmas", scheduler.sigmas[: len(scheduler.timesteps)].tolist())
-    # A Runge-Kutta step repeats its noise level for each of its calls.
-    return [sigma for sigma, _ in itertools.groupby(sigmas)]
-
-
-def _size(expert: Any, index: int) -> str:
-    """The parameters of an expert; of a low-rank expert those that it does not share."""
-    shared = getattr(expert, "lora_experts", None)
-    if shared is None:
-        return _count(_parameters(expert))
-    number = sum(tensor.numel() for tensor in shared.expert(index).weights.values())
-    return f"{_count(number)} beside a shared base"
-
-
-def _parameters(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _count(number: int) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)
+    for stage in describe_stages(pipe):
+        steps, guidance = stage.num_inference_steps, stage.guidance_scale
+        yield f"{stage.name}: {stage.size} x {stage.size}, {steps} steps, guidance {guidance:g}"
+        total = sum(stage.steps_of_experts)
+        for expert, own in zip(stage.experts, stage.steps_of_experts, strict=True):
+            yield f"  {expert.name}  {expert.interval:<24}{own:>3} of {total} steps  {expert.size}"
