@@ -123,9 +123,8 @@ def page(findings: list[Finding], pictures: dict[str, list[str]], args: argparse
     return "\n".join(lines).rstrip() + "\n"
 
 
-def write_page(findings: list[Finding], args: argparse.Namespace) -> dict[str, Any]:
-    """Writes the page, the pictures and the data; returns the data."""
-    pictures = {finding.name: save_pictures(finding, args) for finding in findings}
+def write_page(findings: list[Finding], pictures: dict[str, list[str]], args: argparse.Namespace) -> dict[str, Any]:
+    """Writes the page and the data; returns the data."""
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     data: dict[str, Any] = {"settings": settings, "figures": {}}
     for finding in findings:
@@ -146,6 +145,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     bench = Bench(args)
     args.output.mkdir(parents=True, exist_ok=True)
     findings: list[Finding] = []
+    pictures: dict[str, list[str]] = {}
     data: dict[str, Any] = {}
     for name in args.figures:
         print(TITLES[name], flush=True)
@@ -153,7 +153,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             findings.append(FIGURES[name](bench))
         for claim in findings[-1].claims:
             print(f"  {claim.verdict}: {claim.text} ({claim.measured})", flush=True)
-        data = write_page(findings, args)
+        pictures[name] = save_pictures(findings[-1], args)
+        data = write_page(findings, pictures, args)
     print(args.output / "report.md")
     return data
 
