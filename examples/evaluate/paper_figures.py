@@ -11,24 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare_experts import load_network
-from evaluate_demo import style_rates
-from evaluate_layout import box_masks, draw
-from evaluate_layout import figures as layout_figures
-from guidance_table import CURVES, figures
 from held_out import generate, generators, load_pipeline, make_scenes, render
 from paper_values import TABLE_1, Claim, Finding, Interval, compared
 from PIL import Image
+from shared_measures import CURVES, box_masks, draw_layout, figures, layout_figures, load_network, style_rates
 
 from diffusers_ediffi import EDiffIPipeline, demo_checkpoint, record_attention
 from diffusers_ediffi.demo import Scene, SceneGenerator
 from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance
 
 sys.path += [str(Path(__file__).parents[1] / "draw"), str(Path(__file__).parents[2] / "benchmarks")]
-import capacity  # noqa: E402
+from call_time import candidates, measure  # noqa: E402
 from grids_and_options import draw_grid  # noqa: E402
-from prompt_schedule import draw_switched  # noqa: E402
-from record_attention import LABELS, curves  # noqa: E402
+from switched_and_recorded import LABELS, curves, draw_switched  # noqa: E402
 
 BASES = {"A": "base-single", "B": "base-single", "C": "base-two", "D": "base-three"}
 SUPERS = {"A": "sr256-single", "B": "sr256-two", "C": "sr256-two", "D": "sr256-two"}
@@ -48,6 +43,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
+        make_scenes(args)  # what is wrong with its options shows before a model is loaded
         self.pipe: EDiffIPipeline = load_pipeline(args)
         self.scorer = SceneScorer.from_pretrained(args.scorer or Path(demo_checkpoint()).with_name("scorer")).eval()
         self.seeds = range(args.seed, args.seed + args.num_seeds)
@@ -319,8 +315,8 @@ def figure_13(bench: Bench) -> Finding:
     """The time of a call, relative to the smallest network's, by depth and by the number of experts."""
     args = argparse.Namespace(preset=bench.args.preset, layers=[1, 2, 3], experts=4, calls=bench.args.calls)
     args = argparse.Namespace(**vars(args), batch_size=1, device=bench.args.device, dtype="float32")
-    networks = capacity.candidates(args)
-    runs = [capacity.measure(networks, args) for _ in bench.seeds]
+    networks = candidates(args)
+    runs = [measure(networks, args) for _ in bench.seeds]
     named = {"deeper": "layers in a block", "experts": "experts"}
     ratios = {(row["kind"], row["size"]): [run[i]["ratio"] for run in runs] for i, row in enumerate(runs[0])}
     rows = [("network", "parameters", "time of a call (smallest = 1)")]
@@ -432,7 +428,9 @@ def figure_17(bench: Bench) -> Finding:
     found: dict[str, list[dict[str, float]]] = {"plain": [], "painted": []}
     for seed in bench.each_seed():
         batch = bench.batch(bench.args.num_prompts, object_weights=(0.0, 1.0), max_objects=2)
-        drawn = {name: draw(bench.pipe, batch, w, bench.args) for name, w in (("plain", 0.0), ("painted", strength))}
+        drawn = {
+            name: draw_layout(bench.pipe, batch, w, bench.args) for name, w in (("plain", 0.0), ("painted", strength))
+        }
         reference = bench.reference()
         for name, images in drawn.items():
             found[name].append(layout_figures(bench.scorer, images, batch, reference))

@@ -20,11 +20,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from compare_experts import load_network, named_network
 from held_out import add_sampling_options, add_scene_options, precision
 from paper_figures import FIGURES, NETWORKS, Bench
 from paper_values import SAYS, TITLES, Finding
 from PIL import Image
+from shared_measures import load_network, named_network
 
 from diffusers_ediffi import Provenance, save_image
 from diffusers_ediffi.cli.options import whole
