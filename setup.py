@@ -29,6 +29,15 @@ extras = {
     "data": ["datasets>=4", "webdataset>=1.0"],
     "eval": ["scipy>=1.11"],
     "hub": ["markdown-it-py>=3"],
+    "docs": [
+        "furo>=2025.12",
+        "ipykernel>=7",
+        "myst-parser>=5",
+        "nbclient>=0.11",
+        "sphinx>=9,<9.1",  # 9.1 needs Python 3.12
+        "sphinx-copybutton>=0.5.2",
+        "sphinx-design>=0.8",
+    ],
     "xformers": ["xformers"],
 }
 extras["eval"] += extras["train"]  # pictures and parts are read by what training reads them with

@@ -39,6 +39,18 @@ class Picture:
 
 PICTURES = [
     Picture(
+        "docs/ideas_steps.png",
+        "docs/ideas.md",
+        "python examples/draw/show_steps.py --output docs/ideas_steps.png --seed 3",
+        "docs/ideas_steps.png",
+    ),
+    Picture(
+        "docs/paint.png",
+        "docs/paint.md",
+        "python examples/draw/paint_with_words.py --output docs/paint.png --size 256 --seeds 0 1 --strengths 0 0.2",
+        "docs/paint.png",
+    ),
+    Picture(
         "docs/rocket.jpg",
         "README.md",
         'ediffi generate "a rocket above a red apple on a dark blue background" --seed 3 --output rocket.jpg',

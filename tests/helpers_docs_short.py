@@ -80,6 +80,7 @@ NOT_RUN = {
     ("docs/releasing.md", "python -m venv fresh && fresh/bin/pip install -c constraints.txt dist/*.whl"): "the same",
     ("CONTRIBUTING.md", "git clone <your fork> && cd diffusers_ediffi"): ".ci/run does the same, from the clone on",
     ("CONTRIBUTING.md", "pytest tests/experts"): "the tests would run themselves",
+    ("CONTRIBUTING.md", "sphinx-build -q -W --keep-going -c docs/site . build/site"): ".ci/run builds the site",
     ("README.md", 'pip install -c constraints.txt ".[test]" && pytest -n 2'): "the last line of .ci/run is this one",
     ("docs/safety.md", "pytest tests/fuzz --fuzz-cases 20000"): "the suite runs the same with fewer cases",
     (
@@ -87,6 +88,7 @@ NOT_RUN = {
         "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 examples/training/train_ediffi.py \\",
     ): "needs GPUs and two machines; tests/training runs the like: test_launch.py, two_machines.py, kill_runs.py",
     ("docs/experts.md", "pipe.enable_model_cpu_offload()"): "needs a GPU",
+    ("docs/memory.md", "pipe.enable_model_cpu_offload()"): "needs a GPU",
 }
 
 # What needs a network, and what lies in the folder of a page instead of it.

@@ -32,6 +32,7 @@ LEFT = (0, 7, 30, 60, 100)  # per cent of the steps, Figure 4
 VISIBLE = 5 / 255  # a mean difference of pixels in [0, 1] that an eye may see
 NAMES = {"t5": "T5", "clip_text": "CLIP", "both": "both"}
 SHOWN = 6  # pictures in a row
+SHORT = 14  # characters that fit above a picture
 
 
 class Bench:
@@ -83,7 +84,11 @@ class Bench:
             EDiffIPipeline.numpy_to_pil(((row[:SHOWN] + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy())
             for row in rows
         ]
-        return draw_grid(pictures, labels, columns[: len(pictures[0])])
+        shown = columns[: len(pictures[0])]
+        if max(map(len, shown)) > SHORT:  # captions stand in the line above the first row
+            labels = [f"{labels[0]}: {' | '.join(shown)}", *labels[1:]]
+            shown = [str(i + 1) for i in range(len(shown))]
+        return draw_grid(pictures, labels, shown)
 
     @cached_property
     def sweep(self) -> dict[str, dict[float, list[dict[str, float]]]]:
@@ -197,6 +202,7 @@ def figure_3(bench: Bench) -> Finding:
         for name in ("words", "t5", "clip_text", "null_token"):
             axes.plot(mean["sigma"], mean[name], "o-", ms=3, label=LABELS[name])
         axes.set(xscale="log", xlabel="sigma", ylabel="share of cross-attention", ylim=(0, None))
+        axes.tick_params(axis="x", which="minor", labelbottom=False)
         axes.invert_xaxis()
 
     return Finding("figure_3", {"shares": mean}, rows, claims, plotted(paint))
@@ -402,7 +408,8 @@ def figure_16(bench: Bench) -> Finding:
         scenes = bench.scenes(style_said=0.0)
         batch = [scenes.scene(i) for i in range(bench.args.num_prompts)]
         later = [scenes.scene(i) for i in range(bench.args.num_prompts, 40 * bench.args.num_prompts + 400)]
-        others = [next(other for other in later if other.style == scene.style) for scene in batch]
+        pools = {style: [scene for scene in later if scene.style == style] for style in scenes.styles}
+        others = [pools[scene.style][i % len(pools[scene.style])] for i, scene in enumerate(batch)]
         references, captions = render(scenes, others, bench.size), [scene.caption for scene in batch]
         drawn = [generate(bench.pipe, bench.args, captions, style) for style in (references, None)]
         for images, rates in zip(drawn, (with_it, without), strict=True):
