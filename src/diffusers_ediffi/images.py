@@ -48,13 +48,17 @@ def open_image(file: str | os.PathLike | io.BytesIO, name: str | None = None) ->
         return ImageOps.exif_transpose(image)
 
 
-def image_size(path: str | os.PathLike) -> tuple[int, int]:
+def image_size(file: str | os.PathLike | io.BytesIO, name: str | None = None) -> tuple[int, int]:
     """Width and height of a picture, as the head of its file says; its pixels are not read.
+
+    Args:
+        file (`str`, `os.PathLike` or `io.BytesIO`): The file, or what it holds.
+        name (`str`, *optional*): What errors call it, by default its path.
 
     Raises:
         ValueError: As of [`open_image`].
     """
-    with _opened(path, repr(str(path))) as image:
+    with _opened(file, name or repr(str(file))) as image:
         return image.size
 
 

@@ -19,8 +19,16 @@ from ..checks import MAX_SEED
 from ..demo.checkpoint import demo_checkpoint
 from ..files import write_json
 from ..images import as_rgb, file_in_folder, image_size, open_image, read_image
+from ..paint.mask_text import is_mask_text, mask_text_size
 from ..paint.masks import check_pixels
-from ..paint.regions import PaintRegion, check_canvas, region_from_dict, region_settings, regions_from_color_map
+from ..paint.regions import (
+    PaintRegion,
+    check_canvas,
+    region_from_dict,
+    region_settings,
+    regions_from_color_map,
+    regions_from_settings,
+)
 from ..phrases import find_phrase
 from ..pipelines.image_start import ImageStart
 from ..pipelines.inputs import check_prompt_schedule
@@ -33,6 +41,7 @@ from ..provenance import (
     Provenance,
     check_savable,
     model_name,
+    read_provenance,
     save_image,
 )
 from .device import usable_device
@@ -93,16 +102,30 @@ def _read_style(args: argparse.Namespace) -> None:
 
 
 def _read_scene(args: argparse.Namespace) -> dict[str, Any]:
-    """The entries of a JSON scene, or the regions of a canvas."""
+    """The entries of a JSON scene, those of a picture that was painted, or the regions of a canvas."""
     if args.scene.suffix.lower() == ".json":
         if args.legend is not None:
             raise ValueError("--legend is for a canvas; a JSON scene names its phrases itself.")
         return _read_json_scene(args.scene)
+    if args.legend is None and (scene := _painted_scene(args.scene)):
+        return scene
     if not args.legend:
         raise ValueError(f"the canvas {str(args.scene)!r} needs --legend COLOR=PHRASE ..., such as red='red apple'.")
     width, height = image_size(args.scene)
     check_canvas(height, width, len(args.legend))
     return {"regions": regions_from_color_map(open_image(args.scene), dict(args.legend))}
+
+
+def _painted_scene(path: Path) -> dict[str, Any] | None:
+    """What a picture was painted with, where its file says it."""
+    try:
+        settings = read_provenance(path).settings
+    except ValueError:
+        return None
+    if "regions" not in settings:
+        return None
+    regions = regions_from_settings(settings["regions"])
+    return {"prompt": settings.get("prompt"), "regions": regions, "strength": settings.get("region_strength")}
 
 
 def _read_json_scene(path: Path) -> dict[str, Any]:
@@ -117,16 +140,21 @@ def _read_json_scene(path: Path) -> dict[str, Any]:
     regions = scene.get("regions") if isinstance(scene, dict) else None
     if not isinstance(regions, list) or set(scene) - known or not all(isinstance(entry, dict) for entry in regions):
         raise ValueError(f'{str(path)!r} must be {{"prompt": ..., "regions": [{{"phrase": ..., "mask": ...}}, ...]}}.')
-    files = [file_in_folder(path.parent, entry["mask"]) for entry in regions if isinstance(entry.get("mask"), str)]
-    check_pixels(
-        *((height, width) for width, height in map(image_size, files)), name=f"{str(path)!r} with all its masks "
-    )
+    sizes = [_mask_size(path.parent, entry) for entry in regions if isinstance(entry.get("mask"), str)]
+    check_pixels(*((height, width) for width, height in sizes), name=f"{str(path)!r} with all its masks ")
     return {**scene, "regions": [_read_region(path.parent, entry) for entry in regions]}
 
 
+def _mask_size(folder: Path, entry: dict[str, Any]) -> tuple[int, int]:
+    """Width and height of a mask that is a picture, inside of the scene or in its folder."""
+    if is_mask_text(entry["mask"]):
+        return mask_text_size(entry["mask"], f"the mask of {entry.get('phrase')!r}")
+    return image_size(file_in_folder(folder, entry["mask"]))
+
+
 def _read_region(folder: Path, entry: dict[str, Any]) -> PaintRegion:
-    """A region of a scene, whose mask may be the name of a picture in the scene's folder."""
-    if isinstance(entry.get("mask"), str):
+    """A region of a scene, whose mask may be a picture inside of it, or the name of one in the scene's folder."""
+    if isinstance(entry.get("mask"), str) and not is_mask_text(entry["mask"]):
         mask = open_image(file_in_folder(folder, entry["mask"]))
         _check_colorless(mask, repr(entry["mask"]))
         entry = {**entry, "mask": mask}

@@ -78,11 +78,12 @@ def _add_paint(commands: Any) -> argparse.ArgumentParser:
         description="Draws a sentence with its phrases where a scene says. A scene is a JSON file such as "
         '{"prompt": "a red apple and a rocket", "regions": [{"phrase": "red apple", "mask": [0, 0.3, 0.5, 1]}, '
         '{"phrase": "rocket", "mask": "rocket.png", "weight": 1.5}]}, whose masks are boxes (left, top, right, '
-        "bottom) or pictures beside the file, white inside; or a painted canvas with --prompt and --legend.",
+        "bottom) or pictures beside the file, white inside; or a canvas with --prompt and --legend; or a picture that "
+        "was painted before, whose file says how.",
     )
     add = command.add_argument
     colors = "the canvas's colours: red='red apple'"
-    add("scene", type=options.file, help="a JSON file, or a canvas whose colours --legend explains")
+    add("scene", type=options.file, help="a JSON file, a canvas whose colours --legend explains, or a painted picture")
     add("--prompt", type=options.prompt, help="what to draw (default: the scene's)")
     add("--legend", nargs="*", type=options.legend_entry, metavar="COLOR=PHRASE", help=colors)
     strength = options.per_stage(options.at_least_0)
