@@ -11,20 +11,25 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from ..demo.checkpoint import demo_checkpoint
-from ..files import MAX_CHARACTERS, load_yaml
-from .messages import say
+from .card import NOT_STATED, licence_in
+from .messages import say, say_json
 from .model import load_pipeline
-
-MAX_LICENCE = 200  # characters of its name that are shown
 
 
 def describe_model(args: argparse.Namespace) -> None:
     """Prints the licence, the sizes and the stages of `args.model`, by default of the demo model."""
     model = args.model or demo_checkpoint()
     pipe = load_pipeline(model)
-    say(f"model       {args.model or 'demo'}")
-    say(f"licence     {_licence(model)}")
-    for line in (*_components(pipe), *_stages(pipe)):
+    about = {
+        "model": args.model or "demo",
+        "licence": _licence(model),
+        "components": _components(pipe),
+        "stages": list(_stages(pipe)),
+    }
+    if args.json:
+        say_json(about)
+        return
+    for line in _lines(about):
         say(line)
 
 
@@ -32,50 +37,62 @@ def _licence(model: str) -> str:
     """What the model card (README.md) says."""
     card = Path(model) / "README.md"
     if Path(model).is_dir() and not card.is_file():
-        return "not stated (no model card)"
+        return f"{NOT_STATED} (no model card)"
     try:
-        licence = _front_matter(card if card.is_file() else hf_hub_download(model, "README.md")).get("license")
-    except Exception:  # a model without a readable card is still a model
-        licence = None
-    return licence[:MAX_LICENCE] if licence and isinstance(licence, str) else "not stated"
+        return licence_in(card if card.is_file() else hf_hub_download(model, "README.md"))
+    except Exception:  # of the network, the Hub and its cache
+        return NOT_STATED
 
 
-def _front_matter(card: str | Path) -> Any:
-    """The YAML between two lines of `---` at the beginning of a model card."""
-    with open(card, encoding="utf-8-sig") as file:
-        before, opening, rest = file.read(MAX_CHARACTERS).partition("---\n")
-    return load_yaml(rest.partition("\n---")[0]) if opening and not before.strip() else {}
+def _components(pipe: Any) -> list[dict[str, Any]]:
+    """The networks and their parameters."""
+    networks = {name: part for name, part in pipe.components.items() if hasattr(part, "parameters")}
+    return [
+        {"name": name, "class": type(network).__name__, "parameters": _parameters(network)}
+        for name, network in networks.items()
+    ]
 
 
-def _components(pipe: Any) -> Iterator[str]:
-    """The number of parameters, of all networks and of each."""
-    parameters = {name: _parameters(part) for name, part in pipe.components.items() if hasattr(part, "parameters")}
-    yield f"parameters  {_count(sum(parameters.values()))}"
-    for name, number in parameters.items():
-        yield f"  {name:<18}{_count(number):>8}  {type(pipe.components[name]).__name__}"
-
-
-def _stages(pipe: Any) -> Iterator[str]:
-    """A line for each stage with its defaults, then its experts."""
+def _stages(pipe: Any) -> Iterator[dict[str, Any]]:
+    """Each stage with its defaults and its experts."""
     config = pipe.config
     defaults = zip(pipe.stages, config.default_num_inference_steps, config.default_guidance_scale, strict=False)
     for stage, steps, guidance in defaults:
-        name = stage.label.split()[0]
-        yield f"{name}: {stage.size} x {stage.size}, {steps} steps, guidance {guidance:g}"
-        yield from (f"  {line}" for line in _experts(stage, steps))
+        about = {"name": stage.label.split()[0], "size": stage.size, "steps": steps, "guidance_scale": guidance}
+        yield {**about, "experts": list(_experts(stage, steps))}
 
 
-def _experts(stage: Any, num_steps: int) -> Iterator[str]:
-    """A line for each expert of a stage: its noise levels, its share of the steps, its size."""
+def _experts(stage: Any, num_steps: int) -> Iterator[dict[str, Any]]:
+    """Each expert of a stage: its noise levels, where the last has no upper end, its share of the steps, its size."""
     router = stage.unet
     experts = getattr(router, "experts", [router])
-    edges = [0.0, *getattr(router, "boundaries", []), math.inf]
+    edges = [0.0, *getattr(router, "boundaries", []), None]
     unit = router.config.get("unit", "sigma")
     sigmas = _sigmas(stage.scheduler, num_steps)
     routes = [router.select_expert(sigma) if hasattr(router, "select_expert") else 0 for sigma in sigmas]
     for i, expert in enumerate(experts):
-        interval = f"{unit} {edges[i]:.4g} to {edges[i + 1]:.4g}"
-        yield f"expert.{i}  {interval:<24}{routes.count(i):>3} of {len(sigmas)} steps  {_size(expert, i)}"
+        interval = {"unit": unit, "low": edges[i], "high": edges[i + 1]}
+        yield {**interval, "steps": routes.count(i), "of_steps": len(sigmas), **_size(expert, i)}
+
+
+def _lines(about: dict[str, Any]) -> Iterator[str]:
+    """What is known of a model, for people."""
+    yield f"model       {about['model']}"
+    yield f"licence     {about['licence']}"
+    yield f"parameters  {_count(sum(component['parameters'] for component in about['components']))}"
+    for component in about["components"]:
+        yield f"  {component['name']:<18}{_count(component['parameters']):>8}  {component['class']}"
+    for stage in about["stages"]:
+        size = stage["size"]
+        yield f"{stage['name']}: {size} x {size}, {stage['steps']} steps, guidance {stage['guidance_scale']:g}"
+        yield from (f"  {_expert_line(i, expert)}" for i, expert in enumerate(stage["experts"]))
+
+
+def _expert_line(index: int, expert: dict[str, Any]) -> str:
+    high = math.inf if expert["high"] is None else expert["high"]
+    interval = f"{expert['unit']} {expert['low']:.4g} to {high:.4g}"
+    size = _count(expert["parameters"]) + (" beside a shared base" if expert["shared_base"] else "")
+    return f"expert.{index}  {interval:<24}{expert['steps']:>3} of {expert['of_steps']} steps  {size}"
 
 
 def _sigmas(scheduler: Any, num_steps: int) -> list[float]:
@@ -86,13 +103,13 @@ def _sigmas(scheduler: Any, num_steps: int) -> list[float]:
     return [sigma for sigma, _ in itertools.groupby(sigmas)]
 
 
-def _size(expert: Any, index: int) -> str:
+def _size(expert: Any, index: int) -> dict[str, Any]:
     """The parameters of an expert; of a low-rank expert those that it does not share."""
     shared = getattr(expert, "lora_experts", None)
     if shared is None:
-        return _count(_parameters(expert))
+        return {"parameters": _parameters(expert), "shared_base": False}
     number = sum(tensor.numel() for tensor in shared.expert(index).weights.values())
-    return f"{_count(number)} beside a shared base"
+    return {"parameters": number, "shared_base": True}
 
 
 def _parameters(model: Any) -> int:

@@ -304,7 +304,7 @@ def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
 def regions_from_settings(settings: Any) -> list[PaintRegion]:
     """The regions of a picture's provenance or of a scene in one file, as [`region_settings`] writes them.
 
-        >>> regions_from_settings(read_provenance("painted.png").settings["regions"])
+        >>> regions = regions_from_settings([{"phrase": "red apple", "mask": [0, 0.3, 0.5, 1]}])
 
     Args:
         settings (`list` of `dict`): The arguments of each region.
