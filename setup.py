@@ -29,10 +29,12 @@ extras = {
     "data": ["datasets>=4", "webdataset>=1.0"],
     "eval": ["scipy>=1.11"],
     "hub": ["markdown-it-py>=3"],
+    "demo": ["gradio>=6.20"],
     "xformers": ["xformers"],
 }
 extras["eval"] += extras["train"]  # pictures and parts are read by what training reads them with
 extras["test"] = ["hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "torchao>=0.15"]
+extras["test"] += ["playwright>=1.50", *extras["demo"]]
 extras["test"] += [*extras["train"], *extras["data"], *extras["eval"], *extras["hub"]]
 extras["dev"] = ["mypy>=1.15", "ruff>=0.11", *extras["test"]]
 
@@ -47,7 +49,16 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"diffusers_ediffi": ["py.typed", "assets/**", "training/schedules/*.yaml"]},
+    package_data={
+        "diffusers_ediffi": [
+            "py.typed",
+            "assets/**",
+            "training/schedules/*.yaml",
+            "space/*.html",
+            "space/*.css",
+            "space/*.js",
+        ]
+    },
     python_requires=">=3.11",
     install_requires=requirements,
     extras_require=extras,

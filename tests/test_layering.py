@@ -20,7 +20,8 @@ FLOORS = (
     {"pipelines", "training", "attention_recorder"},
     {"__init__"},
     {"evaluation"},
-    {"cli", "space"},
+    {"space"},
+    {"cli"},
     {"__main__"},
 )
 

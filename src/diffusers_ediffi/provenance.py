@@ -5,6 +5,7 @@ An XMP packet is the only place that PNG, JPEG and WebP share and that platforms
 properties are those of the IPTC Photo Metadata Standard 2025.1, so that other programs show them as well.
 """
 
+import io
 import json
 import os
 import re
@@ -85,6 +86,18 @@ def save_image(image: Image.Image, path: str | os.PathLike, provenance: Provenan
     kind, options = _save_options(path, provenance)
     with written_whole(path) as unfinished:
         image.save(unfinished, format=kind, **options)
+
+
+def image_bytes(image: Image.Image, suffix: str, provenance: Provenance | None) -> bytes:
+    """What [`save_image`] would write to a file whose name ends in `suffix`, such as `.png`.
+
+    Raises:
+        ValueError: The suffix is another, or the provenance cannot be written.
+    """
+    kind, options = _save_options(f"image{suffix}", provenance)
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return file.getvalue()
 
 
 def check_savable(path: str | os.PathLike, provenance: Provenance | None) -> None:

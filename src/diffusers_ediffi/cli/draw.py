@@ -4,30 +4,20 @@
 import argparse
 import contextlib
 import itertools
-import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ..attention_recorder import record_attention
 from ..checks import MAX_SEED
 from ..demo.checkpoint import demo_checkpoint
-from ..images import as_rgb, file_in_folder, image_size, open_image, read_image
-from ..paint.mask_text import is_mask_text, mask_text_size
-from ..paint.masks import check_pixels
-from ..paint.regions import (
-    PaintRegion,
-    check_canvas,
-    region_from_dict,
-    regions_from_color_map,
-    regions_from_settings,
-)
+from ..images import image_size, open_image, read_image
+from ..paint.regions import check_canvas, regions_from_color_map
+from ..paint.scene_file import check_colorless, read_scene, regions_from_settings
 from ..phrases import find_phrase
 from ..pipelines.image_start import ImageStart
 from ..pipelines.inputs import check_prompt_schedule
@@ -40,9 +30,7 @@ from .messages import one_line
 from .model import load_pipeline, saved_stages
 from .results import Results, save_attention
 
-MAX_SCENE_BYTES = 2**24
 SR_STAGES = ("SR256", "SR1024")
-MAX_COLOR = 64  # by how much red, green and blue of a mask may differ, of 255: photos of drawings are not quite gray
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -77,7 +65,7 @@ def edit(args: argparse.Namespace) -> None:
     changed: dict[str, Any] = {"image": open_image(args.image)}
     if args.mask is not None:
         changed["mask_image"] = open_image(args.mask)
-        _check_colorless(changed["mask_image"], repr(str(args.mask)))
+        check_colorless(changed["mask_image"], repr(str(args.mask)))
     default = 0.8 if args.mask is None else 1.0
     changed["strength"] = default if args.strength is None else args.strength
     ImageStart(**changed)  # refuses what the pipeline would refuse, before it is loaded
@@ -98,7 +86,7 @@ def _read_scene(args: argparse.Namespace) -> dict[str, Any]:
     if args.scene.suffix.lower() == ".json":
         if args.legend is not None:
             raise ValueError("--legend is for a canvas; a JSON scene names its phrases itself.")
-        return _read_json_scene(args.scene)
+        return read_scene(args.scene)
     if args.legend is None and (scene := _painted_scene(args.scene)):
         return scene
     if not args.legend:
@@ -116,52 +104,8 @@ def _painted_scene(path: Path) -> dict[str, Any] | None:
         return None
     if "regions" not in settings:
         return None
-    regions = regions_from_settings(settings["regions"])
+    regions = regions_from_settings(settings["regions"], repr(str(path)))
     return {"prompt": settings.get("prompt"), "regions": regions, "strength": settings.get("region_strength")}
-
-
-def _read_json_scene(path: Path) -> dict[str, Any]:
-    """The entries of a JSON scene, its regions as `PaintRegion`."""
-    if path.stat().st_size > MAX_SCENE_BYTES:
-        raise ValueError(f"{str(path)!r} has more than {MAX_SCENE_BYTES} bytes; give masks as pictures beside it.")
-    try:
-        scene = json.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows mark their files
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
-    known = {"prompt", "regions", "strength"}
-    regions = scene.get("regions") if isinstance(scene, dict) else None
-    if not isinstance(regions, list) or set(scene) - known or not all(isinstance(entry, dict) for entry in regions):
-        raise ValueError(f'{str(path)!r} must be {{"prompt": ..., "regions": [{{"phrase": ..., "mask": ...}}, ...]}}.')
-    sizes = [_mask_size(path.parent, entry) for entry in regions if isinstance(entry.get("mask"), str)]
-    check_pixels(*((height, width) for width, height in sizes), name=f"{str(path)!r} with all its masks ")
-    return {**scene, "regions": [_read_region(path.parent, entry) for entry in regions]}
-
-
-def _mask_size(folder: Path, entry: dict[str, Any]) -> tuple[int, int]:
-    """Width and height of a mask that is a picture, inside of the scene or in its folder."""
-    if is_mask_text(entry["mask"]):
-        return mask_text_size(entry["mask"], f"the mask of {entry.get('phrase')!r}")
-    return image_size(file_in_folder(folder, entry["mask"]))
-
-
-def _read_region(folder: Path, entry: dict[str, Any]) -> PaintRegion:
-    """A region of a scene, whose mask may be a picture inside of it, or the name of one in the scene's folder."""
-    if isinstance(entry.get("mask"), str) and not is_mask_text(entry["mask"]):
-        mask = open_image(file_in_folder(folder, entry["mask"]))
-        _check_colorless(mask, repr(entry["mask"]))
-        entry = {**entry, "mask": mask}
-    return region_from_dict(entry)
-
-
-def _check_colorless(mask: Image.Image, name: str) -> None:
-    """Refuses a mask in red, say, of which nobody knows how much of it is inside."""
-    if mask.mode in ("1", "L", "LA") or mask.mode.startswith(("I", "F")):
-        return
-    small = mask.resize((min(mask.width, 512), min(mask.height, 512)), Image.Resampling.NEAREST)
-    pixels = np.asarray(as_rgb(small)).astype(int)
-    low, high = pixels.min(axis=-1), pixels.max(axis=-1)
-    if (high - low).max() > MAX_COLOR:
-        raise ValueError(f"the mask {name} has colours; paint white what is inside, and black what is not.")
 
 
 def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: type[EDiffIPipeline] = EDiffIPipeline) -> None:

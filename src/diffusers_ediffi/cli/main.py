@@ -1,7 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi edit`
-changes an image or a part of it, `ediffi evaluate` measures models and pictures, `ediffi info` says what a model
-consists of, or how a picture was made, `ediffi models` what models there are.
+changes an image or a part of it, `ediffi evaluate` measures models and pictures, `ediffi space` does all of it in
+the browser, `ediffi info` says what a model consists of, or how a picture was made, `ediffi models` what models there
+are.
 
 Standard output holds the results alone, with --json as JSON; progress and messages go to standard error.
 
@@ -71,7 +72,8 @@ def _command(argv: Sequence[str] | None) -> tuple[Callable[[Any], None], Any]:
 
     args, rest = command_parser().parse_known_args(argv)
     refuse_rest(args.command, rest)
-    module, function = ("evaluate" if args.command == "evaluate" else "draw"), args.command
+    module = args.command if args.command in ("evaluate", "space") else "draw"
+    function = args.command
     if args.command == "info":
         module, function = ("model_info", "describe_model") if args.picture is None else ("info", "describe_picture")
         module, function = ("words", "list_words") if args.words else (module, function)
@@ -82,4 +84,5 @@ def _command(argv: Sequence[str] | None) -> tuple[Callable[[Any], None], Any]:
     try:
         return getattr(importlib.import_module(f".{module}", __package__), function), args
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error}; ediffi {args.command} needs pip install 'diffusers_ediffi[eval]'") from None
+        extra = "demo" if args.command == "space" else "eval"
+        raise ValueError(f"{error}; ediffi {args.command} needs pip install 'diffusers_ediffi[{extra}]'") from None

@@ -26,6 +26,7 @@ def command_parser() -> argparse.ArgumentParser:
     for add in (_add_generate, _add_paint, _add_edit):
         _add_drawing_options(add(commands))
     _add_info(commands)
+    _add_space(commands)
     for command in commands.choices.values():  # evaluate, which is added below, has a model as its first argument
         command.add_argument("--model", type=options.model, help="folder or Hub id (default: demo)")
     _add_evaluate(commands)
@@ -128,6 +129,20 @@ def _add_models(commands: Any) -> None:
         "cache of this machine. It goes to no network.",
     )
     _add_json(command)
+
+
+def _add_space(commands: Any) -> None:
+    command = commands.add_parser(
+        "space",
+        help="paint and draw in the browser",
+        description="Serves a page on which words of a prompt are painted, and drawn. It needs "
+        "pip install 'diffusers_ediffi[demo]'.",
+    )
+    add = command.add_argument
+    add("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 is all there are (default: %(default)s)")
+    add("--port", type=options.whole(1, 65535), help="(default: the first that is free from 7860 on)")
+    add("--share", action="store_true", help="make it public for a week, through a server of Gradio")
+    add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
 
 
 def _add_evaluate(commands: Any) -> None:

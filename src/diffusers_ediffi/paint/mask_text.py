@@ -1,18 +1,16 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Masks as text: a PNG in a `data:` address, so that a scene is one file, and a picture says how it was painted."""
+"""Masks as text of a bounded length, so that a picture's file says how it was painted."""
 
 import base64
 import io
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..images import image_size, open_image
 from .masks import resize_mask
 
-PREFIX = "data:image/png;base64,"
+PREFIX = "data:image/png;base64,"  # as in scene files
 MAX_SIDE = 1024  # no picture that is drawn has more pixels
 MIN_SIDE = 8
 MIN_TEXT = 100  # no PNG has fewer characters, so that of too many masks none is tried
@@ -49,39 +47,3 @@ def _png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     image.save(file, format="PNG")
     return file.getvalue()
-
-
-def is_mask_text(mask: Any) -> bool:
-    """Whether a mask is an address that holds its picture."""
-    return isinstance(mask, str) and mask.startswith("data:")
-
-
-def read_mask_text(text: str, name: str) -> Image.Image:
-    """The picture that an address holds, of [`mask_as_text`] or of another program.
-
-    Args:
-        text (`str`): The address.
-        name (`str`): What errors call the mask.
-
-    Raises:
-        ValueError: It holds no PNG, or one that is damaged or too large.
-    """
-    return open_image(_file(text, name), name)
-
-
-def mask_text_size(text: str, name: str) -> tuple[int, int]:
-    """Width and height of the picture that an address holds; its pixels are not read.
-
-    Raises:
-        ValueError: As of [`read_mask_text`].
-    """
-    return image_size(_file(text, name), name)
-
-
-def _file(text: str, name: str) -> io.BytesIO:
-    if not text.startswith(PREFIX):
-        raise ValueError(f"{name} begins with {text[:30]!r}; a picture inside of a scene begins with {PREFIX!r}.")
-    try:
-        return io.BytesIO(base64.b64decode(text.removeprefix(PREFIX), validate=True))
-    except ValueError as error:
-        raise ValueError(f"{name} is no picture in base64: {error}.") from None

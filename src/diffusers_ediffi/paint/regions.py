@@ -16,8 +16,8 @@ from PIL import Image, ImageColor
 
 from ..checks import MAX_SEED, is_finite, is_number
 from ..images import as_rgba, upright
-from .mask_text import MAX_TEXT, is_mask_text, mask_as_text, mask_text_size, read_mask_text
-from .masks import MAX_PIXELS, as_box, as_mask, box_coverage, check_pixels, is_box, resize_mask, same_aspect
+from .mask_text import MAX_TEXT, mask_as_text
+from .masks import MAX_PIXELS, as_box, as_mask, box_coverage, is_box, resize_mask, same_aspect
 
 logger = logging.get_logger(__name__)
 
@@ -175,7 +175,7 @@ def _legend_region(color: Any, entry: Any, mask: np.ndarray) -> PaintRegion:
 
 
 def region_from_dict(entries: Mapping[str, Any]) -> PaintRegion:
-    """`PaintRegion(**entries)` for what a person or [`region_settings`] wrote into a file.
+    """`PaintRegion(**entries)` for what a person wrote into a file.
 
     Raises:
         ValueError: The entries are not those of a region.
@@ -186,8 +186,6 @@ def region_from_dict(entries: Mapping[str, Any]) -> PaintRegion:
         raise ValueError(
             f"a region has the entries {sorted(entries)}; it needs phrase and mask, and may have {names}."
         )
-    if is_mask_text(entries["mask"]):
-        entries = {**entries, "mask": read_mask_text(entries["mask"], _name_of_mask(entries))}
     return PaintRegion(**entries)
 
 
@@ -276,9 +274,9 @@ def _rgb(color: Any) -> tuple[int, ...]:
 
 
 def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
-    """Regions as JSON can hold them, for a picture's provenance or a scene in one file, see [`regions_from_settings`].
+    """Regions as JSON can hold them, for a picture's provenance; [`regions_from_settings`] reads them.
 
-    A mask is a box, or the text of a picture of it (see [`mask_as_text`]). All of these together have at most
+    A mask is a box, or the address of a picture of it, as in scene files. All of these together have at most
     `MAX_TEXT` characters, so that masks of many details are made smaller; `"picture"` stands for one that no text of
     its share can hold. Names of files do not belong here, since a file may be called anything.
 
@@ -299,29 +297,3 @@ def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
         further = weight | {name: number for name, number in numbers.items() if number is not None}
         settings.append({"phrase": region.phrase, "mask": mask, **further})
     return settings
-
-
-def regions_from_settings(settings: Any) -> list[PaintRegion]:
-    """The regions of a picture's provenance or of a scene in one file, as [`region_settings`] writes them.
-
-        >>> regions = regions_from_settings([{"phrase": "red apple", "mask": [0, 0.3, 0.5, 1]}])
-
-    Args:
-        settings (`list` of `dict`): The arguments of each region.
-
-    Raises:
-        ValueError: They are not those of regions, the file does not hold a mask, or all masks together are too large.
-    """
-    if not isinstance(settings, list | tuple) or not all(isinstance(entry, Mapping) for entry in settings):
-        raise ValueError('the regions must be a list such as [{"phrase": ..., "mask": ...}].')
-    for entry in settings:
-        if entry.get("mask") == NOT_KEPT:
-            raise ValueError(f"{_name_of_mask(entry)} had too many details for the picture's file; paint it again.")
-    texts = [entry for entry in settings if is_mask_text(entry.get("mask"))]
-    sizes = [mask_text_size(entry["mask"], _name_of_mask(entry)) for entry in texts]
-    check_pixels(*((height, width) for width, height in sizes), name="the scene with all its masks ")
-    return [region_from_dict(entry) for entry in settings]
-
-
-def _name_of_mask(entry: Mapping[str, Any]) -> str:
-    return f"the mask of {entry.get('phrase')!r}"

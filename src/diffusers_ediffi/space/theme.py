@@ -1,0 +1,22 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""How the page looks, light and dark. Fonts are the system's: nothing is loaded from elsewhere."""
+
+import gradio as gr
+
+THEME = gr.themes.Soft(
+    primary_hue="indigo",
+    secondary_hue="pink",
+    neutral_hue="slate",
+    radius_size="lg",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+)
+HEAD = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+CSS = """
+.gradio-container { max-width: 1280px !important; margin: 0 auto; }
+.ediffi-head h1 { font-size: 1.9rem; font-weight: 750; letter-spacing: -0.02em; margin: 0.4rem 0 0.1rem; }
+.ediffi-head p, .ediffi-foot { color: var(--body-text-color-subdued); }
+.ediffi-foot { font-size: 0.85rem; text-align: center; }
+.draw-row button { min-height: 3rem; }
+@media (max-width: 640px) { .gradio-container { padding: 0.5rem !important; } }
+"""
