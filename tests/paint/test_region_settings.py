@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from diffusers_ediffi import PaintRegion
-from diffusers_ediffi.paint.mask_text import MAX_TEXT, PREFIX
+from diffusers_ediffi.paint.masks import MAX_ADDRESS_CHARACTERS
 from diffusers_ediffi.paint.regions import region_settings
 from diffusers_ediffi.paint.scene_file import regions_from_settings
+
+PREFIX = "data:image/png;base64,"
 
 
 def test_regions_come_back_from_their_settings():
@@ -37,7 +39,7 @@ def test_all_masks_of_a_picture_fit_into_its_file():
     noise = np.random.default_rng(0).random((2000, 1000)) * np.linspace(0, 1, 1000)
     for count in (1, 4):
         settings = region_settings([PaintRegion("cat", noise)] * count)
-        assert sum(len(entry["mask"]) for entry in settings) <= MAX_TEXT
+        assert sum(len(entry["mask"]) for entry in settings) <= MAX_ADDRESS_CHARACTERS
         for region in regions_from_settings(settings):
             assert region.mask.shape[0] == pytest.approx(2 * region.mask.shape[1], abs=1)
             assert region.coverage(8, 4) == pytest.approx(PaintRegion("cat", noise).coverage(8, 4), abs=0.02)

@@ -1,14 +1,17 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Regions: their arguments, the noise of their seeds, and how they are read from a canvas."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from diffusers_ediffi import PaintRegion, regions_from_color_map
-from diffusers_ediffi.paint.mask_text import mask_as_text
+from diffusers_ediffi.paint.masks import MAX_ADDRESS_CHARACTERS
 from diffusers_ediffi.paint.regions import check_canvas, mix_noise, region_settings
+from diffusers_ediffi.paint.scene_file import scene_from_json
 
 COLORS = [(255, 0, 0), (0, 0, 255), (255, 255, 255)]
 BOX = (0.0, 0.0, 0.5, 1.0)
@@ -125,10 +128,24 @@ def test_a_canvas_of_very_many_colours_is_read():
 
 
 def test_regions_as_settings():
-    regions = [PaintRegion("cat", (0, 0, 0.5, 1), seed=3), PaintRegion("sun", np.ones((4, 4)), weight=0.5)]
-    cat, sun = region_settings(regions)
-    assert cat == {"phrase": "cat", "mask": [0, 0, 0.5, 1], "seed": 3}
-    assert sun == {"phrase": "sun", "mask": mask_as_text(torch.ones(4, 4)), "weight": 0.5}
+    """Boxes as they are, masks as small pictures that a scene file may hold."""
+    mask = np.linspace(0, 1, 16).reshape(4, 4)
+    settings = region_settings([PaintRegion("cat", (0, 0, 0.5, 1), seed=3), PaintRegion("sun", mask, weight=0.5)])
+    assert settings[0] == {"phrase": "cat", "mask": [0, 0, 0.5, 1], "seed": 3}
+    assert {**settings[1], "mask": None} == {"phrase": "sun", "mask": None, "weight": 0.5}
+    scene = scene_from_json(json.dumps({"prompt": "a cat in the sun", "regions": settings}).encode(), "it")
+    assert np.abs(scene["regions"][1].mask.numpy() - mask).max() <= 0.5 / 255 + 1e-6
+
+
+def test_masks_in_settings_are_bounded():
+    """A picture's file holds little: noise, which no PNG makes smaller, is written coarsely, or not at all."""
+    noise = np.random.default_rng(0).random((600, 300))
+    for count, sides in ((1, (128, 64)), (8, (64, 32)), (20, (32, 16))):
+        settings = region_settings([PaintRegion("cat", noise)] * count)
+        assert len(json.dumps(settings)) <= MAX_ADDRESS_CHARACTERS + 60 * count
+        for region in scene_from_json(json.dumps({"regions": settings}).encode(), "it")["regions"]:
+            assert region.mask.shape == sides
+    assert region_settings([PaintRegion("cat", noise)] * 60)[0]["mask"] == "picture"
 
 
 @pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf"), 10**400, "48", [48.0], None], ids=str)

@@ -1,6 +1,8 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """Masks: pictures, arrays, tensors and boxes that say where something is, read, checked and brought to a size."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from numbers import Real
@@ -16,6 +18,11 @@ from ..images import as_rgba, upright
 MAX_PIXELS = 2**26  # of a mask or of all masks of a scene, 8192 x 8192: what is larger is a mistake or an attack
 BAND = 256  # rows that are read at a time
 ASPECT_TOLERANCE = 0.02  # masks in whole pixels of another size cannot keep the aspect ratio exactly
+
+DATA = "data:image/"  # how a picture begins that is written as an address
+SIDES = (1024, 512, 256, 128, 64, 32)  # of masks in a picture's provenance, the longer side
+MAX_ADDRESS_CHARACTERS = 24_000  # of all of them together: a JPEG holds less than 64 KiB
+MIN_ADDRESS_CHARACTERS = 100  # no picture has an address that is shorter, so that none is tried
 
 Box = tuple[float, float, float, float]
 
@@ -106,15 +113,15 @@ def same_aspect(size: Sequence[int], other: Sequence[int]) -> bool:
     return 1 - ASPECT_TOLERANCE <= stretch <= 1 / (1 - ASPECT_TOLERANCE)
 
 
-def check_pixels(*shapes: Sequence[int], name: str = "") -> None:
+def check_pixels(*shapes: Sequence[int], name: str = "", most: int = MAX_PIXELS) -> None:
     """Refuses what is too large, each by itself or all together; a shape begins with height and width."""
     pixels = sum(height * width for height, width, *_ in shapes)
-    if pixels > MAX_PIXELS:
+    if pixels > most:
         height, width = max(shapes, key=lambda shape: shape[0] * shape[1])[:2]
         count = (
             f"{width} x {height} pixels" if len(shapes) == 1 else f"{pixels} pixels, {width} x {height} the largest"
         )
-        raise ValueError(f"{name}has {count}; more than {MAX_PIXELS} are refused: make it smaller.")
+        raise ValueError(f"{name}has {count}; more than {most} are refused: make it smaller.")
 
 
 def _luminance(image: Image.Image) -> np.ndarray:
@@ -138,6 +145,30 @@ def _opaque_luminance(image: Image.Image) -> np.ndarray:
         rgba = as_rgba(image.crop((0, top, image.width, top + len(rows))))
         rows[:] = np.asarray(rgba.convert("L"), dtype=np.float32) * np.asarray(rgba.getchannel("A")) / 255**2
     return luminance
+
+
+def mask_address(mask: torch.Tensor) -> str:
+    """A mask (height, width) in [0, 1] as a data address: a PNG of 8 bits, or of 1 where nothing is in between."""
+    pixels = (mask * 255).round().to(torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    if ((pixels == 0) | (pixels == 255)).all():
+        image = image.convert("1", dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return f"{DATA}png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def small_mask_address(mask: torch.Tensor, characters: int) -> str | None:
+    """The same of a mask that is made smaller where it must be, in no more than so many characters; `None` where that
+    is too few, or 256 levels are too few for what is inside."""
+    for side in SIDES if characters >= MIN_ADDRESS_CHARACTERS else ():
+        scale = min(1.0, side / max(mask.shape))
+        height, width = (max(1, round(scale * size)) for size in mask.shape)
+        small = resize_mask(mask, height, width)
+        address = mask_address(small)
+        if len(address) <= characters:
+            return address if small.max() >= 0.5 / 255 else None
+    return None
 
 
 def box_coverage(box: Box, height: int, width: int) -> torch.Tensor:

@@ -16,8 +16,17 @@ from PIL import Image, ImageColor
 
 from ..checks import MAX_SEED, is_finite, is_number
 from ..images import as_rgba, upright
-from .mask_text import MAX_TEXT, mask_as_text
-from .masks import MAX_PIXELS, as_box, as_mask, box_coverage, is_box, resize_mask, same_aspect
+from .masks import (
+    MAX_ADDRESS_CHARACTERS,
+    MAX_PIXELS,
+    as_box,
+    as_mask,
+    box_coverage,
+    is_box,
+    resize_mask,
+    same_aspect,
+    small_mask_address,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -274,26 +283,19 @@ def _rgb(color: Any) -> tuple[int, ...]:
 
 
 def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
-    """Regions as JSON can hold them, for a picture's provenance; [`regions_from_settings`] reads them.
-
-    A mask is a box, or the address of a picture of it, as in scene files. All of these together have at most
-    `MAX_TEXT` characters, so that masks of many details are made smaller; `"picture"` stands for one that no text of
-    its share can hold. Names of files do not belong here, since a file may be called anything.
-
-    Args:
-        regions (`list` of [`PaintRegion`]): Those of one prompt.
-
-    Returns:
-        `list` of `dict`: The arguments of each region.
-    """
-    painted = sum(not isinstance(region.mask, tuple) for region in regions)
-    limit = MAX_TEXT // max(painted, 1)
+    """Regions as JSON can hold them, for a picture's provenance: their boxes, and their masks as pictures in data
+    addresses, which scene files know. They are made smaller where all of them together would be too long for a
+    picture's file; of a mask that would be too long even so only that it is a `picture`."""
+    masks = sum(not isinstance(region.mask, tuple) for region in regions)
+    characters = MAX_ADDRESS_CHARACTERS // max(masks, 1)
     settings = []
     for region in regions:
-        is_box = isinstance(region.mask, tuple)
-        mask = list(region.mask) if is_box else mask_as_text(region.mask, limit) or NOT_KEPT
         weight = {"weight": region.weight} if region.weight != 1 else {}
         numbers = {"occurrence": region.occurrence, "seed": region.seed}
         further = weight | {name: number for name, number in numbers.items() if number is not None}
-        settings.append({"phrase": region.phrase, "mask": mask, **further})
+        settings.append({"phrase": region.phrase, "mask": _mask_setting(region.mask, characters), **further})
     return settings
+
+
+def _mask_setting(mask: Any, characters: int) -> Any:
+    return list(mask) if isinstance(mask, tuple) else small_mask_address(mask, characters) or NOT_KEPT

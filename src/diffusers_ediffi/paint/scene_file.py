@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..images import as_rgb, file_in_folder, image_size, open_image
-from .masks import check_pixels
+from .masks import DATA, MAX_PIXELS, check_pixels
 from .regions import NOT_KEPT, PaintRegion, region_from_dict
 
 MAX_SCENE_BYTES = 2**24
 MAX_COLOR = 64  # by how much red, green and blue of a mask may differ, of 255: photos of drawings are not quite gray
-DATA = "data:image/"
 KNOWN = {"prompt", "regions", "strength"}
 
 
@@ -40,13 +38,16 @@ def read_scene(path: Path) -> dict[str, Any]:
     return scene_from_json(path.read_bytes(), repr(str(path)), path.parent)
 
 
-def scene_from_json(data: bytes, name: str, folder: Path | None = None) -> dict[str, Any]:
+def scene_from_json(
+    data: bytes, name: str, folder: Path | None = None, most_pixels: int = MAX_PIXELS
+) -> dict[str, Any]:
     """The entries of a scene, its regions as [`PaintRegion`].
 
     Args:
         data (`bytes`): JSON.
         name (`str`): What errors call it.
         folder (`Path`, *optional*): Where its pictures lie; without one, all masks must be boxes or lie in the scene.
+        most_pixels (`int`): Of all its pictures together.
 
     Raises:
         ValueError: It is not a scene, or a mask of it cannot be read.
@@ -58,7 +59,7 @@ def scene_from_json(data: bytes, name: str, folder: Path | None = None) -> dict[
     regions = scene.get("regions") if isinstance(scene, dict) else None
     if not isinstance(regions, list) or set(scene) - KNOWN or not all(isinstance(entry, dict) for entry in regions):
         raise ValueError(f'{name} must be {{"prompt": ..., "regions": [{{"phrase": ..., "mask": ...}}, ...]}}.')
-    return {**scene, "regions": _read_regions(regions, name, folder)}
+    return {**scene, "regions": _read_regions(regions, name, folder, most_pixels)}
 
 
 def regions_from_settings(settings: Any, name: str = "the scene") -> list[PaintRegion]:
@@ -78,14 +79,16 @@ def regions_from_settings(settings: Any, name: str = "the scene") -> list[PaintR
     for entry in settings:
         if entry.get("mask") == NOT_KEPT:
             raise ValueError(f"the mask of {entry.get('phrase')!r} is not in {name}; paint it again.")
-    return _read_regions(settings, name, None)
+    return _read_regions(settings, name)
 
 
-def _read_regions(regions: list[dict[str, Any]], name: str, folder: Path | None) -> list[PaintRegion]:
+def _read_regions(
+    regions: list[dict[str, Any]], name: str, folder: Path | None = None, most_pixels: int = MAX_PIXELS
+) -> list[PaintRegion]:
     """The regions of a scene, none of whose pictures is read if they are too large together."""
     files = [_mask_file(entry["mask"], folder) for entry in regions if isinstance(entry.get("mask"), str)]
     sizes = [image_size(file, _name(file)) for file in files]
-    check_pixels(*((height, width) for width, height in sizes), name=f"{name} with all its masks ")
+    check_pixels(*((height, width) for width, height in sizes), name=f"{name} with all its masks ", most=most_pixels)
     return [_read_region(folder, entry) for entry in regions]
 
 
@@ -102,13 +105,6 @@ def check_colorless(mask: Image.Image, name: str) -> None:
     low, high = pixels.min(axis=-1), pixels.max(axis=-1)
     if (high - low).max() > MAX_COLOR:
         raise ValueError(f"the mask {name} has colours; paint white what is inside, and black what is not.")
-
-
-def mask_address(mask: torch.Tensor) -> str:
-    """A mask (height, width) in [0, 1] as a data address, a gray PNG of 8 bits."""
-    file = io.BytesIO()
-    Image.fromarray((mask * 255).round().to(torch.uint8).numpy()).save(file, "PNG", optimize=True)
-    return f"{DATA}png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def picture_of_address(address: str) -> io.BytesIO:

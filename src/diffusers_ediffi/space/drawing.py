@@ -244,6 +244,11 @@ class Drawer:
             if self._jobs.get(visitor) is job:
                 del self._jobs[visitor]
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is being drawn."""
+        return self._turn.locked()
+
     def cancel(self, visitor: str = "") -> bool:
         """Ends what is drawn for a visitor after the step that runs; whether there was anything."""
         job = self._jobs.pop(visitor, None)

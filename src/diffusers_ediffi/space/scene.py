@@ -11,9 +11,9 @@ from typing import Any, Self
 
 from ..checks import is_finite
 from ..images import image_size, open_image
-from ..paint.masks import is_box
+from ..paint.masks import is_box, mask_address
 from ..paint.regions import PaintRegion
-from ..paint.scene_file import mask_address, picture_of_address, scene_from_json
+from ..paint.scene_file import picture_of_address, scene_from_json
 from ..phrases import find_phrase
 from .limits import Limits
 
@@ -62,7 +62,7 @@ class Scene:
         Raises:
             ValueError: It is nothing that a canvas sends, or more than the limits allow.
         """
-        value = value or {}
+        value = {} if value is None else value
         entries = value.get("layers", []) if isinstance(value, dict) else None
         prompt = value.get("prompt", "") if isinstance(value, dict) else None
         if not isinstance(prompt, str) or not isinstance(entries, list):
@@ -81,7 +81,7 @@ class Scene:
         """
         if len(data) > limits.upload_bytes:
             raise ValueError(f"{name} has {len(data)} bytes; at most {limits.upload_bytes} are read.")
-        scene = scene_from_json(data, name)
+        scene = scene_from_json(data, name, most_pixels=limits.upload_pixels)
         return cls._of(scene.get("prompt"), scene["regions"], scene.get("strength"), limits, name)
 
     @classmethod
@@ -93,9 +93,10 @@ class Scene:
         """
         entries = settings.get("regions") or []
         has_mask = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-        known = [entry for entry in entries if entry.get("mask") != "picture"] if has_mask else []
+        known = [entry for entry in entries if entry.get("mask") != "picture"] if has_mask else entries
         scene = {"prompt": settings.get("prompt"), "regions": known}
-        read = scene_from_json(json.dumps(scene).encode(), "what the picture says")
+        data = json.dumps(scene).encode()
+        read = scene_from_json(data, "what the picture says", most_pixels=limits.upload_pixels)
         return cls._of(read["prompt"], read["regions"], settings.get("region_strength"), limits, "the picture")
 
     @classmethod
