@@ -130,8 +130,10 @@ def test_a_canvas_of_very_many_colours_is_read():
 def test_regions_as_settings():
     """Boxes as they are, masks as small pictures that a scene file may hold."""
     mask = np.linspace(0, 1, 16).reshape(4, 4)
-    settings = region_settings([PaintRegion("cat", (0, 0, 0.5, 1), seed=3), PaintRegion("sun", mask, weight=0.5)])
-    assert settings[0] == {"phrase": "cat", "mask": [0, 0, 0.5, 1], "seed": 3}
+    settings = region_settings(
+        [PaintRegion("cat", (0, 0, 0.5, 1), seed=1, occurrence=1), PaintRegion("sun", mask, weight=0.5)]
+    )
+    assert settings[0] == {"phrase": "cat", "mask": [0, 0, 0.5, 1], "seed": 1, "occurrence": 1}
     assert {**settings[1], "mask": None} == {"phrase": "sun", "mask": None, "weight": 0.5}
     scene = scene_from_json(json.dumps({"prompt": "a cat in the sun", "regions": settings}).encode(), "it")
     assert np.abs(scene["regions"][1].mask.numpy() - mask).max() <= 0.5 / 255 + 1e-6

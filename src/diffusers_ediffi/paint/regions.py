@@ -290,10 +290,13 @@ def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
     characters = MAX_ADDRESS_CHARACTERS // max(masks, 1)
     settings = []
     for region in regions:
-        weight = {"weight": region.weight} if region.weight != 1 else {}
-        numbers = {"occurrence": region.occurrence, "seed": region.seed}
-        further = weight | {name: number for name, number in numbers.items() if number is not None}
-        settings.append({"phrase": region.phrase, "mask": _mask_setting(region.mask, characters), **further})
+        entries = {
+            "phrase": region.phrase,
+            "mask": _mask_setting(region.mask, characters),
+        }
+        weight = None if region.weight == 1 else region.weight
+        further = {"weight": weight, "occurrence": region.occurrence, "seed": region.seed}
+        settings.append(entries | {key: value for key, value in further.items() if value is not None})
     return settings
 
 

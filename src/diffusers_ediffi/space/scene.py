@@ -146,9 +146,9 @@ class Scene:
         regions = []
         for layer in self.layers:
             region, entry = layer.region, {"phrase": layer.region.phrase, "mask": _mask_entry(layer.region)}
-            weight = region.weight if layer.visible else 0
-            further = {"weight": weight, "occurrence": region.occurrence, "seed": region.seed}
-            regions.append(entry | {key: value for key, value in further.items() if value not in (None, 1)})
+            weight = region.weight if layer.visible else 0.0
+            further = {"weight": None if weight == 1 else weight, "occurrence": region.occurrence, "seed": region.seed}
+            regions.append(entry | {key: value for key, value in further.items() if value is not None})
         scene = {"prompt": self.prompt, "regions": regions, "strength": strength}
         return json.dumps({key: value for key, value in scene.items() if value is not None}, indent=1)
 
