@@ -57,6 +57,7 @@ setup(
             "space/*.html",
             "space/*.css",
             "space/*.js",
+            "space/*.webp",
         ]
     },
     python_requires=">=3.11",

@@ -1,0 +1,151 @@
+# Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
+"""The tabs of the Space beside "Paint", in headless Chromium: every example of each is drawn, what a tab promises is
+checked, and pictures of the pages are taken, in light and dark and as wide as a phone.
+
+    apt-get install chromium && pip install playwright
+    python benchmarks/space_tabs.py --output runs/space_tabs
+
+With `--address` the Space that runs there is visited instead of one of its own. Times are those until the first preview
+and until the 64 x 64 picture of each example.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from space_visitor import browser
+
+from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
+
+TABS = {"style": "Style", "edit": "Change a picture", "schedule": "Prompt schedule", "inside": "Inside"}
+LOOKS = ("light", "dark")
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 1000}
+
+
+def main() -> None:
+    parser = ScriptParser(description="The Space's tabs in a browser.")
+    parser.add_argument("--output", type=Path, required=True, help="where pictures of the pages go")
+    parser.add_argument("--address", help="a Space that runs, such as http://127.0.0.1:7860 (default: one of its own)")
+    parser.add_argument("--tabs", nargs="+", choices=TABS, default=list(TABS), help="(default: all)")
+    parser.add_argument("--size", type=int, default=64, help="of the pictures (default: %(default)s)")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    blocks = None if args.address else serve()
+    try:
+        with browser() as chromium:
+            visit(chromium, args, args.address or blocks.local_url)
+    finally:
+        if blocks is not None:
+            blocks.close(verbose=False)
+
+
+def serve() -> Any:
+    """A Space with the demo model on this machine."""
+    from diffusers_ediffi.space.app import build_app, launch
+    from diffusers_ediffi.space.drawing import Drawer
+
+    drawer = Drawer.load()
+    blocks = build_app(drawer)
+    launch(blocks, drawer.limits, quiet=True, prevent_thread_lock=True)
+    return blocks
+
+
+def visit(chromium: Any, args: argparse.Namespace, address: str) -> None:
+    """All examples once, then each look."""
+    page = chromium.new_page(viewport=DESKTOP)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    for name in args.tabs:
+        open_tab(page, name)
+        set_size(page, name, args.size)
+        buttons = page.locator(f"{panel(name)} .ediffi-examples button")
+        for i in range(buttons.count()):
+            buttons.nth(i).click()
+            page.wait_for_timeout(800)  # what the example shows is on its way to the page
+            preview, picture = draw(page, name)
+            label = buttons.nth(i).inner_text()
+            print(f"{TABS[name]:<18}{label:<28}preview {preview:5.1f} s, picture {picture:5.1f} s")
+            CHECKS.get(name, lambda _: None)(page)
+            page.screenshot(path=args.output / f"{name}-{i}.png", full_page=True)
+        buttons.first.click()
+        page.wait_for_timeout(800)
+        draw(page, name)
+        for look in LOOKS:
+            page.emulate_media(color_scheme=look)
+            page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", look == "dark")
+            page.wait_for_timeout(400)
+            page.screenshot(path=args.output / f"{name}-{look}.png", full_page=True)
+        page.set_viewport_size(PHONE)
+        page.wait_for_timeout(400)
+        wide = page.evaluate("() => document.documentElement.scrollWidth")
+        assert wide <= PHONE["width"], f"the tab {name} is {wide} pixels wide on a phone"
+        page.screenshot(path=args.output / f"{name}-phone.png", full_page=True)
+        page.set_viewport_size(DESKTOP)
+        page.evaluate("() => document.body.classList.remove('dark')")
+    assert not errors, errors
+
+
+def panel(name: str) -> str:
+    """The column of a tab that has its prompt."""
+    return f".column:has(#{name}-prompt)"
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=TABS[name], exact=True).click()
+    page.wait_for_selector(f"#{name}-draw", state="visible", timeout=60_000)
+
+
+def set_size(page: Any, name: str, size: int) -> None:
+    field = page.locator(f"#{name}-size")
+    if not field.is_visible():
+        page.locator(f"#{name}-settings button").first.click()
+    field.get_by_label(f"{size} x {size}").check()
+    page.locator(f"#{name}-settings button").first.click()
+
+
+def draw(page: Any, name: str, seconds: float = 180) -> tuple[float, float]:
+    """Draws; the seconds until something is seen, and until the picture is finished."""
+    begin = time.monotonic()
+    page.click(f"#{name}-draw")
+    state = f"#{name}-pictures .ediffi-pictures[data-state=%s]"
+    page.wait_for_selector(state % "drawing", timeout=1000 * seconds, state="attached")
+    page.wait_for_selector(f"#{name}-pictures figure img", timeout=1000 * seconds)
+    preview = time.monotonic() - begin
+    page.wait_for_selector(state % "done", timeout=1000 * seconds, state="attached")
+    return preview, time.monotonic() - begin
+
+
+def check_inside(page: Any) -> None:
+    """A click on a word shows its heat map, another hides it; there is a cell for each step, and a chart."""
+    page.wait_for_selector("#inside-view .found", state="visible")
+    words = page.locator("#inside-view .word")
+    last = words.last
+    last.click()
+    assert last.get_attribute("aria-pressed") == "true"
+    assert (page.get_attribute("#inside-view .heat", "src") or "").startswith("data:image/png")
+    last.click()
+    assert page.get_attribute("#inside-view .heat", "src") is None
+    words.nth(1).click()
+    assert page.locator("#inside-view .step").count() >= 10
+    assert page.locator("#inside-view polyline").count() == 5
+
+
+def check_edit(page: Any) -> None:
+    """A stroke over the picture is a mask."""
+    paper = page.locator("#edit-picture .paper")
+    box = paper.bounding_box()
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.8 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.8 * box["height"], steps=5)
+    page.mouse.up()
+    assert "Only what you painted" in page.inner_text("#edit-picture .status")
+
+
+CHECKS = {"inside": check_inside, "edit": check_edit}
+
+if __name__ == "__main__":
+    with errors_in_one_line():
+        main()
