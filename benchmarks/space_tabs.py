@@ -5,8 +5,8 @@ checked, and pictures of the pages are taken, in light and dark and as wide as a
     apt-get install chromium && pip install playwright
     python benchmarks/space_tabs.py --output runs/space_tabs
 
-With `--address` the Space that runs there is visited instead of one of its own. Times are those until the first preview
-and until the 64 x 64 picture of each example.
+With `--address` the Space that runs there is visited instead of one of its own. Times are those until the first
+preview and until the 64 x 64 picture of each example.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def visit(chromium: Any, args: argparse.Namespace, address: str) -> None:
     for name in args.tabs:
         open_tab(page, name)
         set_size(page, name, args.size)
-        buttons = page.locator(f"{panel(name)} .ediffi-examples button")
+        buttons = page.locator(f"#{name}-examples button")
         for i in range(buttons.count()):
             buttons.nth(i).click()
             page.wait_for_timeout(800)  # what the example shows is on its way to the page
@@ -86,11 +86,6 @@ def visit(chromium: Any, args: argparse.Namespace, address: str) -> None:
         page.set_viewport_size(DESKTOP)
         page.evaluate("() => document.body.classList.remove('dark')")
     assert not errors, errors
-
-
-def panel(name: str) -> str:
-    """The column of a tab that has its prompt."""
-    return f".column:has(#{name}-prompt)"
 
 
 def open_tab(page: Any, name: str) -> None:

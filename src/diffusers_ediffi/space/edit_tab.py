@@ -29,8 +29,13 @@ def _example(name: str, mask: tuple[float, float, float, float] | None = None) -
 # picture and mask, prompt, strength, seed
 EXAMPLES = (
     TabExample(
-        "A moon for the cat",
-        (_example("cat", (0.68, 0.02, 0.98, 0.4)), "a cat below a moon in a meadow, flat illustration", 1.0, 0),
+        "A balloon for the cat",
+        (
+            _example("cat", (0.62, 0.02, 1.0, 0.6)),
+            "a cat to the left of a red balloon in a meadow, flat illustration",
+            1.0,
+            0,
+        ),
     ),
     TabExample(
         "An apple becomes a balloon",
@@ -52,7 +57,7 @@ def build_edit_tab(app: SpaceApp) -> None:
                 "Say what the picture becomes. Paint over a part, and only that is drawn anew; without paint, "
                 "the whole picture changes."
             )
-            examples = ExampleButtons(app, EXAMPLES)
+            examples = ExampleButtons(app, "edit", EXAMPLES)
             shown = examples.first or ({"picture": None, "mask": None}, "", 0.8, 0)
             prompt = prompt_field(app, "edit", "What the picture becomes", value=shown[1])
             picture = picture_editor(app.limits, shown[0], "edit-picture")

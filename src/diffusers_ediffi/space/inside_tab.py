@@ -28,7 +28,7 @@ def build_inside_tab(app: SpaceApp) -> None:
     with gr.Tab("Inside", id="inside"), gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             explanation("Draw a picture, then look at how it came about.")
-            examples = ExampleButtons(app, EXAMPLES)
+            examples = ExampleButtons(app, "inside", EXAMPLES)
             shown = examples.first or ("", 0)
             prompt = prompt_field(app, "inside", value=shown[0])
             panel = app.picture_panel("inside")

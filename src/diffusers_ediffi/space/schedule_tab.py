@@ -32,7 +32,7 @@ def build_schedule_tab(app: SpaceApp) -> None:
                 "Early steps lay a picture out, late ones finish it. Let the words change on the way, and see which "
                 "still count."
             )
-            examples = ExampleButtons(app, EXAMPLES)
+            examples = ExampleButtons(app, "schedule", EXAMPLES)
             shown = examples.first or ("", "", "", 30, 70, 0)
             first = prompt_field(app, "schedule", "First", value=shown[0])
             with gr.Group():

@@ -32,7 +32,7 @@ def build_style_tab(app: SpaceApp) -> None:
                 "The prompt says what is seen, the picture says how it is drawn. Without a prompt the picture alone "
                 "is varied."
             )
-            examples = ExampleButtons(app, EXAMPLES)
+            examples = ExampleButtons(app, "style", EXAMPLES)
             shown = examples.first or (None, "", 1.0, 0, 1)
             picture = picture_upload(app.limits, "Style picture", value=shown[0], height=300, elem_id="style-picture")
             prompt = prompt_field(app, "style", value=shown[1], info="leave it empty for variations of the picture")

@@ -40,12 +40,13 @@ class ExampleButtons:
 
     Args:
         app ([`SpaceApp`]): Examples are in words of the demo model, so that others have none.
+        name (`str`): That of the tab, in small.
         examples (`list` of [`TabExample`]): Them.
     """
 
-    def __init__(self, app: SpaceApp, examples: Sequence[TabExample]):
+    def __init__(self, app: SpaceApp, name: str, examples: Sequence[TabExample]):
         self.examples = list(examples) if app.drawer.words else []
-        with gr.Row(elem_classes="ediffi-examples", visible=bool(self.examples)):
+        with gr.Row(elem_classes="ediffi-examples", elem_id=f"{name}-examples", visible=bool(self.examples)):
             self._buttons = [gr.Button(example.name, size="sm", min_width=100) for example in self.examples]
 
     @property
