@@ -17,9 +17,11 @@ Each check starts `ediffi space` in a process of its own, prints what it found, 
     keyboard  everything without a mouse
     access    axe-core finds nothing serious, light and dark (npm install axe-core)
     memory    flat over many pictures
+    screenshots  what docs/space.md shows, written to --output
     load      many visitors for minutes: no error, in their order, each its own picture; the queue is bounded
 """
 
+import io
 import json
 import statistics
 import sys
@@ -28,6 +30,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,7 @@ def main() -> None:
     parser.add_argument("--visitors", type=whole(1), default=20, help="of load (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of load (default: %(default)s)")
     parser.add_argument("--steps", type=whole(1), default=25, help="of memory and load (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="of screenshots (default: %(default)s)")
     parser.add_argument("--axe", type=Path, help="axe.min.js of axe-core, for access")
     args = parser.parse_args()
     if "access" in args.checks and args.axe is None:
@@ -185,7 +189,7 @@ def check_files(server: Served, args: Any) -> None:
             page.evaluate("sessionStorage.clear()")
             page.reload()
             page.wait_for_selector(".ediffi-canvas .word")
-            page.set_input_files("#paint-open input, input#paint-open, button#paint-open ~ input", file)
+            visitor.open_file(file)
             page.wait_for_function("() => document.querySelectorAll('.layer').length === 1")
             layers, seed = _layers(visitor), page.input_value("#paint-seed input")
             is_same = [layer["phrase"] for layer in layers] == [layer["phrase"] for layer in before]
@@ -232,8 +236,7 @@ def check_wrong(server: Served, args: Any) -> None:
         refused("a word that the model does not know", visitor.draw)
         visitor.wait("done")
         for file in _bad_files(Path(name)):
-            field = visitor.page.locator("#paint-open input, input#paint-open, button#paint-open ~ input").first
-            refused(f"upload {file.name}", lambda file=file, field=field: field.set_input_files(file))
+            refused(f"upload {file.name}", partial(visitor.open_file, file))
         promise(server.process.poll() is None, "the page lives on")
         visitor.write(PROMPT)
         promise(visitor.draw_and_wait().size == (64, 64), "and it draws")
@@ -352,6 +355,35 @@ def check_access(server: Served, args: Any) -> None:
                         print(f"    {rule['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}")
                 names = [rule["id"] for rule in found]
                 promise(not serious, f"{theme}, {kind}: {len(serious)} serious of {len(found)} findings {names}")
+
+
+def check_screenshots(server: Served, args: Any) -> None:
+    """The page in light on a desk, in dark on a phone, and in the middle of a drawing."""
+    with browser() as chromium:
+        for name, theme, options in (("light", "light", {"viewport": DESKTOP}), ("phone", "dark", PHONE)):
+            page = chromium.new_context(**options).new_page()
+            visitor = Visitor(page, f"{server.address}/?__theme={theme}")
+            visitor.set_size(256)
+            page.locator("#paint-settings button").first.click()
+            if name == "light":
+                visitor.draw()
+                page.wait_for_function(STEP_12)
+                _save(page.screenshot(), args.output / "space_drawing.jpg")
+                visitor.wait("done")
+                visitor.set_seed(1)
+            visitor.draw_and_wait()
+            page.evaluate("document.activeElement.blur()")
+            _save(page.screenshot(full_page=name == "phone"), args.output / f"space_{name}.jpg")
+
+
+STEP_12 = "() => document.querySelector('#paint-pictures .state').textContent.includes('step 12')"
+
+
+def _save(screenshot: bytes, path: Path) -> None:
+    picture = Image.open(io.BytesIO(screenshot)).convert("RGB")
+    picture.thumbnail((1280, 2400))
+    picture.save(path, quality=88, optimize=True)
+    promise(path.stat().st_size <= 400_000, f"{path.name}: {path.stat().st_size // 1000} kB")
 
 
 def check_memory(server: Served, args: Any) -> None:

@@ -114,6 +114,10 @@ class Visitor:
         field.fill(str(seed))
         field.press("Tab")
 
+    def open_file(self, file: Any) -> None:
+        """Uploads a file by the button below the canvas."""
+        self.page.set_input_files("[data-testid='Open a scene or picture-upload-button']", file)
+
     def draw(self) -> None:
         self.page.click("#paint-draw")
 

@@ -4,6 +4,7 @@
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from .. import __version__
 from .drawing import Drawer
@@ -11,6 +12,7 @@ from .edit_tab import build_edit_tab
 from .inside_tab import build_inside_tab
 from .limits import Limits
 from .paint_tab import build_paint_tab
+from .request_limit import RequestLimit
 from .schedule_tab import build_schedule_tab
 from .space_app import SpaceApp
 from .style_tab import build_style_tab
@@ -68,6 +70,7 @@ def launch(blocks: gr.Blocks, limits: Limits | None = None, **options: Any) -> A
         "run_history": False,
         "footer_links": ["gradio", "settings"],
         "ssr_mode": False,
+        "app_kwargs": {"middleware": [Middleware(RequestLimit, most=limits.request_bytes)]},
     }
     return blocks.launch(**{**defaults, **options})
 

@@ -39,8 +39,10 @@ def build_paint_tab(app: SpaceApp) -> None:
                 buttons = [gr.Button(example.name, size="sm", min_width=100) for example in examples]
             canvas = paint_canvas(limits, examples[0].to_canvas() if examples else None, "paint-canvas")
             with gr.Row():
-                opened = gr.UploadButton("Open a scene or picture", file_types=KINDS, size="sm", elem_id="paint-open")
-                save = gr.Button("Save the scene", size="sm", elem_id="paint-save")
+                opened = gr.UploadButton(
+                    "Open a scene or picture", file_types=KINDS, size="sm", min_width=120, elem_id="paint-open"
+                )
+                save = gr.Button("Save the scene", size="sm", min_width=120, elem_id="paint-save")
         with gr.Column(scale=5, min_width=320):
             panel = app.picture_panel("paint")
             settings = drawing_settings(app, "paint", seed=examples[0].seed if examples else 0)

@@ -48,8 +48,9 @@ function keep(pictures) {
   if (kept[0]?.querySelector("img").src === pictures.at(-1).src) return; // told twice
   for (const picture of pictures) {
     const thumb = make("button", "thumb"), image = make("img");
-    image.src = picture.src; image.alt = picture.alt || "";
+    image.src = picture.src; image.alt = "";
     thumb.type = "button"; thumb.append(image); thumb.title = picture.caption || "";
+    thumb.setAttribute("aria-label", `Show again: ${picture.caption || "a picture"}`);
     thumb.addEventListener("click", () => figures([picture]));
     kept.unshift(thumb);
   }

@@ -40,8 +40,8 @@ class SpaceApp:
     def picture_panel(self, name: str) -> PicturePanel:
         """Puts the buttons and the pictures where the tab is being built; `name` is that of the tab, in small."""
         with gr.Row(elem_classes="draw-row"):
-            draw = gr.Button("Draw", variant="primary", scale=3, elem_id=f"{name}-draw")
-            cancel = gr.Button("Cancel", scale=1, elem_id=f"{name}-cancel")
+            draw = gr.Button("Draw", variant="primary", scale=3, min_width=120, elem_id=f"{name}-draw")
+            cancel = gr.Button("Cancel", scale=1, min_width=80, elem_id=f"{name}-cancel")
         return PicturePanel(draw, cancel, picture_view(f"{name}-pictures"))
 
     def on_draw(

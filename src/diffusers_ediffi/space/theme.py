@@ -10,6 +10,12 @@ THEME = gr.themes.Soft(
     radius_size="lg",
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
+).set(
+    # As dark as white letters on them need.
+    button_primary_background_fill="#4338ca",
+    button_primary_background_fill_hover="#3730a3",
+    button_primary_background_fill_dark="#4f46e5",
+    button_primary_background_fill_hover_dark="#4338ca",
 )
 HEAD = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 CSS = """
