@@ -61,9 +61,6 @@ def build_edit_tab(app: SpaceApp) -> None:
             shown = examples.first or ({"picture": None, "mask": None}, "", 0.8, 0)
             prompt = prompt_field(app, "edit", "What the picture becomes", value=shown[1])
             picture = picture_editor(app.limits, shown[0], "edit-picture")
-        with gr.Column(scale=5, min_width=320):
-            panel = app.picture_panel("edit")
-            settings = drawing_settings(app, "edit", seed=shown[3])
             strength = gr.Slider(
                 0.05,
                 1,
@@ -73,6 +70,9 @@ def build_edit_tab(app: SpaceApp) -> None:
                 info="a whole picture keeps its layout up to about 0.7; 1 is good for a part",
                 elem_id="edit-strength",
             )
+        with gr.Column(scale=5, min_width=320):
+            panel = app.picture_panel("edit")
+            settings = drawing_settings(app, "edit", seed=shown[3])
     examples.set([picture, prompt, strength, settings.seed])
     app.on_draw(panel, [picture, prompt, strength, *settings.inputs], partial(edit_request, app))
 
