@@ -30,6 +30,15 @@ extras = {
     "eval": ["scipy>=1.11"],
     "hub": ["markdown-it-py>=3"],
     "demo": ["gradio>=6.20"],
+    "docs": [
+        "furo>=2025.12",
+        "ipykernel>=7",
+        "myst-parser>=5",
+        "nbclient>=0.11",
+        "sphinx>=9,<9.1",  # 9.1 needs Python 3.12
+        "sphinx-copybutton>=0.5.2",
+        "sphinx-design>=0.8",
+    ],
     "xformers": ["xformers"],
 }
 extras["eval"] += extras["train"]  # pictures and parts are read by what training reads them with
@@ -45,7 +54,7 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     author="The diffusers_ediffi authors",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     package_dir={"": "src"},
     packages=find_packages("src"),

@@ -358,25 +358,16 @@ def check_access(server: Served, args: Any) -> None:
 
 
 def check_screenshots(server: Served, args: Any) -> None:
-    """The page in light on a desk, in dark on a phone, and in the middle of a drawing."""
+    """The page in light on a desk, and in dark on a phone."""
     with browser() as chromium:
         for name, theme, options in (("light", "light", {"viewport": DESKTOP}), ("phone", "dark", PHONE)):
             page = chromium.new_context(**options).new_page()
             visitor = Visitor(page, f"{server.address}/?__theme={theme}")
             visitor.set_size(256)
             page.locator("#paint-settings button").first.click()
-            if name == "light":
-                visitor.draw()
-                page.wait_for_function(STEP_12)
-                _save(page.screenshot(), args.output / "space_drawing.jpg")
-                visitor.wait("done")
-                visitor.set_seed(1)
             visitor.draw_and_wait()
             page.evaluate("document.activeElement.blur()")
             _save(page.screenshot(full_page=name == "phone"), args.output / f"space_{name}.jpg")
-
-
-STEP_12 = "() => document.querySelector('#paint-pictures .state').textContent.includes('step 12')"
 
 
 def _save(screenshot: bytes, path: Path) -> None:

@@ -23,6 +23,7 @@ SCENES = (
     '"red car" "red balloon" banana butterfly snowman strawberry sunflower umbrella globe pumpkin ghost robot '
     '"red mushroom" "red heart" "yellow star" sailboat penguin'
 )
+SPACE = "python benchmarks/space.py screenshots --output docs"
 PHRASES = SCENES.partition("--phrases ")[2]
 
 
@@ -38,6 +39,22 @@ class Picture:
 
 
 PICTURES = [
+    *(
+        Picture(f"docs/space_{name}.jpg", "docs/space.md", SPACE, f"docs/space_{name}.jpg")
+        for name in ("light", "phone")
+    ),
+    Picture(
+        "docs/ideas_steps.png",
+        "docs/ideas.md",
+        "python examples/draw/show_steps.py --output docs/ideas_steps.png --seed 3",
+        "docs/ideas_steps.png",
+    ),
+    Picture(
+        "docs/paint.png",
+        "docs/paint.md",
+        "python examples/draw/paint_with_words.py --output docs/paint.png --size 256 --seeds 0 1 --strengths 0 0.2",
+        "docs/paint.png",
+    ),
     Picture(
         "docs/rocket.jpg",
         "README.md",

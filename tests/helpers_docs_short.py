@@ -64,12 +64,25 @@ SHORT_FORMS = {
 }
 
 # Scripts that run with --all-docs alone, since even their short forms take minutes.
-LONG = ("demo/train_demo.py",)
+LONG = ("demo/train_demo.py", "space.py")
 
 # Blocks that do not run, by page and a line of them, each with the reason.
+_NO_TOKEN = (
+    "it writes to the Hub; tests/files/test_hub.py does so to one on this machine, and tests/test_hub.py loads it"
+)
 NOT_RUN = {
+    ("docs/hub.md", 'pipe.push_to_hub("org/name")'): _NO_TOKEN,
+    ("docs/hub.md", 'EDiffIPipeline.from_pretrained("org/name")'): _NO_TOKEN,
+    ("docs/hub.md", 'pipe.unet = ExpertRouterUNet.from_pretrained("org/experts")'): _NO_TOKEN,
+    ("docs/releasing.md", 'pipe.push_to_hub("org/ediffi-demo", commit_message="diffusers_ediffi X.Y.Z")'): _NO_TOKEN,
+    ("docs/releasing.md", "pip install twine && twine check --strict dist/*"): "it takes minutes, and .ci/run builds",
+    ("docs/releasing.md", "python -m venv fresh && fresh/bin/pip install -c constraints.txt dist/*.whl"): "the same",
+    ("docs/space.md", "ediffi space"): "it serves until it is stopped; tests/space/test_browser.py starts it",
+    ("docs/space.md", 'launch(build_app("org/name"))'): "the same",
+    ("docs/space.md", "npm install axe-core"): "needs a network, and the checks a browser and half an hour",
     ("CONTRIBUTING.md", "git clone <your fork> && cd diffusers_ediffi"): ".ci/run does the same, from the clone on",
     ("CONTRIBUTING.md", "pytest tests/experts"): "the tests would run themselves",
+    ("CONTRIBUTING.md", "sphinx-build -q -W --keep-going -c docs/site . build/site"): ".ci/run builds the site",
     ("README.md", 'pip install -c constraints.txt ".[test]" && pytest -n 2'): "the last line of .ci/run is this one",
     ("docs/safety.md", "pytest tests/fuzz --fuzz-cases 20000"): "the suite runs the same with fewer cases",
     (
@@ -77,6 +90,7 @@ NOT_RUN = {
         "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 examples/training/train_ediffi.py \\",
     ): "needs GPUs and two machines; tests/training runs the like: test_launch.py, two_machines.py, kill_runs.py",
     ("docs/experts.md", "pipe.enable_model_cpu_offload()"): "needs a GPU",
+    ("docs/memory.md", "pipe.enable_model_cpu_offload()"): "needs a GPU",
 }
 
 # What needs a network, and what lies in the folder of a page instead of it.

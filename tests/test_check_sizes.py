@@ -63,6 +63,17 @@ def test_a_large_file_that_was_removed_again_is_in_the_history(repository, check
     assert done.returncode == 1 and "docs/film.gif" in done.stderr
 
 
+def test_many_pictures_are_refused_together_where_the_tree_still_has_them(repository, check):
+    pictures = {f"docs/{number}.{'png' if number % 2 else 'SVG'}": bytes([number]) * 999_000 for number in range(10)}
+    repository(pictures)
+    assert check().returncode == 0
+    repository({"docs/last.jpg": bytes(20_000)})
+    done = check()
+    assert done.returncode == 1 and "all pictures have 10010000 bytes together, more than 10000000" in done.stderr
+    repository({"docs/0.SVG": None, "docs/data.json": bytes(900_000)})
+    assert check(repository.base).returncode == 0
+
+
 def test_a_second_version_of_an_asset_is_refused(repository, check):
     first = repository({ASSET: b"1"})
     repository({ASSET: b"2"})

@@ -12,16 +12,23 @@ By default it judges the model that comes with the package, at the model's setti
              prompts and noise without a picture
     sr256    pictures at 64 enlarged to 256, against bicubic: Frechet distance of patches, agreement with the input
     sr1024   the same from 256 to 1024
+    crispness    pictures of the whole cascade, at 256 and 1024: the width of outlines in pixels, and the share that is
+             blocky as pixel art; beside real scenes, and these enlarged by bicubic and by repeated pixels
 """
 
 import argparse
 import math
+import statistics
 
+import torch
+import torch.nn.functional as F
+from crispness import BLOCKY, blockiness, outline_widths
 from held_out import (
     SR_STAGES,
     evaluate_base,
     evaluate_sr,
     generate,
+    generators,
     make_parser,
     precision,
     prepare,
@@ -30,13 +37,15 @@ from held_out import (
     write_report,
 )
 from torch import Tensor
+from tqdm import tqdm
 
 from diffusers_ediffi import EDiffIPipeline
 from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import Scene, SceneGenerator
 from diffusers_ediffi.demo.scorer import SceneScorer
+from diffusers_ediffi.models.low_res import upsample_low_res
 
-STAGES = ("base", "style", "sr256", "sr1024")
+STAGES = ("base", "style", "sr256", "sr1024", "crispness")
 
 
 def evaluate_style(
@@ -73,15 +82,50 @@ def style_rates(scorer: SceneScorer, images: Tensor, batch: list[Scene]) -> dict
     return {name: sum(values) / len(values) for name, values in rates.items()}
 
 
+def evaluate_crispness(pipe: EDiffIPipeline, scenes: SceneGenerator, args: argparse.Namespace) -> dict:
+    """Pictures of prompts that say their style, since some styles have softer outlines than others."""
+    columns: dict[str, dict[str, float]] = {}
+    for stage, count in zip(pipe.stages[1:], (args.num_sr256, args.num_sr1024), strict=False):
+        said = [scene for scene in map(scenes.scene, range(20 * count)) if scene.style_said][:count]
+        images = draw_whole(pipe, [scene.caption for scene in said], stage.size, args)
+        save_grid(args.output / f"crispness{stage.size}.png", images[:16], 4, args.model)
+        real = render(scenes, said, stage.size)
+        small = F.interpolate(real, size=(pipe.stages[0].size,) * 2, mode="area")
+        pictures = {"model": images, "real": real, "bicubic": upsample_low_res(small, stage.size)}
+        pictures["nearest"] = F.interpolate(small, size=(stage.size, stage.size))
+        for name, batch in pictures.items():
+            columns[name] = columns.get(name, {}) | crispness(batch, stage.size)
+    return columns
+
+
+def draw_whole(pipe: EDiffIPipeline, captions: list[str], size: int, args: argparse.Namespace) -> Tensor:
+    """Pictures (batch, 3, size, size) in [-1, 1] of the stages up to this size, one at a time."""
+    parts = []
+    for number, caption in enumerate(tqdm(captions, desc=f"cascade {size}")):
+        options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
+        noise = generators(args, number, 1)
+        image = pipe(caption, height=size, width=size, generator=noise, output_type="pt", **options).images
+        parts.append(image.float().cpu() * 2 - 1)
+    return torch.cat(parts)
+
+
+def crispness(images: Tensor, size: int) -> dict[str, float]:
+    """The figures of pictures of one size."""
+    widths = [width for width in outline_widths(images) if not math.isnan(width)]
+    blocky = [score >= BLOCKY for score in blockiness(images)]
+    width = statistics.median(widths) if widths else math.nan
+    return {f"outline_pixels_{size}": width, f"blocky_{size}": sum(blocky) / len(blocky)}
+
+
 def print_table(results: dict[str, dict]) -> None:
     """A line for each figure, a column for each kind of picture."""
-    kinds = ("model", "no_style", "bicubic", "real", "chance")
+    kinds = ("model", "no_style", "bicubic", "nearest", "real", "chance")
     print(f"{'':34}" + "".join(f"{kind:>10}" for kind in kinds))
     for stage, columns in results.items():
         names = dict.fromkeys(name for kind in kinds for name in columns.get(kind, {}))
         for name in names:
             values = [columns.get(kind, {}).get(name, math.nan) for kind in kinds]
-            share = not name.startswith(("frechet", "patch", "psnr"))
+            share = not name.startswith(("frechet", "patch", "psnr", "outline"))
             cells = ["" if math.isnan(v) else f"{v:.1%}" if share else f"{v:.3f}" for v in values]
             print(f"{stage + ' ' + name:34}" + "".join(f"{cell:>10}" for cell in cells))
 
@@ -97,7 +141,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def choose_stages(pipe: EDiffIPipeline, args: argparse.Namespace) -> list[str]:
     """The parts to measure; refuses those that the model lacks."""
-    present = ["base", "style"] + [stage for stage in SR_STAGES if getattr(pipe, f"unet_{stage}") is not None]
+    larger = [stage for stage in SR_STAGES if getattr(pipe, f"unet_{stage}") is not None]
+    present = ["base", "style", *larger, *(["crispness"] if larger else [])]
     missing = [stage for stage in args.stages or () if stage not in present]
     if missing:
         raise ValueError(f"The model has no stage {missing[0]!r}; choose from {present}.")
@@ -115,6 +160,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         for stage in stages:
             if stage in SR_STAGES:
                 results[stage] = evaluate_sr(pipe, scorer, scenes, stage, args)
+            elif stage == "crispness":
+                results[stage] = evaluate_crispness(pipe, scenes, args)
             else:
                 evaluate = evaluate_base if stage == "base" else evaluate_style
                 results[stage] = evaluate(pipe, scorer, scenes, args)

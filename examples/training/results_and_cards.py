@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet, demo_checkpoint
 from diffusers_ediffi.cli.messages import one_line, say
 from diffusers_ediffi.cli.options import HUB_ID
 from diffusers_ediffi.experts.lora import LoraExpert
 from diffusers_ediffi.files import written_whole
+from diffusers_ediffi.files.card import CARD, LICENCE, CardText
 from diffusers_ediffi.training import StageNetworks
 from diffusers_ediffi.training.launch import launched_device
 from diffusers_ediffi.training.lora import LORA_FILE
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 PIPELINE = "pipeline"  # below --output_dir
-CARD = "README.md"
-TAGS = ("diffusers", "diffusers_ediffi", "ediffi")
 
 
 @dataclass
@@ -132,25 +131,19 @@ class Card:
             "the model that diffusers_ediffi comes with" if is_packaged else f"`{Path(self.base).name}`"
         )
         loaded = "demo_checkpoint()" if is_packaged else repr(on_hub or Path(self.base).name)
-        data = ModelCardData(
-            base_model=on_hub, library_name="diffusers", pipeline_tag="text-to-image", tags=[*TAGS, *self.tags]
-        )
-        lines = [
-            f"---\n{data.to_yaml()}\n---\n",
-            f"# {self.title}\n",
-            f"{self.what} of {origin}, trained on pictures with captions such as {self.prompt!r}.\n",
-            *([f"![{self.prompt}]({self.picture})\n"] if self.picture else []),
-            "```python",
-            f"{self.imports}\n",
-            self.usage.replace("BASE", loaded).replace("HERE", repr(here or self.here)),
-            f"pipe({self.prompt!r}{self.call}).images[0]",
-            "```\n",
-            "| | |\n|---|---|",
-            *(f"| {name} | {value} |" for name, value in self.rows.items()),
-            "",
-            "The licence is that of the model it was trained from, and of the pictures.",
-        ]
-        return "\n".join(lines) + "\n"
+        code = f"{self.imports}\n\n{self.usage}".replace("BASE", loaded).replace("HERE", repr(here or self.here))
+        training = [f"| {name} | {value} |" for name, value in self.rows.items()]
+        return CardText(
+            title=self.title,
+            summary=f"{self.what} of {origin}, trained on pictures with captions such as {self.prompt!r}.",
+            picture=(self.prompt, self.picture) if self.picture else None,
+            usage=[("With `diffusers_ediffi` installed:", f"{code}\npipe({self.prompt!r}{self.call}).images[0]")],
+            sections={
+                "Training": "\n".join(["| | |", "|---|---|", *training]),
+                LICENCE: "The licence is that of the model it was trained from, and of the pictures.",
+            },
+            data={"base_model": on_hub, "pipeline_tag": "text-to-image", "tags": list(self.tags)},
+        ).text()
 
     def write(self, folder: Path) -> None:
         """Writes README.md."""

@@ -35,7 +35,7 @@ def test_info_of_a_model_as_json(model, capsys):
     assert (about["model"], about["licence"], base["name"], base["size"]) == (str(model), "apache-2.0", "base", 8)
     low, high = base["experts"]
     assert (low["low"], low["high"], high["low"], high["high"]) == (0, 0.5, 0.5, None)
-    assert (low["steps"], low["of_steps"], sr256["experts"][0]["steps"]) == (2, 4, 2)
+    assert (low["steps"], base["steps"], sr256["experts"][0]["steps"]) == (2, 4, 2)
     unet = next(component for component in about["components"] if component["name"] == "unet")
     assert unet["class"] == "ExpertRouterUNet" and unet["parameters"] == low["parameters"] + high["parameters"]
 

@@ -292,7 +292,7 @@ def test_evaluation_of_a_model(example, object_folder, objects, tmp_path):
     main = example("evaluate/evaluate_demo").main
     results = main([*options, "--output", str(tmp_path / "figures"), *few.split()])
 
-    assert list(results) == ["base", "style", "sr256"]
+    assert list(results) == ["base", "style", "sr256", "crispness"]
     assert set(results["base"]["model"]) == set(results["base"]["real"]) >= {"one_object", "ground", "frechet"}
     assert set(results["style"]["model"]) == set(results["style"]["no_style"]) >= {"style_from_image", "objects"}
     assert results["sr256"]["bicubic"]["psnr_of_downsampled"] > results["sr256"]["model"]["psnr_of_downsampled"]

@@ -15,6 +15,7 @@ from diffusers_ediffi.training import PictureSettings, SceneDataset, select_pict
 # README's run with its commands, in test_commands.py.
 PAGES_ALONE = [page for page in PAGES if page != "README.md"]
 TRAINING = (SceneDataset, PictureSettings, select_pictures)
+UPLOAD = diffusers_ediffi.EDiffIPipeline.push_to_hub  # of all classes that go to the Hub
 WITH_PYTHON = [page for page in PAGES_ALONE if any(block.language == "python" for block in blocks(page))]
 
 
@@ -39,7 +40,8 @@ def signatures(thing) -> Iterator[inspect.Signature]:
 def parameters_of_public_names() -> set[str]:
     """The names of all arguments that anything public takes, and some of diffusers and PyTorch."""
     public = [getattr(diffusers_ediffi, name) for name in diffusers_ediffi.__all__ if not name.startswith("__")]
-    found = {name for thing in (*public, *TRAINING) for found in signatures(thing) for name in found.parameters}
+    things = (*public, *TRAINING, UPLOAD)
+    found = {name for thing in things for found in signatures(thing) for name in found.parameters}
     return found | {"custom_pipeline", "trust_remote_code", "weights_only"}
 
 

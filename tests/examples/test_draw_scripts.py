@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from helpers import tiny_pipeline
 from helpers_diffusers import build, tiny_unet
+from helpers_docs_world import make_short_demo
 from helpers_examples import import_script
 from PIL import Image
 
@@ -33,6 +34,30 @@ def test_paint_with_words_on_the_demo_model(tmp_path, monkeypatch):
     inside = slice(16, 48)
     assert torch.equal(plain[inside, 4:28], plain[inside, 68:92])
     assert (painted[inside, 4:28] - painted[inside, 68:92]).abs().max() > 30
+
+
+def test_show_steps(tmp_path, monkeypatch):
+    """The first sample is noise, the last nearly what the expert takes the picture for."""
+    main = import_script("draw/show_steps", monkeypatch).main
+    model = ["--model", str(make_short_demo(tmp_path / "demo")), "--output", str(tmp_path / "out.png")]
+    main([*model, "--steps", "0", "1", "--seed", "3"])
+    assert read_provenance(tmp_path / "out.png").settings["seed"] == 3
+    with Image.open(tmp_path / "out.png") as grid:
+        assert grid.size == (2 * 128, 18 + 2 * (128 + 36))
+        pixels = np.array(grid).astype(float)
+    sample, denoised = pixels[54:182], pixels[218:]
+    first, last = (abs(sample[:, half] - denoised[:, half]).mean() for half in (slice(0, 128), slice(128, 256)))
+    assert 4 * last < first
+    with pytest.raises(ValueError, match="--steps 2: the base has the steps 0 to 1"):
+        main([*model, "--steps", "2"])
+
+
+def test_show_steps_names_the_expert_of_each_step(monkeypatch):
+    script = import_script("draw/show_steps", monkeypatch)
+    pipe = script.EDiffIPipeline.from_pretrained(script.demo_checkpoint())
+    low, high = pipe.unet.boundaries
+    labels = [script.label(pipe, sigma) for sigma in (low / 2, low, high, 2 * high)]
+    assert [label[-1] for label in labels] == ["0", "1", "2", "2"]
 
 
 @pytest.fixture

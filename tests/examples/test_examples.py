@@ -10,7 +10,7 @@ import pytest
 from helpers_examples import EXAMPLES, ROOT, scripts
 
 # Beyond what installing the package brings.
-OTHER_LIBRARIES = ("markdown_it", "matplotlib", "scipy.integrate")
+OTHER_LIBRARIES = ("markdown_it", "matplotlib", "nbclient", "nbformat", "scipy.integrate")
 every_script = pytest.mark.parametrize("path", scripts(), ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
@@ -66,6 +66,7 @@ def wrong_values(path, nowhere):
         "evaluate": [*output, "--objects", nowhere],
         "demo": [*output, "--objects", nowhere],
         "hub": [nowhere],
+        "notebooks": [nowhere],
         "training": ["--output_dir", nowhere / "out", "--train_data_dir", nowhere],
         "benchmarks": ["--calls", "0"],
         "conversion": ["--output", nowhere / "out"],

@@ -1,12 +1,14 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""The script that makes a saved pipeline ready for the Hub. tests/test_hub.py loads what it makes."""
+"""The script that makes a folder ready for the Hub, with what `push_to_hub` uploads of a pipeline."""
 
 import json
 import re
+import shutil
 
 import pytest
 from helpers import tiny_pipeline
-from helpers_examples import EXAMPLES, import_script, run_script
+from helpers_examples import EXAMPLES, import_script, run_script, start_script
+from helpers_hub import COMMIT, REPO, TOKEN, environment_of, serving
 
 
 def test_prepare_refuses_a_folder_without_a_pipeline(tmp_path):
@@ -85,10 +87,10 @@ def test_links_are_those_that_a_reader_of_markdown_sees(prepare, text, expected)
 
 
 @pytest.mark.parametrize("text", ["[licence](../LICENSE)", "[x](pics/../../LICENSE)", "[x](leads/LICENSE)"])
-def test_what_lies_outside_of_the_cards_folder_is_not_copied(prepare, text, capsys):
+def test_what_lies_outside_of_the_cards_folder_is_not_copied(prepare, text):
     (prepare.card.parent / "leads").symlink_to("..")
-    assert prepare(text) == set()
-    assert "which is not in its folder: not copied" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="which is not in its folder: not copied"):
+        assert prepare(text) == set()
 
 
 def test_links_do_not_lead_out_of_the_repository(prepare):
@@ -162,7 +164,25 @@ def converted(prepare, monkeypatch):
     """Prepares a repository with the record of a conversion; a push is refused or would have happened."""
     script = import_script("hub/prepare_hub_repo", monkeypatch)
     pushed = []
-    monkeypatch.setattr(script, "push", lambda *arguments: pushed.append(arguments) or "done")
+
+    class NoPush(script.Push):
+        """An upload that asks no Hub."""
+
+        def _create(self, repo_id, private):
+            pushed.append((repo_id, private))
+            return repo_id
+
+        def _cards(self):
+            return []
+
+        def _validate(self, card):
+            pass
+
+        def upload_saved(self, folder):
+            return "done"
+
+    monkeypatch.setattr(script, "Push", NoPush)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
 
     def run(record, card="", *more):
         (prepare.repo / "unet" / "conversion.json").write_text(json.dumps(record))
@@ -184,17 +204,18 @@ def test_the_card_names_sources_licences_and_hashes(converted):
     )
     assert "| edm.pkl | cc-by-nc-sa-4.0 | name the authors" in text and f"`{'2' * 64}`" in text
     assert text.count("## Converted from") == 1 and "stale words" not in text and "## More\n\ntext" in text
-    assert converted.pushed == [(converted.repo, "org/mine", False)]
+    assert converted.pushed == [("org/mine", False)]
     assert converted(as_record(SHAREABLE), text).count("## Converted from") == 1
 
 
-def test_a_model_without_a_card_gets_one(converted, monkeypatch):
+def test_a_model_without_a_card_gets_one(tmp_path, monkeypatch):
+    tiny_pipeline().save_pretrained(tmp_path)
     for record, licence in ((as_record(SHAREABLE), "mit"), (as_record(SHAREABLE, EDM), "cc-by-nc-sa-4.0")):
-        (converted.repo / "unet" / "conversion.json").write_text(json.dumps(record))
-        (converted.repo / "README.md").unlink(missing_ok=True)
-        import_script("hub/prepare_hub_repo", monkeypatch).prepare(converted.repo)
-        text = (converted.repo / "README.md").read_text()
-        assert text.startswith(f"---\nlicense: {licence}\n---\n") and "## Converted from" in text
+        (tmp_path / "unet" / "conversion.json").write_text(json.dumps(record))
+        import_script("hub/prepare_hub_repo", monkeypatch).prepare(tmp_path)
+        text = (tmp_path / "README.md").read_text()
+        assert f"\nlicense: {licence}\n" in text.split("---")[1]
+        assert "## Converted from" in text and "## Stages" in text
 
 
 @pytest.mark.parametrize(
@@ -203,7 +224,11 @@ def test_a_model_without_a_card_gets_one(converted, monkeypatch):
         (IF, "", "DeepFloyd/IF is under 'deepfloyd-if-license' and is not uploaded: its grant is personal"),
         (as_record(SHAREABLE, {**SHAREABLE, "license": "cc-by-nd-4.0"}), "", "lets nobody share what was changed"),
         (as_record({**SHAREABLE, "license": None}), "", "org/a is of no known licence"),
-        (as_record({**SHAREABLE, "license": "mine-1"}), "", "under 'mine-1', which examples/hub/licences.py does not"),
+        (
+            as_record({**SHAREABLE, "license": "mine-1"}),
+            "",
+            "under 'mine-1', which diffusers_ediffi.files.licences does not",
+        ),
         (as_record(EDM), "---\nlicense: mit\n---\n", "the same licence; the model card says 'mit': write license: cc"),
         (as_record(), "", "names no source"),
         (["unets"], "", "names no source"),
@@ -220,3 +245,41 @@ def test_what_may_not_be_passed_on_is_not_uploaded(converted, record, card, mess
 
 def test_it_may_be_kept_all_the_same(converted):
     assert "deepfloyd-if-license" in converted(IF) and not converted.pushed
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts the script on a pipeline that was converted from a source of this licence; a Hub says what it got."""
+    (tmp_path / "hub").mkdir()
+    tiny_pipeline(unet_sr1024=None, scheduler_sr1024=None).save_pretrained(tmp_path / "saved")
+    with serving(tmp_path / "hub") as (address, hub):
+        for name, value in {**environment_of(address, tmp_path / "cache"), "HF_TOKEN": TOKEN}.items():
+            monkeypatch.setenv(name, value)
+
+        def run(license):
+            folder = tmp_path / "converted"
+            shutil.copytree(tmp_path / "saved", folder)
+            source = {"name": "org/source", "license": license, "sha256": {"a.safetensors": "0" * 64}}
+            (folder / "conversion.json").write_text(json.dumps({"converter": "x", "checkpoint": source}))
+            return start_script("hub/prepare_hub_repo", folder, "--push", REPO), folder
+
+        yield run, hub
+
+
+def test_a_converted_model_is_uploaded_with_its_card(start):
+    run, hub = start
+    result, folder = run("creativeml-openrail-m")
+    assert result.returncode == 0, result.stderr
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    received = {name: path.read_bytes() for name, path in hub.files().items()}
+    assert received == {name: path.read_bytes() for name, path in files.items()}
+    assert b"license: creativeml-openrail-m" in received["README.md"] and b"0" * 64 in received["README.md"]
+    assert result.stdout.splitlines()[-1].endswith(COMMIT)
+
+
+def test_nothing_is_asked_of_the_hub_where_a_licence_forbids_it(start):
+    run, hub = start
+    result, folder = run("deepfloyd-if-license")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "'deepfloyd-if-license' and is not uploaded: its grant is personal" in result.stderr
+    assert not hub.asked and not (folder / "README.md").exists()

@@ -1,47 +1,26 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The whole way in a real browser, with the demo model: type, make a phrase, paint it, draw, cancel."""
 
-import time
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_space import visitor_module
+from helpers_space import served, visitor_module
 
 from diffusers_ediffi import demo_checkpoint, read_provenance
 from diffusers_ediffi.demo.scorer import SceneScorer
-from diffusers_ediffi.space.app import build_app, launch
-from diffusers_ediffi.space.drawing import Drawer
 
 visitors = visitor_module()
 PROMPT = "a red car on a yellow background, flat illustration"
 BOX = (0.04, 0.5, 0.54, 0.96)  # left, top, right, bottom
-# Of Gradio and its server, none of which is ours to change.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 
 
-@pytest.fixture(scope="module")
-def drawer():
-    return Drawer.load(device="cpu")
-
-
-@pytest.fixture(scope="module")
-def address(drawer):
-    blocks = build_app(drawer)
-    _, address, _ = launch(blocks, drawer.limits, quiet=True, prevent_thread_lock=True)
-    yield address
-    blocks.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def visitor(address):
+@pytest.fixture
+def visitor():
     if visitors.find_browser() is None:
         pytest.skip("there is no Chromium: apt-get install chromium, or set BROWSER_PATH")
-    with visitors.browser() as browser:
+    with served() as address, visitors.browser() as browser:
         yield visitors.Visitor(browser.new_page(viewport={"width": 1280, "height": 1000}), address)
 
 
@@ -57,7 +36,7 @@ def overlap_with_box(picture):
     return scorer.layout([picture.convert("RGB")], [{"red car": mask}])[0]["red car"][0], likeliest
 
 
-def test_a_painted_word_is_drawn_where_it_was_painted(visitor, drawer, tmp_path):
+def test_a_painted_word_is_drawn_where_it_was_painted(visitor, tmp_path):
     visitor.empty_canvas()
     visitor.write(PROMPT)
     visitor.set_size(64)
@@ -79,14 +58,11 @@ def test_a_painted_word_is_drawn_where_it_was_painted(visitor, drawer, tmp_path)
 
     visitor.set_size(1024)
     visitor.draw()
-    visitor.page.wait_for_function(
-        "() => document.querySelector('#paint-pictures .state').textContent.includes('step')"
-    )
+    said = visitor.page.locator("#paint-pictures .state", has_text=re.compile("step [2-9] of 25"))
+    said.wait_for(timeout=30_000)
     visitor.page.click("#paint-cancel")
     visitor.wait("cancelled", 10)
-    deadline = time.monotonic() + 20
-    while drawer.is_busy and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not drawer.is_busy  # the thread has ended, not only the page
     assert visitor.picture().size == (64, 64)  # what was there stays to be seen
+    visitor.set_size(64)
+    assert visitor.draw_and_wait(60).size == (64, 64)  # and the next is drawn
     assert not visitor.errors

@@ -2,7 +2,6 @@
 """`ediffi info`: what a model consists of."""
 
 import argparse
-import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from ..demo.checkpoint import demo_checkpoint
+from ..models.card import count, num_parameters
+from ..pipelines.description import StageInfo, describe_stages
 from .card import NOT_STATED, licence_in
 from .messages import say, say_json
 from .model import load_pipeline
@@ -20,16 +21,15 @@ def describe_model(args: argparse.Namespace) -> None:
     """Prints the licence, the sizes and the stages of `args.model`, by default of the demo model."""
     model = args.model or demo_checkpoint()
     pipe = load_pipeline(model)
-    about = {
-        "model": args.model or "demo",
-        "licence": _licence(model),
-        "components": _components(pipe),
-        "stages": list(_stages(pipe)),
-    }
+    name, licence = args.model or "demo", _licence(model)
     if args.json:
-        say_json(about)
+        components = [{"name": name, "class": kind, "parameters": number} for name, kind, number in _components(pipe)]
+        stages = list(map(_stage_as_dict, describe_stages(pipe)))
+        say_json({"model": name, "licence": licence, "components": components, "stages": stages})
         return
-    for line in _lines(about):
+    say(f"model       {name}")
+    say(f"licence     {licence}")
+    for line in (*_component_lines(pipe), *_stage_lines(pipe)):
         say(line)
 
 
@@ -44,80 +44,49 @@ def _licence(model: str) -> str:
         return NOT_STATED
 
 
-def _components(pipe: Any) -> list[dict[str, Any]]:
-    """The networks and their parameters."""
-    networks = {name: part for name, part in pipe.components.items() if hasattr(part, "parameters")}
-    return [
-        {"name": name, "class": type(network).__name__, "parameters": _parameters(network)}
-        for name, network in networks.items()
+def _components(pipe: Any) -> list[tuple[str, str, int]]:
+    """The networks: their names, classes and parameters."""
+    parts = {name: part for name, part in pipe.components.items() if hasattr(part, "parameters")}
+    return [(name, type(part).__name__, num_parameters(part)) for name, part in parts.items()]
+
+
+def _component_lines(pipe: Any) -> Iterator[str]:
+    """The number of parameters, of all networks and of each."""
+    components = _components(pipe)
+    yield f"parameters  {count(sum(number for _, _, number in components))}"
+    for name, kind, number in components:
+        yield f"  {name:<18}{count(number):>8}  {kind}"
+
+
+def _stage_lines(pipe: Any) -> Iterator[str]:
+    """A line for each stage with its defaults, then its experts."""
+    for stage in describe_stages(pipe):
+        steps, guidance = stage.num_inference_steps, stage.guidance_scale
+        yield f"{stage.name}: {stage.size} x {stage.size}, {steps} steps, guidance {guidance:g}"
+        total = sum(stage.steps_of_experts)
+        for expert, own in zip(stage.experts, stage.steps_of_experts, strict=True):
+            yield f"  {expert.name}  {expert.interval:<24}{own:>3} of {total} steps  {expert.size}"
+
+
+def _stage_as_dict(stage: StageInfo) -> dict[str, Any]:
+    """A stage as JSON has it; the expert of the most noise has no upper end."""
+    experts = [
+        {
+            "name": expert.name,
+            "unit": expert.unit,
+            "low": expert.low,
+            "high": expert.high if math.isfinite(expert.high) else None,
+            "steps": steps,
+            "parameters": expert.num_parameters,
+            "shares_base": expert.shares_base,
+        }
+        for expert, steps in zip(stage.experts, stage.steps_of_experts, strict=True)
     ]
-
-
-def _stages(pipe: Any) -> Iterator[dict[str, Any]]:
-    """Each stage with its defaults and its experts."""
-    config = pipe.config
-    defaults = zip(pipe.stages, config.default_num_inference_steps, config.default_guidance_scale, strict=False)
-    for stage, steps, guidance in defaults:
-        about = {"name": stage.label.split()[0], "size": stage.size, "steps": steps, "guidance_scale": guidance}
-        yield {**about, "experts": list(_experts(stage, steps))}
-
-
-def _experts(stage: Any, num_steps: int) -> Iterator[dict[str, Any]]:
-    """Each expert of a stage: its noise levels, where the last has no upper end, its share of the steps, its size."""
-    router = stage.unet
-    experts = getattr(router, "experts", [router])
-    edges = [0.0, *getattr(router, "boundaries", []), None]
-    unit = router.config.get("unit", "sigma")
-    sigmas = _sigmas(stage.scheduler, num_steps)
-    routes = [router.select_expert(sigma) if hasattr(router, "select_expert") else 0 for sigma in sigmas]
-    for i, expert in enumerate(experts):
-        interval = {"unit": unit, "low": edges[i], "high": edges[i + 1]}
-        yield {**interval, "steps": routes.count(i), "of_steps": len(sigmas), **_size(expert, i)}
-
-
-def _lines(about: dict[str, Any]) -> Iterator[str]:
-    """What is known of a model, for people."""
-    yield f"model       {about['model']}"
-    yield f"licence     {about['licence']}"
-    yield f"parameters  {_count(sum(component['parameters'] for component in about['components']))}"
-    for component in about["components"]:
-        yield f"  {component['name']:<18}{_count(component['parameters']):>8}  {component['class']}"
-    for stage in about["stages"]:
-        size = stage["size"]
-        yield f"{stage['name']}: {size} x {size}, {stage['steps']} steps, guidance {stage['guidance_scale']:g}"
-        yield from (f"  {_expert_line(i, expert)}" for i, expert in enumerate(stage["experts"]))
-
-
-def _expert_line(index: int, expert: dict[str, Any]) -> str:
-    high = math.inf if expert["high"] is None else expert["high"]
-    interval = f"{expert['unit']} {expert['low']:.4g} to {high:.4g}"
-    size = _count(expert["parameters"]) + (" beside a shared base" if expert["shared_base"] else "")
-    return f"expert.{index}  {interval:<24}{expert['steps']:>3} of {expert['of_steps']} steps  {size}"
-
-
-def _sigmas(scheduler: Any, num_steps: int) -> list[float]:
-    """The noise level by which the expert of each step is chosen."""
-    scheduler.set_timesteps(num_steps)
-    sigmas = getattr(scheduler, "routing_sigmas", scheduler.sigmas[: len(scheduler.timesteps)].tolist())
-    # A Runge-Kutta step repeats its noise level for each of its calls.
-    return [sigma for sigma, _ in itertools.groupby(sigmas)]
-
-
-def _size(expert: Any, index: int) -> dict[str, Any]:
-    """The parameters of an expert; of a low-rank expert those that it does not share."""
-    shared = getattr(expert, "lora_experts", None)
-    if shared is None:
-        return {"parameters": _parameters(expert), "shared_base": False}
-    number = sum(tensor.numel() for tensor in shared.expert(index).weights.values())
-    return {"parameters": number, "shared_base": True}
-
-
-def _parameters(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _count(number: int) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)
+    return {
+        "name": stage.name,
+        "size": stage.size,
+        "steps": stage.num_inference_steps,
+        "guidance_scale": stage.guidance_scale,
+        "scheduler": stage.scheduler,
+        "experts": experts,
+    }

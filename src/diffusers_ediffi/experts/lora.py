@@ -7,6 +7,7 @@ embeddings, the null token) is small and is kept in full. Counted in parameters,
 """
 
 import json
+import os
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -15,12 +16,16 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..files import written_whole
+from ..files import check_is_folder, written_whole
+from ..files.hub import Model, PushToHub
 from ..models.weight_files import check_complete
+from .card import FILE, lora_expert_model
 
 CONFIG = "expert_config"
 TENSORS = "expert_tensors"  # their names: the base does not tell which tensors an expert has
@@ -28,7 +33,7 @@ FACTORS = re.compile(r"(?P<layer>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
 @dataclass
-class LoraExpert:
+class LoraExpert(PushToHub):
     """An expert as its difference from a base network. [`factorize_expert`] makes one, and so does training with
     `lora_rank`.
 
@@ -102,6 +107,50 @@ class LoraExpert:
             )
         check_complete(set(json.loads(metadata.get(TENSORS, "[]"))) - weights.keys(), file)
         return cls(weights, _config(metadata[CONFIG], file))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Writes the expert to a folder, as `expert.safetensors`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): The folder; made if it does not exist.
+            push_to_hub (`bool`): Whether to upload it, too, with the arguments of `push_to_hub`; `repo_id` is the name
+                of the folder by default.
+            kwargs: Those arguments.
+
+        Raises:
+            OSError: It cannot be written, or the upload failed.
+        """
+        check_is_folder(save_directory)
+        push = self._push_of(save_directory, kwargs) if push_to_hub else None
+        self.save(Path(save_directory) / FILE)
+        if push is not None:
+            push.upload_saved(save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, subfolder: str | None = None, **kwargs: Any
+    ) -> "LoraExpert":
+        """Reads what `save_pretrained` or `push_to_hub` wrote.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): A folder or a Hub id such as `org/name`.
+            subfolder (`str`, *optional*): Where in it.
+            kwargs: `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`, for the Hub.
+
+        Raises:
+            OSError: It is missing or damaged.
+            ValueError: It is no expert.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        if os.path.isdir(name):
+            return cls.load(Path(name) / (subfolder or "") / FILE)
+        try:
+            return cls.load(hf_hub_download(name, FILE, subfolder=subfolder, **kwargs))
+        except HFValidationError as error:
+            raise OSError(f"{name} is neither a folder nor the id of a repository on the Hub.") from error
+
+    def _hub_model(self) -> Model:
+        return lora_expert_model(self)
 
 
 def _config(text: str, file: str | Path) -> dict[str, Any]:

@@ -14,17 +14,17 @@ import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_card
-from huggingface_hub import create_repo
 from torch import nn
 
 from ..checks import as_float
 from ..discrete_time import betas_of
 from ..files import check_is_folder, saved_whole
+from ..files.hub import Model, PushToHub
 from ..models.folders import check_counts, check_folder, names_its_folder
 from ..models.turns import lock_of
 from ..models.weight_files import check_without_adapters
 from .adapter import check_adapters, load_adapters, save_texts
+from .card import router_model
 from .files import (
     build_expert,
     check_variants,
@@ -54,7 +54,7 @@ MODULE_LISTS = (
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
-class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin):
+class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, PushToHub, ModelMixin, ConfigMixin):
     """Several U-Nets, each responsible for an interval of noise levels, that are called like one.
 
     Expert i works at the noise levels [boundaries[i - 1], boundaries[i]); expert 0 has the lowest noise. A call runs
@@ -345,8 +345,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
             safe_serialization (`bool`): Whether to write safetensors files.
             variant (`str`, *optional*): Name of a variant such as `fp16`; variants share a folder.
             max_shard_size (`int` or `str`): Largest size of a weight file.
-            push_to_hub (`bool`): Whether to upload the folder too; `repo_id`, `token`, `private`, `create_pr` and
-                `commit_message` as in diffusers.
+            push_to_hub (`bool`): Whether to upload the folder too, with the arguments of `push_to_hub`; `repo_id` is
+                its name by default.
 
         Raises:
             OSError: if the folder cannot be written.
@@ -358,6 +358,7 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         self.check_saving(folder, variant)
         if not is_main_process:  # which writes all of it
             return
+        push = self._push_of(folder, kwargs) if push_to_hub else None
         how: dict[str, Any] = {"safe_serialization": safe_serialization, "max_shard_size": max_shard_size}
         with saved_whole(folder, self.config_name, variant) as unfinished:
             self._save_experts(unfinished, variant=variant, **how)
@@ -365,8 +366,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
             self.save_config(unfinished)
             tensors = None if self._shared is None else self._shared.tensor_names()
             write_marker(unfinished, len(self.experts), variant, tensors)
-        if push_to_hub:
-            self._push(folder, **kwargs)
+        if push is not None:
+            push.upload_saved(folder)
 
     def check_saving(self, folder: Path, variant: str | None = None) -> None:
         """Refuses what could not be loaded again, before anything is written; the arguments are `save_pretrained`'s.
@@ -388,11 +389,8 @@ class ExpertRouterUNet(UNetInterfaceMixin, OffloadMixin, ModelMixin, ConfigMixin
         for i, expert in enumerate(self.experts):
             expert.save_pretrained(folder / expert_folder(i), **how)
 
-    def _push(self, folder: Path, repo_id=None, token=None, private=None, **kwargs) -> None:
-        repo_id = create_repo(repo_id or folder.name, exist_ok=True, private=private, token=token).repo_id
-        populate_model_card(load_or_create_model_card(repo_id, token=token)).save(folder / "README.md")
-        upload = {name: kwargs[name] for name in ("commit_message", "create_pr") if name in kwargs}
-        self._upload_folder(folder, repo_id, token=token, **upload)
+    def _hub_model(self) -> Model:
+        return router_model(self)
 
     @classmethod
     @names_its_folder

@@ -23,8 +23,10 @@ from torch import nn
 
 from ..edm import c_in, noisy_residual, residual_coefficients, sigma_from_c_noise
 from ..files import saved_whole
+from ..files.hub import Model, PushToHub
 from .attention import AttentionBlock, zero
 from .blocks import ResnetBlock, build_adm, build_efficient
+from .card import unet_model
 from .conditioning import ConditioningFusion
 from .folders import names_its_folder
 from .network_config import check_network
@@ -32,7 +34,7 @@ from .presets import PRESETS
 from .weight_files import check_complete, check_finite, check_without_adapters, default_dtype_kept, read_lora
 
 
-class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
+class EDiffIUNet(PushToHub, ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
     """The denoising network F of eDiff-I, for the base and the super-resolution stages.
 
     Attention is placed by downsampling factor: a level works at `sample_size / factor`. With `patch_size` 2 the first
@@ -233,12 +235,16 @@ class EDiffIUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         if not is_main_process:  # which writes all of it
             return
         how = {"safe_serialization": safe_serialization, "variant": variant}
+        push = self._push_of(save_directory, kwargs) if push_to_hub else None
         with saved_whole(save_directory, self.config_name, variant) as unfinished:
             super().save_pretrained(
                 unfinished, True, save_function, max_shard_size=max_shard_size, use_flashpack=use_flashpack, **how
             )
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", None) or Path(save_directory).name, **how, **kwargs)
+        if push is not None:
+            push.upload_saved(save_directory)
+
+    def _hub_model(self) -> Model:
+        return unet_model(self)
 
     def load_lora_adapter(
         self,

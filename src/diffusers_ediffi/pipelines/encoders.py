@@ -179,7 +179,7 @@ class EncodersMixin:
                 By default all are the same.
 
         Returns:
-            (1, width): the weighted mean of the CLIP image embeddings, as long as they are in the mean.
+            The weighted mean of the CLIP image embeddings (1, width), as long as they are in the mean.
 
         Raises:
             ValueError: An image cannot be read, the weights do not fit, or the image encoder is not loaded.

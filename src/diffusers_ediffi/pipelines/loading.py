@@ -14,17 +14,20 @@ from transformers import PreTrainedModel
 
 from ..experts.router import ExpertRouterUNet
 from ..files import check_is_folder, saved_whole
+from ..files.hub import Model, PushToHub
 from ..models.folders import check_folder, names_its_folder
 from ..models.unet import EDiffIUNet, align_weights
 from ..models.weight_files import check_complete, check_finite, check_without_adapters, stored_names
+from .card import pipeline_model
 
 logger = logging.get_logger(__name__)
 
 _CHECKED: WeakSet[Any] = WeakSet()  # parts of pipelines
 
 
-class LoadablePipeline(DiffusionPipeline):
-    """A pipeline that names a missing folder, shares its components as they are, and keeps T5 out of float16."""
+class LoadablePipeline(PushToHub, DiffusionPipeline):
+    """A pipeline that names a missing folder, shares its components as they are, keeps T5 out of float16, and goes to
+    the Hub so that anybody can load it."""
 
     text_encoder_2: Any
     unet: Any
@@ -59,8 +62,11 @@ class LoadablePipeline(DiffusionPipeline):
         """Saves all components, as `DiffusionPipeline.save_pretrained` does, but all of them or, after an error or a
         kill, none. A pipeline that the folder holds is replaced at the end; until then there has to be room for both.
 
+        With `push_to_hub` the pipeline is uploaded from there, too, with the arguments of `push_to_hub` and `repo_id`,
+        by default the name of the folder, which stays as it is saved.
+
         Raises:
-            OSError: The folder cannot be written.
+            OSError: The folder cannot be written, or the upload failed.
             ValueError: A component could not be loaded again.
         """
         folder, how = Path(save_directory), {"safe_serialization": safe_serialization, "variant": variant}
@@ -71,11 +77,15 @@ class LoadablePipeline(DiffusionPipeline):
                 component.check_saving(folder / name, variant)
             elif isinstance(component, torch.nn.Module):
                 check_without_adapters(component, name)
+        push = self._push_of(folder, kwargs) if push_to_hub else None
         with saved_whole(folder, self.config_name, variant) as unfinished:
             flashpack = {name: kwargs.pop(name) for name in ("use_flashpack",) if name in kwargs}
             super().save_pretrained(unfinished, max_shard_size=max_shard_size, **how, **flashpack)
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", None) or folder.name, **how, **kwargs)
+        if push is not None:
+            push.upload_saved(folder)
+
+    def _hub_model(self) -> Model:
+        return pipeline_model(self)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:

@@ -293,8 +293,9 @@ class EDiffIPipeline(LoadablePipeline, LoraPipeline, EncodersMixin, CallState):
             prompt_embeds, pooled_prompt_embeds, prompt_embeds_2, prompt_attention_mask_2 (`torch.Tensor`, *optional*):
                 Instead of `prompt`, as `encode_prompt` returns them; T5's may have fewer tokens. An embedding left out
                 counts as zeros.
-            negative_prompt_embeds, negative_pooled_prompt_embeds, negative_prompt_embeds_2,
-                negative_prompt_attention_mask_2 (`torch.Tensor`, *optional*): The same instead of `negative_prompt`.
+            negative_prompt_embeds, negative_pooled_prompt_embeds (`torch.Tensor`, *optional*): The same instead of
+                `negative_prompt`.
+            negative_prompt_embeds_2, negative_prompt_attention_mask_2 (`torch.Tensor`, *optional*): And T5's.
             image_embeds (`torch.Tensor`, *optional*): Instead of `style_image`, its embedding (batch or 1, width).
             class_labels (`int`, `list` or `torch.Tensor`, *optional*): The class of each row, for networks that have
                 learned with classes; guidance leaves it in all rows.

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput
 
 from ..checks import is_finite, is_number
@@ -44,6 +44,7 @@ from ..edm import (
     sigma_from_c_noise,
 )
 from .deis_weights import extrapolated, kutta3_levels, kutta3_stage, multistep_weights
+from .hub import SharedScheduler
 from .sigma_grids import HIGHEST_SIGMA, LOWEST_SIGMA, are_levels, check_sigmas, lowest_sigma, sigma_grid, stretched
 
 MAX_DEGREE = 8
@@ -116,7 +117,7 @@ class EDMDEISSchedulerOutput(BaseOutput):
     pred_original_sample: torch.Tensor
 
 
-class EDMDEISScheduler(SchedulerMixin, ConfigMixin):
+class EDMDEISScheduler(SharedScheduler, ConfigMixin):
     """DEIS for EDM models, a drop-in for diffusers' `EDMEulerScheduler` and `EDMDPMSolverMultistepScheduler`.
 
     `method="multistep"` calls the network once per step: it extrapolates the denoised image by a polynomial in

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..attention_record import AttentionRecord
 from ..attention_recorder import record_attention
+from ..pipelines.stages import Stage
 from .picture_files import preview_address
 
 HEAT_SIDE = 64  # pixels of a heat map, which the browser smooths; attention itself is coarser
@@ -81,12 +82,13 @@ def _heat_address(heat: torch.Tensor) -> str:
 
 
 def _stages(pipe: Any) -> Iterator[dict[str, Any]]:
-    """The stages that have drawn, with the noise level of each step and its expert, that of the most noise first."""
+    """The stages with the noise level of each step that was drawn and its expert, that of the most noise first."""
     for stage in pipe.stages:
-        sigmas = _sigmas(stage.scheduler)
-        router = stage.unet
-        experts = len(getattr(router, "experts", [router]))
-        routes = [router.select_expert(sigma) if hasattr(router, "select_expert") else 0 for sigma in sigmas]
+        # A Runge-Kutta step repeats its noise level for each of its calls.
+        sigmas = [float(sigma) for sigma, _ in itertools.groupby(_sigmas(stage))]
+        experts = len(getattr(stage.unet, "experts", [stage.unet]))
+        with stage.expert_choice() as select_expert:
+            routes = [select_expert(sigma) or 0 for sigma in sigmas]
         steps = [
             {"sigma": _number(sigma), "expert": experts - 1 - route}
             for sigma, route in zip(sigmas, routes, strict=True)
@@ -94,13 +96,9 @@ def _stages(pipe: Any) -> Iterator[dict[str, Any]]:
         yield {"size": stage.size, "experts": experts, "steps": steps}
 
 
-def _sigmas(scheduler: Any) -> list[float]:
-    """The noise level by which the expert of each step was chosen."""
-    sigmas = getattr(scheduler, "routing_sigmas", None)
-    if sigmas is None:
-        sigmas = scheduler.sigmas[: len(scheduler.timesteps)].tolist()
-    # A Runge-Kutta step repeats its noise level for each of its calls.
-    return [float(sigma) for sigma, _ in itertools.groupby(sigmas)]
+def _sigmas(stage: Stage) -> Sequence[float]:
+    """The noise levels by which the experts were chosen."""
+    return getattr(stage.scheduler, "routing_sigmas", None) or stage.sigmas[:-1]
 
 
 def _numbers(values: torch.Tensor | Sequence[float]) -> list[float | None]:

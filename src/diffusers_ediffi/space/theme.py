@@ -11,7 +11,13 @@ THEME = gr.themes.Soft(
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(
-    # As dark as white letters on them need.
+    # Contrast of at least 4.5 (WCAG AA).
+    body_text_color_subdued="#475569",
+    body_text_color_subdued_dark="#a8b3c4",
+    block_info_text_color="#475569",
+    block_info_text_color_dark="#a8b3c4",
+    input_placeholder_color="#64748b",
+    input_placeholder_color_dark="#94a3b8",
     button_primary_background_fill="#4338ca",
     button_primary_background_fill_hover="#3730a3",
     button_primary_background_fill_dark="#4f46e5",

@@ -1,15 +1,18 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
-"""Whether the weights of a converted model may be passed on: what conversion.json says of its sources, the licences of
-these, and the part of a model card that says so."""
+"""Whether weights may be passed on: what conversion.json says of the sources of a converted model, their licences, the
+notices that go along, and the part of a model card that says so."""
 
 import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 RECORD = "conversion.json"
+CARD = "README.md"
+NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*")
 HEADING = "## Converted from"
 
 
@@ -122,8 +125,8 @@ def check_shareable(sources: Sequence[ConvertedSource], licence_of_card: str | N
         licence = LICENCES.get(str(source.licence).lower())
         if licence is None:
             raise ValueError(
-                f"{source.name} is under {source.licence!r}, which examples/hub/licences.py does not know: read it, "
-                "and add it there with its terms if it allows to pass the weights on."
+                f"{source.name} is under {source.licence!r}, which diffusers_ediffi.files.licences does not know: "
+                "read it, and add it to LICENCES there with its terms if it allows to pass the weights on."
             )
         if licence.refusal:
             raise ValueError(f"{source.name} is under {source.licence!r} and is not uploaded: {licence.refusal}.")
@@ -142,7 +145,7 @@ def licence_of(sources: Sequence[ConvertedSource]) -> str:
 
 
 def section(sources: Sequence[ConvertedSource]) -> str:
-    """The part of a model card with the sources, their licences and hashes."""
+    """The part of a model card with the sources, their licences and hashes, without its heading."""
     rows = ["| source | licence | terms | file | SHA-256 |", "|---|---|---|---|---|"]
     for source in sources:
         licence = LICENCES.get(str(source.licence).lower(), Licence())
@@ -150,10 +153,60 @@ def section(sources: Sequence[ConvertedSource]) -> str:
             cells = (source.name, source.licence or "not known", licence.terms or licence.refusal, file, f"`{digest}`")
             rows.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     text = "The weights are those of these files, converted; what holds for them holds for this model."
-    return "\n".join([HEADING, "", text, "", *rows, ""])
+    return "\n".join([text, "", *rows])
 
 
-def with_section(card: str, added: str) -> str:
-    """A model card with this part, in the place of an earlier one or at its end."""
-    kept = re.sub(rf"(?ms)^{HEADING}\n.*?(?=^## |\Z)", "", card).rstrip()
-    return f"{kept}\n\n{added}" if kept else added
+@dataclass(frozen=True)
+class Duties:
+    """What has to go along with weights.
+
+    Args:
+        sources (`list` of [`ConvertedSource`]): What they were converted from.
+        licence (`str`, *optional*): That of the model they were loaded from, or that the sources ask for; `None` where
+            nobody said it.
+        files (`dict`): Records of conversions, texts of licences and notices, by their places in a repository.
+    """
+
+    sources: list[ConvertedSource] = field(default_factory=list)
+    licence: str | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folders: Mapping[Path, str]) -> "Duties":
+        """Those of weights that were loaded from these folders.
+
+        Args:
+            folders (`dict`): For each folder of a model or of a part of it where it goes in the repository; the top is
+                an empty text.
+
+        Raises:
+            ValueError: The record of a conversion is damaged.
+        """
+        sources: list[ConvertedSource] = []
+        licences: list[str | None] = []
+        files: dict[str, Path] = {}
+        for folder, place in folders.items():
+            sources += [source for source in converted_sources(folder) if source not in sources]
+            root = folder.parent if (folder.parent / "model_index.json").is_file() else folder
+            notices = [path for name in NOTICES for path in root.glob(name)]
+            found = {(Path(place) / path.relative_to(folder)).as_posix(): path for path in folder.rglob(RECORD)}
+            found |= {path.name: path for path in sorted(notices) if path.is_file()}
+            files = {**found, **files}
+            licences.append(licence_of_card(root / CARD))
+        stated = list(dict.fromkeys(licence for licence in licences if licence))
+        of_origin = stated[0] if len(stated) == 1 else None
+        return cls(sources, licence_of(sources) if sources else of_origin, files)
+
+
+def licence_of_card(card: Path | str) -> str | None:
+    """What the metadata of a model card, a file or a text, says; `None` where it says nothing that is a name.
+
+    Raises:
+        ValueError: The metadata cannot be read.
+    """
+    if isinstance(card, Path):
+        if not card.is_file():
+            return None
+        card = card.read_text(encoding="utf-8")
+    found = ModelCard(card, ignore_metadata_errors=True).data.get("license")
+    return found if isinstance(found, str) and found else None
