@@ -2,8 +2,11 @@
 """What the commands that draw leave behind: grids, and results as JSON."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -84,27 +87,24 @@ def test_bad_input_with_json_is_an_error_on_standard_error(generate, nothing_loa
 
 def test_progress_goes_to_standard_error_where_somebody_watches(model, tmp_path):
     """Standard error is a terminal, standard output is not: as of `ediffi generate ... --json | jq`."""
-    program = f"""
-import os, pty, subprocess, sys, termios, threading
-reader, terminal = pty.openpty()
-termios.tcsetwinsize(terminal, (24, 80))
-seen = []
-def watch():
+    reader, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    output = str(tmp_path / "out.png")
+    command = [sys.executable, "-m", "diffusers_ediffi", "generate", "a cat", "--json", "--size", "8", "--steps", "2"]
+    command += ["--model", str(model), "--device", "cpu", "--output", output]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal) as process:
+        os.close(terminal)
+        seen = b""
+        while part := read_terminal(reader):
+            seen += part
+        out = process.stdout.read()
+    os.close(reader)
+    assert process.returncode == 0 and b"2/2" in seen
+    assert json.loads(out)["files"][0]["file"] == output
+
+
+def read_terminal(reader):
     try:
-        while data := os.read(reader, 1024):
-            seen.append(data)
-    except OSError:
-        pass
-thread = threading.Thread(target=watch)
-thread.start()
-command = [sys.executable, "-m", "diffusers_ediffi", "generate", "a cat", "--json", "--size", "8", "--steps", "2"]
-command += ["--model", {str(model)!r}, "--device", "cpu", "--output", {str(tmp_path / "out.png")!r}]
-run = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal)
-os.close(terminal)
-thread.join()
-assert b"2/2" in b"".join(seen), seen
-sys.stdout.buffer.write(run.stdout)
-"""
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (0, "")
-    assert json.loads(run.stdout)["files"][0]["file"] == str(tmp_path / "out.png")
+        return os.read(reader, 1024)
+    except OSError:  # the program has ended
+        return b""

@@ -23,7 +23,7 @@ from diffusers_ediffi.space.example_pictures import FOLDER, example_address, exa
 from diffusers_ediffi.space.picture_files import provenance_of
 from diffusers_ediffi.space.space_app import SpaceApp
 
-SETTINGS = (3, 1, 64, 4, None, "")  # seed, pictures, size, steps, guidance, negative prompt
+SETTINGS = (3, 1, 64, 2, None, "")  # seed, pictures, size, steps, guidance, negative prompt
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Gradio
 TABS = {"style": style_tab, "edit": edit_tab, "schedule": schedule_tab, "inside": inside_tab}
 
@@ -43,9 +43,9 @@ def last(drawer, request):
     return list(drawer.draw(request))[-1]
 
 
-def expected(pipe, *args, **call):
+def expected(pipe, *args, steps=2, **call):
     """The picture that a pipeline draws with SETTINGS."""
-    steps = (4, *pipe.config.default_num_inference_steps[1:])
+    steps = (steps, *pipe.config.default_num_inference_steps[1:])
     generator = torch.Generator().manual_seed(3)
     return pipe(*args, height=64, num_inference_steps=steps, generator=generator, **call).images[0]
 
@@ -211,14 +211,14 @@ PROMPT = "a red car above a cat and a cat"
 @pytest.fixture(scope="module")
 def inside(drawer):
     """The request, and what the component shows of it."""
-    request = inside_tab.inside_request(PROMPT, *SETTINGS)
+    request = inside_tab.inside_request(PROMPT, 3, 1, 64, 4, None, "")
     progress = last(drawer, request)
     return request, progress, inside_tab.inside_report(progress, request)[0]
 
 
 def test_looking_inside_changes_no_picture(drawer, inside):
     _, progress, _ = inside
-    assert equal(progress.images[0], expected(drawer.pipe, PROMPT))
+    assert equal(progress.images[0], expected(drawer.pipe, PROMPT, steps=4))
 
 
 def test_each_word_has_its_own_heat_map(drawer, inside):
@@ -226,7 +226,7 @@ def test_each_word_has_its_own_heat_map(drawer, inside):
     _, _, shown = inside
     assert [word["text"] for word in shown["words"]] == PROMPT.split()
     with record_attention(drawer.pipe, heat_maps=True) as recorder:
-        expected(drawer.pipe, PROMPT)
+        expected(drawer.pipe, PROMPT, steps=4)
     for index, (word, occurrence) in {2: ("car", 0), 5: ("cat", 0), 8: ("cat", 1)}.items():
         heat = recorder.heat_map(word, size=(64, 64), occurrence=occurrence)
         data = base64.b64decode(shown["words"][index]["heat"].partition(",")[2])
@@ -238,7 +238,7 @@ def test_each_word_has_its_own_heat_map(drawer, inside):
 def test_attention_is_that_of_the_recorder(drawer, inside):
     _, _, shown = inside
     with record_attention(drawer.pipe) as recorder:
-        expected(drawer.pipe, PROMPT)
+        expected(drawer.pipe, PROMPT, steps=4)
     assert shown["sigmas"] == pytest.approx(recorder.sigmas, rel=1e-3)
     assert shown["shares"]["T5"] == pytest.approx(recorder.shares()["t5"][0].tolist(), rel=1e-3)
     total = np.sum([word["masses"] for word in shown["words"]], axis=0)
@@ -254,7 +254,7 @@ def test_every_step_has_its_expert(drawer, inside):
         expert.register_forward_pre_hook(lambda *_, i=i: called.append(2 - i))
         for i, expert in enumerate(drawer.pipe.unet.experts)
     ]
-    expected(drawer.pipe, PROMPT)
+    expected(drawer.pipe, PROMPT, steps=4)
     for handle in handles:
         handle.remove()
     assert (base["size"], base["experts"]) == (64, 3)

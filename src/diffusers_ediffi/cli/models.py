@@ -18,8 +18,8 @@ from .messages import say, say_json
 from .options import DEMO
 from .words import read_index
 
-COMMANDS = ("ediffi generate", "ediffi paint", "ediffi edit", "ediffi evaluate")
-IN_DIFFUSERS = ("paint_with_words", "record_attention", "ExpertRouterUNet")
+COMMANDS = ("ediffi generate", "ediffi paint", "ediffi edit", "ediffi evaluate", "ediffi space")
+IN_DIFFUSERS = ("ediffi space", "paint_with_words", "record_attention", "ExpertRouterUNet")
 DEMO_MEMORY = "0.70 GB to draw 256 x 256, 1.52 GB to draw 1024 x 1024"  # measured as README says
 WIDTH = 15  # of the column of names
 
@@ -61,7 +61,7 @@ PUBLIC = (
         20.5,
         9.5,
         "conversion/from_deepfloyd_if.py, or IFPipeline of diffusers",
-        (*COMMANDS, *IN_DIFFUSERS),
+        (*COMMANDS, *IN_DIFFUSERS[1:]),
     ),
     PublicModel(
         "Karlo",

@@ -47,6 +47,7 @@ function choose(index) {
 
 // ---- which expert drew when
 function stages() {
+  find(".of-stages").hidden = (shown.stages || []).length < 2;
   find(".stages").replaceChildren(...(shown.stages || []).map((stage) => {
     const row = make("div", "stage"), steps = make("div", "steps"), experts = make("div", "experts");
     const color = (step) => EXPERTS[step.expert % EXPERTS.length];
