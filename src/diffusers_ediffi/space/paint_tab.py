@@ -50,7 +50,13 @@ def build_paint_tab(app: SpaceApp) -> None:
             style, style_scale = _style(app)
     for button, example in zip(buttons, examples, strict=True):
         shown = [example.to_canvas(), example.seed]
-        button.click(lambda shown=shown: shown, outputs=[canvas, settings.seed], queue=False, show_progress="hidden")
+        button.click(
+            lambda shown=shown: shown,
+            outputs=[canvas, settings.seed],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
     save.click(None, [canvas, strength], js=SAVE, queue=False)
     opened.upload(
         partial(_open, app),

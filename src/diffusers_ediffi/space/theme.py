@@ -12,6 +12,12 @@ THEME = gr.themes.Soft(
     font_mono=["ui-monospace", "monospace"],
 ).set(
     # Contrast of at least 4.5 (WCAG AA).
+    block_title_text_color="#3730a3",
+    block_title_text_color_dark="#c7d2fe",
+    block_label_text_color="#3730a3",
+    block_label_text_color_dark="#c7d2fe",
+    checkbox_label_background_fill_selected="#4338ca",
+    checkbox_label_background_fill_selected_dark="#4338ca",
     body_text_color_subdued="#475569",
     body_text_color_subdued_dark="#a8b3c4",
     block_info_text_color="#475569",
