@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from space_visitor import browser
 
 from diffusers_ediffi.cli.scripts import ScriptParser, errors_in_one_line
 
 TABS = {"style": "Style", "edit": "Change a picture", "schedule": "Prompt schedule", "inside": "Inside"}
 LOOKS = ("light", "dark")
+DARK_IN_DOCS = ("style", "schedule")
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 1000}
 
@@ -29,6 +31,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="where pictures of the pages go")
     parser.add_argument("--address", help="a Space that runs, such as http://127.0.0.1:7860 (default: one of its own)")
     parser.add_argument("--tabs", nargs="+", choices=TABS, default=list(TABS), help="(default: all)")
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="write the pictures of docs/space.md there")
+    parser.add_argument("--axe", type=Path, help="axe.min.js of axe-core, which then finds nothing serious")
+    parser.add_argument("--no-examples", action="store_true", help="draw the first example of each tab alone")
     parser.add_argument("--size", type=int, default=64, help="of the pictures (default: %(default)s)")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -53,7 +58,7 @@ def serve() -> Any:
 
 
 def visit(chromium: Any, args: argparse.Namespace, address: str) -> None:
-    """All examples once, then each look."""
+    """All examples of each tab, then its looks."""
     page = chromium.new_page(viewport=DESKTOP)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -62,30 +67,65 @@ def visit(chromium: Any, args: argparse.Namespace, address: str) -> None:
         open_tab(page, name)
         set_size(page, name, args.size)
         buttons = page.locator(f"#{name}-examples button")
-        for i in range(buttons.count()):
-            buttons.nth(i).click()
-            page.wait_for_timeout(800)  # what the example shows is on its way to the page
-            preview, picture = draw(page, name)
-            label = buttons.nth(i).inner_text()
-            print(f"{TABS[name]:<18}{label:<28}preview {preview:5.1f} s, picture {picture:5.1f} s")
-            CHECKS.get(name, lambda _: None)(page)
-            page.screenshot(path=args.output / f"{name}-{i}.png", full_page=True)
+        for i in range(0 if args.no_examples else buttons.count()):
+            try_example(page, name, buttons.nth(i), args.output / f"{name}-{i}.png")
         buttons.first.click()
         page.wait_for_timeout(800)
         draw(page, name)
-        for look in LOOKS:
-            page.emulate_media(color_scheme=look)
-            page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", look == "dark")
-            page.wait_for_timeout(400)
-            page.screenshot(path=args.output / f"{name}-{look}.png", full_page=True)
-        page.set_viewport_size(PHONE)
-        page.wait_for_timeout(400)
-        wide = page.evaluate("() => document.documentElement.scrollWidth")
-        assert wide <= PHONE["width"], f"the tab {name} is {wide} pixels wide on a phone"
-        page.screenshot(path=args.output / f"{name}-phone.png", full_page=True)
-        page.set_viewport_size(DESKTOP)
-        page.evaluate("() => document.body.classList.remove('dark')")
+        errors += take_pictures(page, name, args)
     assert not errors, errors
+
+
+def try_example(page: Any, name: str, button: Any, file: Path) -> None:
+    """Draws an example, and prints its times."""
+    button.click()
+    page.wait_for_timeout(800)  # what the example shows is on its way to the page
+    preview, picture = draw(page, name)
+    print(f"{TABS[name]:<18}{button.inner_text():<28}preview {preview:5.1f} s, picture {picture:5.1f} s", flush=True)
+    CHECKS.get(name, lambda _: None)(page)
+    page.screenshot(path=file, full_page=True)
+
+
+def take_pictures(page: Any, name: str, args: argparse.Namespace) -> list[str]:
+    """A tab in light and dark and as wide as a phone; what axe finds in it, where axe is there."""
+    found: list[str] = []
+    page.evaluate("() => document.activeElement.blur()")
+    page.mouse.move(0, 0)
+    for look in LOOKS:
+        page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", look == "dark")
+        page.wait_for_timeout(600)
+        page.screenshot(path=args.output / f"{name}-{look}.png", full_page=True)
+        if args.axe is not None:
+            found += check_access(page, args.axe, f"{name}, {look}")
+    page.set_viewport_size(PHONE)
+    page.wait_for_timeout(400)
+    wide = page.evaluate("() => document.documentElement.scrollWidth")
+    assert wide <= PHONE["width"], f"the tab {name} is {wide} pixels wide on a phone"
+    page.screenshot(path=args.output / f"{name}-phone.png", full_page=True)
+    page.set_viewport_size(DESKTOP)
+    page.evaluate("() => document.body.classList.remove('dark')")
+    if args.docs is not None:
+        look = "dark" if name in DARK_IN_DOCS else "light"
+        save_for_docs(args.output / f"{name}-{look}.png", args.docs / f"space_{name}.jpg")
+    return found
+
+
+def check_access(page: Any, axe: Path, where: str) -> list[str]:
+    """What axe-core finds of serious problems in what the tab shows."""
+    if not page.evaluate("() => 'axe' in window"):
+        page.add_script_tag(path=axe)
+    found = page.evaluate("async () => (await axe.run()).violations")
+    bad = [problem for problem in found if problem["impact"] in ("serious", "critical")]
+    for problem in bad:
+        node = problem["nodes"][0]
+        print(f"axe, {where}: {problem['id']}: {node['html'][:300]} {node.get('failureSummary', '')[:300]}")
+    return [f"{where}: {problem['id']}" for problem in bad]
+
+
+def save_for_docs(screenshot: Path, file: Path) -> None:
+    """A picture of a page as docs/space.md shows it."""
+    with Image.open(screenshot) as picture:
+        picture.convert("RGB").save(file, quality=82, optimize=True)
 
 
 def open_tab(page: Any, name: str) -> None:

@@ -13,9 +13,9 @@ THEME = gr.themes.Soft(
 ).set(
     # Contrast of at least 4.5 (WCAG AA).
     block_title_text_color="#3730a3",
-    block_title_text_color_dark="#c7d2fe",
+    block_title_text_color_dark="#e0e7ff",
     block_label_text_color="#3730a3",
-    block_label_text_color_dark="#c7d2fe",
+    block_label_text_color_dark="#e0e7ff",
     checkbox_label_background_fill_selected="#4338ca",
     checkbox_label_background_fill_selected_dark="#4338ca",
     body_text_color_subdued="#475569",
@@ -36,5 +36,7 @@ CSS = """
 .ediffi-head p, .ediffi-foot { color: var(--body-text-color-subdued); }
 .ediffi-foot { font-size: 0.85rem; text-align: center; }
 .draw-row button { min-height: 3rem; }
+button[role=tab].selected { color: #4338ca !important; }
+.dark button[role=tab].selected { color: #a5b4fc !important; }
 @media (max-width: 640px) { .gradio-container { padding: 0.5rem !important; } }
 """
