@@ -56,7 +56,7 @@ def served(*options: str) -> Iterator[Served]:
                 httpx.get(f"{server.address}/config", timeout=10).raise_for_status()
                 break
             except httpx.HTTPError:
-                if process.poll() is not None or time.monotonic() - server.started > 180:
+                if process.poll() is not None or time.monotonic() - server.started > 600:
                     raise RuntimeError("ediffi space did not start; run it by hand to see why") from None
                 time.sleep(0.2)
         yield server

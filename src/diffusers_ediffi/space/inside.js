@@ -4,7 +4,7 @@
 const find = (name) => element.querySelector(name);
 const EXPERTS = ["#6366f1", "#db2777", "#f59e0b", "#10b981", "#0ea5e9", "#a855f7"];
 const ENCODERS = { "CLIP text": "#6366f1", "T5": "#db2777", "CLIP image": "#f59e0b", "null token": "#7c8798" }, WORD = "#ea580c";
-const SVG = "http://www.w3.org/2000/svg", WIDTH = 560, HEIGHT = 230, LEFT = 44, RIGHT = 12, TOP = 10, BOTTOM = 34;
+const SVG = "http://www.w3.org/2000/svg", HEIGHT = 230, LEFT = 44, RIGHT = 12, TOP = 10, BOTTOM = 34;
 let shown = {}, chosen = -1;
 
 function make(tag, className, text) {
@@ -84,6 +84,7 @@ function chart() {
   const sigmas = shown.sigmas || [];
   find(".levels").hidden = sigmas.length < 2;
   if (sigmas.length < 2) return;
+  const WIDTH = Math.max(260, find(".chart").clientWidth || 560); // so that its text has the same size everywhere
   const high = Math.log(sigmas[0]), low = Math.log(sigmas.at(-1));
   const x = (sigma) => LEFT + (high - Math.log(sigma)) / (high - low) * (WIDTH - LEFT - RIGHT);
   const y = (share) => HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM);
@@ -125,5 +126,11 @@ function update(value) {
   stages();
   choose(chosen);
 }
+let width = 0;
+new ResizeObserver(([entry]) => {
+  if (Math.abs(entry.contentRect.width - width) < 2) return;
+  width = entry.contentRect.width;
+  chart();
+}).observe(find(".chart"));
 watch("value", () => update(props.value));
 update(props.value);

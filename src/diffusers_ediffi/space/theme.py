@@ -13,9 +13,9 @@ THEME = gr.themes.Soft(
 ).set(
     # Contrast of at least 4.5 (WCAG AA).
     block_title_text_color="#3730a3",
-    block_title_text_color_dark="#e0e7ff",
+    block_title_text_color_dark="#ffffff",
     block_label_text_color="#3730a3",
-    block_label_text_color_dark="#e0e7ff",
+    block_label_text_color_dark="#ffffff",
     checkbox_label_background_fill_selected="#4338ca",
     checkbox_label_background_fill_selected_dark="#4338ca",
     body_text_color_subdued="#475569",
@@ -35,8 +35,8 @@ CSS = """
 .ediffi-head h1 { font-size: 1.9rem; font-weight: 750; letter-spacing: -0.02em; margin: 0.4rem 0 0.1rem; }
 .ediffi-head p, .ediffi-foot { color: var(--body-text-color-subdued); }
 .ediffi-foot { font-size: 0.85rem; text-align: center; }
+button[role="tab"][aria-selected="true"] { color: #3730a3 !important; }
+.dark button[role="tab"][aria-selected="true"] { color: #c7d2fe !important; }
 .draw-row button { min-height: 3rem; }
-button[role=tab].selected { color: #4338ca !important; }
-.dark button[role=tab].selected { color: #a5b4fc !important; }
 @media (max-width: 640px) { .gradio-container { padding: 0.5rem !important; } }
 """
