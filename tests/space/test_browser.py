@@ -59,9 +59,9 @@ def test_a_painted_word_is_drawn_where_it_was_painted(visitor, tmp_path):
     visitor.set_size(1024)
     visitor.draw()
     said = visitor.page.locator("#paint-pictures .state", has_text=re.compile("step [2-9] of 25"))
-    said.wait_for(timeout=30_000)
+    said.wait_for(timeout=60_000)
     visitor.page.click("#paint-cancel")
-    visitor.wait("cancelled", 10)
+    visitor.wait("cancelled", 30)
     assert visitor.picture().size == (64, 64)  # what was there stays to be seen
     visitor.set_size(64)
     assert visitor.draw_and_wait(60).size == (64, 64)  # and the next is drawn
