@@ -73,6 +73,7 @@ def visit(chromium: Any, args: argparse.Namespace, address: str) -> None:
         page.wait_for_timeout(800)
         draw(page, name)
         errors += take_pictures(page, name, args)
+        check_wrong(page, name)
     assert not errors, errors
 
 
@@ -171,12 +172,32 @@ def check_inside(page: Any) -> None:
 def check_edit(page: Any) -> None:
     """A stroke over the picture is a mask."""
     paper = page.locator("#edit-picture .paper")
+    paper.scroll_into_view_if_needed()
     box = paper.bounding_box()
-    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.8 * box["height"])
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.4 * box["height"])
     page.mouse.down()
-    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.8 * box["height"], steps=5)
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"], steps=5)
     page.mouse.up()
     assert "Only what you painted" in page.inner_text("#edit-picture .status")
+
+
+def check_wrong(page: Any, name: str) -> None:
+    """What cannot be drawn gets a message, and the next picture is drawn."""
+    field = page.locator(f"#{name}-prompt textarea")
+    prompt = field.input_value()
+    field.fill("" if name != "style" else "a " * 400)
+    if name == "style":  # a style picture needs no prompt: without it there is nothing
+        page.locator(
+            "#style-picture button[aria-label^=Remove], #style-picture button[aria-label^=Clear]"
+        ).first.click()
+    page.click(f"#{name}-draw")
+    message = page.wait_for_selector(".toast-body", timeout=30_000).inner_text().replace("\n", " ")
+    print(f"{TABS[name]:<18}without what it needs: {message}", flush=True)
+    assert any(word in message for word in ("nothing to draw", "is empty", "no style picture")), message
+    page.locator(".toast-close").first.click()
+    if name != "style":
+        field.fill(prompt)
+        draw(page, name)
 
 
 CHECKS = {"inside": check_inside, "edit": check_edit}

@@ -11,7 +11,7 @@ from PIL import Image
 from ..checks import is_finite
 from ..images import as_rgb, image_size, open_image
 from ..paint.scene_file import picture_of_address
-from .components import _component as component
+from .components import component
 from .controls import drawing_settings, fields_of
 from .drawing import DrawRequest
 from .example_pictures import example_address

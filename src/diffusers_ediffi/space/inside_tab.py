@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from .components import _component as component
+from .components import component
 from .controls import drawing_settings, fields_of
 from .drawing import DrawRequest, Progress
 from .inside_record import watched
