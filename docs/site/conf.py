@@ -47,8 +47,9 @@ napoleon_preprocess_types = False
 
 html_theme = "furo"
 html_title = "diffusers_ediffi"
-html_baseurl = ""
 html_static_path = ["static"]
+html_logo = "static/logo.svg"
+html_favicon = "static/logo.svg"
 html_extra_path = ["extra"]
 html_css_files = ["site.css"]
 html_copy_source = False
