@@ -232,7 +232,7 @@ def figure_4(bench: Bench) -> Finding:
     threshold = [VISIBLE] * len(bench.seeds)
     claims = [
         compared("the last 7% have no visible impact", change[7], threshold, ("difference", "visible"), low=True),
-        compared("the last 30% change the picture more", change[30], change[7], ("30%", "7%")),
+        compared("in the last 30% the second prompt shows", change[30], threshold, ("difference", "visible")),
         compared("in the last 60% the first is overridden", second_at_60, first_at_60, ("second's object", "first's")),
     ]
     grid = bench.grid([torch.stack(row) for row in rows_of_grid], labels, [f"last {left}%" for left in LEFT])
