@@ -66,6 +66,7 @@ setup(
             "space/*.html",
             "space/*.css",
             "space/*.js",
+            "space/*.webp",
         ]
     },
     python_requires=">=3.11",

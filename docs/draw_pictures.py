@@ -24,6 +24,7 @@ SCENES = (
     '"red mushroom" "red heart" "yellow star" sailboat penguin'
 )
 SPACE = "python benchmarks/space.py screenshots --output docs"
+SPACE_TABS = "python benchmarks/space_tabs.py --output runs/space_tabs --docs docs --size 256 --no-examples"
 PHRASES = SCENES.partition("--phrases ")[2]
 
 
@@ -42,6 +43,10 @@ PICTURES = [
     *(
         Picture(f"docs/space_{name}.jpg", "docs/space.md", SPACE, f"docs/space_{name}.jpg")
         for name in ("light", "phone")
+    ),
+    *(
+        Picture(f"docs/space_{name}.jpg", "docs/space.md", SPACE_TABS, f"docs/space_{name}.jpg")
+        for name in ("style", "edit", "schedule", "inside")
     ),
     Picture(
         "docs/ideas_steps.png",

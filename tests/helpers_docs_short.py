@@ -54,6 +54,7 @@ SHORT_FORMS = {
     "evaluate/compare_experts.py": f"{_EVALUATION} --num-loss-scenes 2 --patches-per-image 2 --guidance-scales 1",
     "evaluate/compare_discrete_samplers.py": "--steps 2 --reference 2 --images 1",
     "evaluate/compare_samplers.py": "--nfe 8 --demo-nfe 4 --images 1",
+    "evaluate/paper_in_miniature.py": "--num-seeds 1 --num-prompts 4 --num-large 2 --scales 2 --calls 1 --steps 1",
     "evaluate/evaluate_demo.py": f"{_EVALUATION} --patches-per-image 2",
     "evaluate/evaluate_layout.py": f"{_EVALUATION} --strengths 0 0.2",
     "evaluate/evaluate_layout_coco.py": "--strengths 0 --num-captions 1 --steps 2",

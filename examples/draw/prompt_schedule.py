@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 from grids_and_options import draw_grid
+from switched_and_recorded import draw_switched
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusers_ediffi import EDiffIPipeline, Provenance, demo_checkpoint, save_image
 from diffusers_ediffi.cli.options import whole
@@ -27,34 +27,6 @@ from diffusers_ediffi.provenance import model_name
 
 GROUND_KINDS = sorted({ground.kind for ground in GROUNDS})
 SHOWN = 8  # pairs in the picture
-
-
-def schedule_of(firsts: list[str], seconds: list[str], left: float) -> list[tuple[list[str], float]]:
-    """The prompt schedule whose last `left` per cent of the steps follow the second prompts."""
-    if left == 100:  # the first prompts begin with share 0, where the second must begin
-        return [(seconds, 0.0)]
-    return [(firsts, 0.0), (seconds, 1 - left / 100)]
-
-
-def draw_switched(
-    pipe: EDiffIPipeline, args: argparse.Namespace, firsts: list[str], seconds: list[str], left: float
-) -> Tensor:
-    """Pictures (pairs, 3, size, size) in [0, 1] whose last `left` per cent of the steps follow the second prompts."""
-    parts = []
-    for start in tqdm(range(0, len(firsts), args.batch_size), desc=f"{left:g}%"):
-        rows = slice(start, start + args.batch_size)
-        seeds = [args.seed * 1_000_003 + start + i for i in range(len(firsts[rows]))]
-        images = pipe(
-            prompt_schedule=schedule_of(firsts[rows], seconds[rows], left),
-            height=pipe.stages[0].size,
-            width=pipe.stages[0].size,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="pt",
-        ).images
-        parts.append(images.float().cpu())
-    return torch.cat(parts)
 
 
 def measure(pipe: EDiffIPipeline, args: argparse.Namespace, captions: list[str]) -> tuple[dict, dict[float, Tensor]]:

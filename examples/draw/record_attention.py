@@ -19,6 +19,7 @@ import torch
 from diffusers import DiffusionPipeline
 from grids_and_options import make_parser
 from PIL import Image
+from switched_and_recorded import LABELS, curves
 
 from diffusers_ediffi import AttentionRecorder, EDiffIPipeline, demo_checkpoint, record_attention
 from diffusers_ediffi.cli.options import whole
@@ -26,14 +27,6 @@ from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import GROUNDS, SceneGenerator, load_objects
 
 PROMPT = "a rocket above a red apple on a dark blue background"
-LABELS = {
-    "words": "words (both encoders)",
-    "text": "text",
-    "clip_text": "CLIP text",
-    "t5": "T5",
-    "clip_image": "CLIP image",
-    "null_token": "null token",
-}
 
 
 def draw(pipe: Any, prompts: list[str], seeds: list[int], args: argparse.Namespace, heat_maps: bool = False) -> tuple:
@@ -43,13 +36,6 @@ def draw(pipe: Any, prompts: list[str], seeds: list[int], args: argparse.Namespa
     with record_attention(pipe, heat_maps=heat_maps) as recorder:
         images = pipe(prompts, height=size, width=size, num_inference_steps=args.steps, generator=generators).images
     return recorder, images
-
-
-def curves(recorders: list[AttentionRecorder]) -> dict[str, list[float]]:
-    """sigma, and for each share its mean over all images."""
-    shares = [recorder.shares() for recorder in recorders]
-    found = {name: torch.cat([of_call[name] for of_call in shares]).mean(0).tolist() for name in shares[0]}
-    return {"sigma": recorders[0].sigmas, **found}
 
 
 def held_out(args: argparse.Namespace) -> list[str]:

@@ -29,9 +29,10 @@ from held_out import (
     render,
     text_conditioning,
 )
+from shared_measures import load_network, named_network
 from torch import Tensor
 
-from diffusers_ediffi import EDiffIPipeline, EDiffIUNet, ExpertRouterUNet
+from diffusers_ediffi import EDiffIPipeline
 from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import SceneGenerator
 from diffusers_ediffi.models.low_res import upsample_low_res
@@ -41,15 +42,6 @@ SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 25.0, 60.0)
 # The figures of evaluate_demo.py in the plot.
 SHOWN = {"base": ("frechet", "one_object", "two_objects"), "sr256": ("patch_frechet", "psnr")}
 SHOWN["sr1024"] = SHOWN["sr256"]
-
-
-def load_network(folder: str) -> Any:
-    """A network or a router of experts, in float32."""
-    config = Path(folder) / "config.json"
-    if not config.is_file():
-        raise OSError(f"{folder} does not hold a network: there is no {config}.")
-    kind = ExpertRouterUNet if "unets" in json.loads(config.read_text()) else EDiffIUNet
-    return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def upsampled_real(pipe: EDiffIPipeline, number: int, images: Tensor) -> Tensor | None:
@@ -154,14 +146,6 @@ def plot(found: dict[str, Any], path: Path) -> None:
     for axes, key in zip(others, shown, strict=True):
         axes.set(xlabel="guidance scale", title=key.replace("_", " "))
     figure.savefig(path, dpi=110)
-
-
-def named_network(text: str) -> tuple[str, str]:
-    """Parses "single=runs/single/unet"."""
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise argparse.ArgumentTypeError(f"expected NAME=FOLDER such as single=runs/single/unet, got {text!r}")
-    return name, folder
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

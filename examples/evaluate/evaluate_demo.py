@@ -36,12 +36,13 @@ from held_out import (
     save_grid,
     write_report,
 )
+from shared_measures import style_rates
 from torch import Tensor
 from tqdm import tqdm
 
 from diffusers_ediffi import EDiffIPipeline
 from diffusers_ediffi.cli.scripts import errors_in_one_line
-from diffusers_ediffi.demo import Scene, SceneGenerator
+from diffusers_ediffi.demo import SceneGenerator
 from diffusers_ediffi.demo.scorer import SceneScorer
 from diffusers_ediffi.models.low_res import upsample_low_res
 
@@ -68,18 +69,6 @@ def evaluate_style(
         "real": style_rates(scorer, real, batch),
         "chance": {"style_from_image": 1 / len(by_style)},
     }
-
-
-def style_rates(scorer: SceneScorer, images: Tensor, batch: list[Scene]) -> dict[str, float]:
-    """The shares of pictures that have the style of their scenes, and of those that have their objects and ground."""
-    verdicts = scorer.judge(images, batch)
-    rates = {"style_from_image": [verdict["style"] for verdict in verdicts]}
-    for style in dict.fromkeys(scene.style for scene in batch):
-        rates[f"style_from_image: {style}"] = [
-            v["style"] for v, scene in zip(verdicts, batch, strict=True) if scene.style == style
-        ]
-    rates |= {name: [verdict[name] for verdict in verdicts] for name in ("objects", "ground")}
-    return {name: sum(values) / len(values) for name, values in rates.items()}
 
 
 def evaluate_crispness(pipe: EDiffIPipeline, scenes: SceneGenerator, args: argparse.Namespace) -> dict:

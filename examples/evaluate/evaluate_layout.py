@@ -12,12 +12,9 @@ it as a plot, `OUTPUT_grid.png` as pictures.
 """
 
 import argparse
-import math
-import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from held_out import (
@@ -31,12 +28,11 @@ from held_out import (
     text_conditioning,
     write_report,
 )
-from tqdm import tqdm
+from shared_measures import draw_layout, layout_figures
 
 from diffusers_ediffi import EDiffIPipeline, measure_attention_mass
 from diffusers_ediffi.cli.scripts import errors_in_one_line
 from diffusers_ediffi.demo import Scene
-from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance
 from diffusers_ediffi.edm import c_in, c_noise
 from diffusers_ediffi.models.encoder_table import NULL_COLUMN
 from diffusers_ediffi.paint.painting import NORMALIZERS, Painting
@@ -49,46 +45,6 @@ PANELS = {
     "prompt": ("two_objects", "relation_of_found", "ground"),
     "frechet": ("frechet",),
 }
-
-
-def box_masks(scene: Scene, size: int) -> dict[str, np.ndarray]:
-    """The boxes of a scene's objects as masks."""
-    return {region.phrase: region.coverage(size, size).numpy() for region in scene_regions(scene)}
-
-
-def draw(pipe: EDiffIPipeline, batch: list[Scene], strength: float, args: Any) -> torch.Tensor:
-    """A base picture (3, size, size) in [-1, 1] for each scene; picture i depends on the seed and i alone."""
-    parts = []
-    pipe.region_normalizer = args.normalizer
-    for start in tqdm(range(0, len(batch), args.batch_size), desc=f"strength {strength:g}"):
-        part = batch[start : start + args.batch_size]
-        paint = {"regions": [scene_regions(scene) for scene in part], "region_strength": strength} if strength else {}
-        images = pipe(
-            [scene.caption for scene in part],
-            height=pipe.stages[0].size,
-            width=pipe.stages[0].size,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale,
-            generator=generators(args, start, len(part)),
-            output_type="pt",
-            **paint,
-        ).images
-        parts.append(images.float().cpu() * 2 - 1)
-    return torch.cat(parts)
-
-
-def figures(scorer: SceneScorer, images: torch.Tensor, batch: list[Scene], reference: torch.Tensor) -> dict[str, Any]:
-    """Layout, agreement with the prompt, and distance from real scenes."""
-    size = images.shape[-1]
-    found = scorer.layout(images, [box_masks(scene, size) for scene in batch])
-    pairs = [pair for of_image in found for pair in of_image.values()]
-    shares = [share for _, share in pairs if not math.isnan(share)]
-    return {
-        "iou": statistics.fmean(iou for iou, _ in pairs),
-        "inside": statistics.fmean(shares) if shares else math.nan,
-        **scorer.score(images, batch),
-        "frechet": frechet_distance(scorer.features(images), reference),
-    }
 
 
 def attention_masses(
@@ -189,13 +145,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     shown = []
     for strength in args.strengths:
         with precision(args):
-            images = draw(pipe, batch, strength, args)
-            row = figures(scorer, images, batch, reference)
+            images = draw_layout(pipe, batch, strength, args)
+            row = layout_figures(scorer, images, batch, reference)
         row["attention_mass"] = attention_masses(pipe, real, batch, strength, args)
         rows[f"{strength:g}"] = row
         shown.append(images[:GRID_PROMPTS])
         print_row(strength, row)
-    of_real = figures(scorer, real, batch, reference)
+    of_real = layout_figures(scorer, real, batch, reference)
     report = write_report(args.output.with_suffix(".json"), args, strengths=rows, real=of_real)
     save_pictures(torch.cat([*shown, real[:GRID_PROMPTS]]), len(shown[0]), rows, args)
     return report

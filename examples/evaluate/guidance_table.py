@@ -25,20 +25,17 @@ pictures, a row for each setting. The settings:
 import argparse
 import contextlib
 import json
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from held_out import first_scenes, generate, make_parser, precision, prepare, render, save_grid
+from shared_measures import CURVES, figures
 
 from diffusers_ediffi import EDiffIPipeline
 from diffusers_ediffi.cli.scripts import errors_in_one_line
-from diffusers_ediffi.demo import Scene
-from diffusers_ediffi.demo.scorer import SceneScorer, frechet_distance
 
-CURVES = {"t5": ["t5"], "clip_text": ["clip_text"], "both": ["t5", "clip_text"]}
 GRID_PROMPTS = 8
 PANELS = ("objects", "ground", "style", "frechet")
 
@@ -72,15 +69,6 @@ def changed_scheduler(pipe: EDiffIPipeline, changes: dict[str, Any]) -> Iterator
         yield
     finally:
         pipe.scheduler = before
-
-
-def figures(
-    scorer: SceneScorer, images: torch.Tensor, batch: list[Scene], reference: torch.Tensor
-) -> dict[str, float]:
-    """Shares of pictures that are right, and the distance from real scenes."""
-    objects = statistics.fmean(verdict["objects"] for verdict in scorer.judge(images, batch))
-    distance = frechet_distance(scorer.features(images), reference)
-    return {"objects": objects, **scorer.score(images, batch), "frechet": distance}
 
 
 def plot(table: dict[str, dict[str, float]], curves: dict[str, dict[str, dict[str, float]]], path: Path) -> None:

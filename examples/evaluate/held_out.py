@@ -89,12 +89,17 @@ def load_pipeline(args: argparse.Namespace) -> EDiffIPipeline:
 
 def prepare(args: argparse.Namespace) -> tuple[EDiffIPipeline, SceneScorer, SceneGenerator]:
     """The model, the scorer and the held-out scenes that the options name."""
-    objects = load_objects(args.objects, args.phrases)[: args.num_objects]
-    grounds = [ground for ground in GROUNDS if ground.kind in args.ground_kinds]
-    weights = {"max_objects": len(args.object_weights), "object_weights": args.object_weights}
-    scenes = SceneGenerator(objects, args.styles, grounds, **weights, seed=args.seed, split="held_out")
+    scenes = make_scenes(args)
     scorer = SceneScorer.from_pretrained(args.scorer or Path(demo_checkpoint()).with_name("scorer")).eval()
     return load_pipeline(args), scorer, scenes
+
+
+def make_scenes(args: argparse.Namespace, **changes: Any) -> SceneGenerator:
+    """The held-out scenes that the options name; `changes` are further arguments of [`SceneGenerator`]."""
+    objects = load_objects(args.objects, args.phrases)[: args.num_objects]
+    grounds = [ground for ground in GROUNDS if ground.kind in args.ground_kinds]
+    settings = {"max_objects": len(args.object_weights), "object_weights": args.object_weights, "styles": args.styles}
+    return SceneGenerator(objects, grounds=grounds, **{**settings, "seed": args.seed, "split": "held_out", **changes})
 
 
 def precision(args: argparse.Namespace) -> contextlib.AbstractContextManager:

@@ -324,6 +324,18 @@ def test_paint_draws_what_the_pipeline_draws(paint, model, tmp_path):
     assert settings["regions"] == [{"phrase": "cat", "mask": [0, 0, 0.5, 1]}, {**HOUSE, "mask": [0.625, 0, 1, 1]}]
 
 
+def test_a_painted_picture_is_painted_again_from_its_file(paint, tmp_path):
+    """A canvas once, then what its picture says alone; and as a scene whose mask stands inside."""
+    assert paint(*CANVAS, "--strength", "0.3") == (0, "")
+    first = tmp_path / "out.png"
+    settings = read_provenance(first).settings
+    assert [entry["phrase"] for entry in settings["regions"]] == ["cat", "house"]
+    again = shutil.copy(first, tmp_path / "first.png")
+    assert paint(again) == (0, "") and first.read_bytes() == again.read_bytes()
+    scene = {"prompt": PROMPT, "regions": settings["regions"], "strength": 0.3}
+    assert paint(scene) == (0, "") and first.read_bytes() == again.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -347,6 +359,7 @@ def test_paint_draws_what_the_pipeline_draws(paint, model, tmp_path):
         ([{**SCENE, "regions": [{"phrase": "cat", "mask": "black.png"}]}], "is zero everywhere"),
         ([{**SCENE, "regions": [{"phrase": "cat", "mask": "nowhere.png"}]}], "cannot read"),
         ([{**SCENE, "regions": [{**HOUSE, "color": 1}]}], "it needs phrase and mask"),
+        ([{**SCENE, "regions": [{"phrase": "cat", "mask": "data:image/png;base64,?"}]}], "is damaged"),
     ],
 )
 def test_paint_refuses_bad_scenes_in_one_line(paint, nothing_loads, arguments, message):

@@ -26,6 +26,7 @@ def test_module_is_the_command():
         (["generate", "x", "--steps", "x"], 2),
         (["generate", "x", "--sized", "8"], 2),
         (["info", "picture.png"], 0),
+        (["info", "picture.png", "--json"], 0),
         (["info", "--words"], 0),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """`ediffi info` of a model."""
 
+import json
 import re
 
 import torch
@@ -22,6 +23,21 @@ def test_info_lists_stages_experts_and_licence(model, capsys):
     networks = [part for part in components if isinstance(part, torch.nn.Module)]
     total = sum(parameter.numel() for network in networks for parameter in network.parameters())
     assert f"parameters  {total / 1000:.3g}K" in out
+
+
+def test_info_of_a_model_as_json(model, capsys):
+    """The same figures, whole."""
+    assert main(["info", "--model", str(model), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.count("\n") == 1
+    about = json.loads(out)
+    base, sr256, _ = about["stages"]
+    assert (about["model"], about["licence"], base["name"], base["size"]) == (str(model), "apache-2.0", "base", 8)
+    low, high = base["experts"]
+    assert (low["low"], low["high"], high["low"], high["high"]) == (0, 0.5, 0.5, None)
+    assert (low["steps"], base["steps"], sr256["experts"][0]["steps"]) == (2, 4, 2)
+    unet = next(component for component in about["components"] if component["name"] == "unet")
+    assert unet["class"] == "ExpertRouterUNet" and unet["parameters"] == low["parameters"] + high["parameters"]
 
 
 def test_info_counts_a_shared_base_once(tmp_path, capsys):

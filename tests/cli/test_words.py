@@ -84,3 +84,11 @@ def test_generate_says_in_one_line_which_words_are_unknown(model, tmp_path):
     complaint = "the model does not know 'catt' (nearest: 'cat')"
     said = [line for line in done.stderr.splitlines() if "not know" in line]
     assert said == [f'{complaint}; "ediffi info --words --model {folder}" lists its 6 words.']
+
+
+def test_words_as_json(capsys):
+    assert main(["info", "--words", "--json"]) == 0
+    out, err = capsys.readouterr()
+    words = json.loads(out)
+    assert err == "" and words["model"] == "demo" and "red apple" in words["words"]["objects"]
+    assert words["read_as"]["car"] == "red car"

@@ -3,8 +3,9 @@
 
 import argparse
 import contextlib
-import math
+import itertools
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,27 +15,20 @@ import torch
 from ..attention_recorder import record_attention
 from ..checks import MAX_SEED
 from ..demo.checkpoint import demo_checkpoint
-from ..files import write_json
 from ..images import image_size, open_image, read_image
-from ..paint.regions import check_canvas, region_settings, regions_from_color_map
-from ..paint.scene_file import check_colorless, read_scene
+from ..paint.regions import check_canvas, regions_from_color_map
+from ..paint.scene_file import check_colorless, read_scene, regions_from_settings
 from ..phrases import find_phrase
 from ..pipelines.image_start import ImageStart
 from ..pipelines.inputs import check_prompt_schedule
 from ..pipelines.pipeline_ediffi import EDiffIPipeline
 from ..pipelines.pipeline_ediffi_img2img import EDiffIImg2ImgPipeline
 from ..pipelines.pipeline_ediffi_inpaint import EDiffIInpaintPipeline
-from ..provenance import (
-    COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA,
-    TRAINED_ALGORITHMIC_MEDIA,
-    Provenance,
-    check_savable,
-    model_name,
-    save_image,
-)
+from ..provenance import read_provenance
 from .device import usable_device
-from .messages import one_line, say
+from .messages import one_line
 from .model import load_pipeline, saved_stages
+from .results import Results, save_attention
 
 SR_STAGES = ("SR256", "SR1024")
 
@@ -88,11 +82,13 @@ def _read_style(args: argparse.Namespace) -> None:
 
 
 def _read_scene(args: argparse.Namespace) -> dict[str, Any]:
-    """The entries of a JSON scene, or the regions of a canvas."""
+    """The entries of a JSON scene, those of a picture that was painted, or the regions of a canvas."""
     if args.scene.suffix.lower() == ".json":
         if args.legend is not None:
             raise ValueError("--legend is for a canvas; a JSON scene names its phrases itself.")
         return read_scene(args.scene)
+    if args.legend is None and (scene := _painted_scene(args.scene)):
+        return scene
     if not args.legend:
         raise ValueError(f"the canvas {str(args.scene)!r} needs --legend COLOR=PHRASE ..., such as red='red apple'.")
     width, height = image_size(args.scene)
@@ -100,28 +96,56 @@ def _read_scene(args: argparse.Namespace) -> dict[str, Any]:
     return {"regions": regions_from_color_map(open_image(args.scene), dict(args.legend))}
 
 
+def _painted_scene(path: Path) -> dict[str, Any] | None:
+    """What a picture was painted with, where its file says it."""
+    try:
+        settings = read_provenance(path).settings
+    except ValueError:
+        return None
+    if "regions" not in settings:
+        return None
+    regions = regions_from_settings(settings["regions"], repr(str(path)))
+    return {"prompt": settings.get("prompt"), "regions": regions, "strength": settings.get("region_strength")}
+
+
 def _draw(args: argparse.Namespace, further: dict[str, Any], pipeline: type[EDiffIPipeline] = EDiffIPipeline) -> None:
     """Draws what the arguments say; `further` are more arguments of the pipeline."""
     _check_together(args)
     model = args.model or demo_checkpoint()
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
-    seeds = [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)]
-    if not args.no_provenance:
-        check_savable(args.output, Provenance(_settings(args, seed, further)))
+    results = Results.of(args, [(seed + i) % (MAX_SEED + 1) for i in range(args.num_images)], further)
+    results.check_size(args.size or 1)
     device = usable_device(args.device)
     dtype = getattr(torch, args.dtype or ("float32" if device == "cpu" else "float16"))
     # T5 overflows in float16.
     dtypes = {"default": dtype, "text_encoder_2": torch.bfloat16 if dtype == torch.float16 else dtype}
     _check_noise_level(args, saved_stages(model))
+    times = [time.perf_counter()]
     pipe = load_pipeline(model, pipeline, dtypes)
+    times.append(time.perf_counter())
     _check_stages(args, pipe.stages)
     _check_noise_level(args, [(stage.size, stage.unet.config.get("max_noise_level")) for stage in pipe.stages])
+    results.check_size(args.size or pipe.stages[-1].size)
     with _memory_errors(args, pipe, f"{dtype} on {device}"), _recording(args, pipe) as recorder:
         pipe.to(device)
-        output = pipe(args.prompt, **_call(args, seeds), **further)
-    _save(args, further, output, seeds)
+        output = pipe(args.prompt, **_call(args, results.seeds), **further)
+    times.append(time.perf_counter())
+    files = results.save(output)
     if args.attention is not None:
-        _save_attention(args.attention, recorder)
+        save_attention(args.attention, recorder)
+    results.report(files, _about(args, device, dtype, times))
+
+
+def _about(args: argparse.Namespace, device: str, dtype: torch.dtype, times: Sequence[float]) -> dict[str, Any]:
+    """The run: its model, where it drew, and the seconds until the model was loaded and the images were drawn."""
+    load, draw = (round(after - before, 3) for before, after in itertools.pairwise(times))
+    return {
+        "model": args.model or "demo",
+        "device": device,
+        "dtype": str(dtype).removeprefix("torch."),
+        "seconds": {"load": load, "draw": draw},
+        "attention": None if args.attention is None else str(args.attention),
+    }
 
 
 def _call(args: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
@@ -214,73 +238,3 @@ def _check_noise_level(args: argparse.Namespace, stages: Sequence[tuple[int, flo
             raise ValueError(
                 f"--noise-level {level:g}: {stage} of this model was trained {known}; leave it out there."
             )
-
-
-def _save(args: argparse.Namespace, further: dict[str, Any], output: Any, seeds: list[int]) -> None:
-    """Writes what the pipeline returned, with its provenance, and names the files."""
-    detected = output.nsfw_content_detected or [False] * args.num_images
-    source_type = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if "image" in further else TRAINED_ALGORITHMIC_MEDIA
-    paths = _paths(args.output, args.num_images)
-    for path, image, seed, black in zip(paths, output.images, seeds, detected, strict=True):
-        settings = _settings(args, seed, further) | ({"nsfw_content_detected": True} if black else {})
-        save_image(image, path, None if args.no_provenance else Provenance(settings, digital_source_type=source_type))
-        say(f"{path} (seed {seed}{', blackened by the safety checker' if black else ''})")
-
-
-def _paths(output: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [output]
-    return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
-
-
-def _settings(args: argparse.Namespace, seed: int, further: dict[str, Any]) -> dict[str, Any]:
-    """What the file says: enough to draw it again, and no path, since the picture may go anywhere."""
-    interval = args.guidance_interval
-    return {
-        "prompt": args.prompt,
-        "negative_prompt": args.negative_prompt,
-        "seed": seed,
-        "model": model_name(args.model),
-        "size": args.size,
-        "steps": args.steps,
-        "guidance_scale": args.guidance_scale,
-        "encoders": args.encoders,
-        # JSON has no infinity.
-        "guidance_interval": interval and [sigma if math.isfinite(sigma) else "inf" for sigma in interval],
-        "guidance_rescale": args.guidance_rescale or None,
-        "noise_level": args.noise_level,
-        "style_image": None if args.style_image is None else True,
-        "style_scale": None if args.style_image is None else args.style_scale,
-        **_further_settings(further),
-    }
-
-
-def _further_settings(further: dict[str, Any]) -> dict[str, Any]:
-    """The settings of what not all commands draw with: of pictures that there are some, since their names may be
-    private."""
-    return {
-        "prompt_schedule": further.get("prompt_schedule"),
-        "regions": region_settings(further["regions"]) if "regions" in further else None,
-        "region_strength": further.get("region_strength"),
-        "image": True if "image" in further else None,
-        "mask_image": True if "mask_image" in further else None,
-        "strength": further.get("strength"),
-    }
-
-
-def _save_attention(path: Path, recorder: Any) -> None:
-    """Writes the shares of attention by noise level and those of the prompt's words, the means over the images."""
-    words = [recorder.words(image) for image in range(recorder.num_images)] if recorder.prompts else []
-    report = {
-        "sigmas": recorder.sigmas,
-        "shares": {name: share.mean(0).tolist() for name, share in recorder.shares().items()},
-        "words": [_mean_of(word) for word in zip(*words, strict=True)],
-    }
-    write_json(path, report)
-    say(str(path))
-
-
-def _mean_of(word: Sequence[Any]) -> dict[str, Any]:
-    """The masses of a word, the mean over its entries, one for each image."""
-    masses = sum(entry.masses for entry in word) / len(word)
-    return {"text": word[0].text, "encoder": word[0].encoder, "masses": masses.tolist()}

@@ -7,6 +7,7 @@ Started by torchrun or `accelerate launch`, all processes share the work.
 import argparse
 import contextlib
 import datetime
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,4 +198,4 @@ def _report_sweep(folder: Path, cards: list[tuple[str, Any]]) -> None:
     for path in written:
         say(str(path))
     if len(written) < 2:
-        say("No plot: it needs matplotlib (pip install matplotlib).")
+        say("No plot: it needs matplotlib (pip install matplotlib).", file=sys.stderr)

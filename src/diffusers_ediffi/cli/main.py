@@ -1,7 +1,10 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The command line: `ediffi generate` draws images, `ediffi paint` puts phrases where a scene says, `ediffi edit`
 changes an image or a part of it, `ediffi evaluate` measures models and pictures, `ediffi space` does all of it in
-the browser, `ediffi info` says what a model consists of, or how a picture was made.
+the browser, `ediffi info` says what a model consists of, or how a picture was made, `ediffi models` what models there
+are.
+
+Standard output holds the results alone, with --json as JSON; progress and messages go to standard error.
 
 Arguments are checked before the module of the command is imported, which takes seconds where it draws.
 """
@@ -74,6 +77,8 @@ def _command(argv: Sequence[str] | None) -> tuple[Callable[[Any], None], Any]:
     if args.command == "info":
         module, function = ("model_info", "describe_model") if args.picture is None else ("info", "describe_picture")
         module, function = ("words", "list_words") if args.words else (module, function)
+    elif args.command == "models":
+        module, function = "models", "list_models"
     for name in SILENT:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:

@@ -3,7 +3,7 @@
 into a name of a model or a licence. Imports nothing, so that it is there at once."""
 
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 MAX_MESSAGE = 2000
 
@@ -13,6 +13,13 @@ def say(line: str, file: TextIO | None = None) -> None:
     file = file or sys.stdout
     encoding = file.encoding or "utf-8"
     print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=file)
+
+
+def say_json(value: Any) -> None:
+    """Prints JSON on one line of standard output, which a program reads: ASCII alone, and no NaN."""
+    import json
+
+    say(json.dumps(value, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def printable(text: str) -> str:

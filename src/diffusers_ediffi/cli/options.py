@@ -58,9 +58,11 @@ def picture(text: str) -> Path:
     return path
 
 
-def model(text: str) -> str:
-    """The folder of a saved pipeline, or a Hub id."""
+def model(text: str) -> str | None:
+    """The folder of a saved pipeline, or a Hub id; `None`, the packaged model, for `demo` where no such folder is."""
     path = Path(text).expanduser()
+    if text == DEMO and not path.exists():
+        return None
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise argparse.ArgumentTypeError(f"{text!r} holds no model_index.json, so it is not a saved pipeline")
@@ -74,7 +76,7 @@ def model_or_pictures(text: str) -> str:
     """The packaged model (`demo`), the folder of a saved pipeline, a Hub id, or a folder of pictures."""
     if text != DEMO and Path(text).expanduser().is_dir():
         return str(Path(text).expanduser())
-    return text if text == DEMO else model(text)
+    return DEMO if text == DEMO else model(text) or DEMO
 
 
 def is_pipeline(source: str) -> bool:

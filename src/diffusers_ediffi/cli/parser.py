@@ -28,8 +28,9 @@ def command_parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_space(commands)
     for command in commands.choices.values():  # evaluate, which is added below, has a model as its first argument
-        command.add_argument("--model", type=options.model, help="folder or Hub id (default: the demo model)")
+        command.add_argument("--model", type=options.model, help="folder or Hub id (default: demo)")
     _add_evaluate(commands)
+    _add_models(commands)
     return parser
 
 
@@ -79,11 +80,12 @@ def _add_paint(commands: Any) -> argparse.ArgumentParser:
         description="Draws a sentence with its phrases where a scene says. A scene is a JSON file such as "
         '{"prompt": "a red apple and a rocket", "regions": [{"phrase": "red apple", "mask": [0, 0.3, 0.5, 1]}, '
         '{"phrase": "rocket", "mask": "rocket.png", "weight": 1.5}]}, whose masks are boxes (left, top, right, '
-        "bottom) or pictures beside the file, white inside; or a painted canvas with --prompt and --legend.",
+        "bottom) or pictures beside the file, white inside; or a canvas with --prompt and --legend; or a picture that "
+        "was painted before, whose file says how.",
     )
     add = command.add_argument
     colors = "the canvas's colours: red='red apple'"
-    add("scene", type=options.file, help="a JSON file, or a canvas whose colours --legend explains")
+    add("scene", type=options.file, help="a JSON file, a canvas whose colours --legend explains, or a painted picture")
     add("--prompt", type=options.prompt, help="what to draw (default: the scene's)")
     add("--legend", nargs="*", type=options.legend_entry, metavar="COLOR=PHRASE", help=colors)
     strength = options.per_stage(options.at_least_0)
@@ -116,6 +118,17 @@ def _add_info(commands: Any) -> None:
     )
     command.add_argument("picture", nargs="?", type=options.picture, help="a picture instead of a model")
     command.add_argument("--words", action="store_true", help="list the words that the model knows")
+    _add_json(command)
+
+
+def _add_models(commands: Any) -> None:
+    command = commands.add_parser(
+        "models",
+        help="list what can be loaded",
+        description="Lists the packaged model, public models with what each needs, and what of the Hub lies in the "
+        "cache of this machine. It goes to no network.",
+    )
+    _add_json(command)
 
 
 def _add_space(commands: Any) -> None:
@@ -187,6 +200,7 @@ def _add_image_options(command: argparse.ArgumentParser) -> None:
     add("--seed", type=whole(0, MAX_SEED), help="makes the image repeatable (default: by chance)")
     count = f"up to {MAX_FILES}; writes FILE-0.png, ...; image i has seed + i"
     add("--num-images", type=whole(1, MAX_FILES), default=1, metavar="N", help=count)
+    add("--grid", action="store_true", help="write the images as one, in rows and columns, into FILE")
 
 
 def _add_style_options(command: argparse.ArgumentParser) -> None:
@@ -212,10 +226,15 @@ def _add_sampling_options(command: argparse.ArgumentParser) -> None:
     add("--negative-prompt", metavar="TEXT", help="what the image should not be")
 
 
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the result as one line of JSON, for programs")
+
+
 def _add_machine_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     report, attention = options.writable(".json"), "write what the base attends to, by noise level and word"
     add("--dtype", choices=DTYPES, help="(default: float32 on a CPU, else float16)")
     add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
     add("--attention", type=report, metavar="FILE", help=attention)
+    _add_json(command)
     add("--no-provenance", action="store_true", help="keep out of the file how it was made (prompt, seed, model, ...)")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..demo.checkpoint import demo_checkpoint
 from ..pipelines.vocabulary import Vocabulary
-from .messages import one_line, say
+from .messages import one_line, say, say_json
 
 MAX_BYTES = 2**23  # of model_index.json: twice a vocabulary of the most and the longest words
 
@@ -21,14 +21,18 @@ def list_words(args: argparse.Namespace) -> None:
     if args.picture is not None:
         raise ValueError("info --words lists the words of a --model; leave the picture out.")
     name = args.model or "demo"
-    vocabulary = Vocabulary.from_config(_read_index(args.model or demo_checkpoint()).get("vocabulary"))
+    vocabulary = Vocabulary.from_config(read_index(args.model or demo_checkpoint()).get("vocabulary"))
     if vocabulary is None:
         raise ValueError(f"the model {name!r} does not list its words: its model_index.json has no vocabulary.")
+    if args.json:
+        words = {name: list(entries) for name, entries in vocabulary.groups.items()}
+        say_json({"model": name, "words": words, "read_as": dict(vocabulary.synonyms)})
+        return
     for line in _lines(vocabulary):
         say(line)
 
 
-def _read_index(model: str) -> dict[str, Any]:
+def read_index(model: str) -> dict[str, Any]:
     """What `model_index.json` says, of a folder or on the Hub."""
     path = Path(model) / "model_index.json" if Path(model).is_dir() else _download(model)
     if path.stat().st_size > MAX_BYTES:

@@ -20,8 +20,9 @@ BAND = 256  # rows that are read at a time
 ASPECT_TOLERANCE = 0.02  # masks in whole pixels of another size cannot keep the aspect ratio exactly
 
 DATA = "data:image/"  # how a picture begins that is written as an address
-SIDES = (128, 64, 32)  # of masks in a picture's provenance, the longer side
+SIDES = (1024, 512, 256, 128, 64, 32)  # of masks in a picture's provenance, the longer side
 MAX_ADDRESS_CHARACTERS = 24_000  # of all of them together: a JPEG holds less than 64 KiB
+MIN_ADDRESS_CHARACTERS = 100  # no picture has an address that is shorter, so that none is tried
 
 Box = tuple[float, float, float, float]
 
@@ -147,20 +148,26 @@ def _opaque_luminance(image: Image.Image) -> np.ndarray:
 
 
 def mask_address(mask: torch.Tensor) -> str:
-    """A mask (height, width) in [0, 1] as a data address, a gray PNG of 8 bits."""
+    """A mask (height, width) in [0, 1] as a data address: a PNG of 8 bits, or of 1 where nothing is in between."""
+    pixels = (mask * 255).round().to(torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    if ((pixels == 0) | (pixels == 255)).all():
+        image = image.convert("1", dither=Image.Dither.NONE)
     file = io.BytesIO()
-    Image.fromarray((mask * 255).round().to(torch.uint8).numpy()).save(file, "PNG", optimize=True)
+    image.save(file, "PNG")
     return f"{DATA}png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def small_mask_address(mask: torch.Tensor, characters: int) -> str | None:
-    """The same of a mask that is made smaller, in no more than so many characters; `None` where that is too few."""
-    for side in SIDES:
+    """The same of a mask that is made smaller where it must be, in no more than so many characters; `None` where that
+    is too few, or 256 levels are too few for what is inside."""
+    for side in SIDES if characters >= MIN_ADDRESS_CHARACTERS else ():
         scale = min(1.0, side / max(mask.shape))
         height, width = (max(1, round(scale * size)) for size in mask.shape)
-        address = mask_address(resize_mask(mask, height, width))
+        small = resize_mask(mask, height, width)
+        address = mask_address(small)
         if len(address) <= characters:
-            return address
+            return address if small.max() >= 0.5 / 255 else None
     return None
 
 

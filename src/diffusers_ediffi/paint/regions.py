@@ -32,6 +32,7 @@ logger = logging.get_logger(__name__)
 
 WHITE = 0xFFFFFF
 CHUNK = 2**16  # colours of a canvas that are compared at a time
+NOT_KEPT = "picture"  # what settings say of a mask that they cannot hold
 STRAY_SHARE = 1e-3  # share of a canvas below which a colour passes for the smoothed edge of a stroke
 
 
@@ -282,8 +283,9 @@ def _rgb(color: Any) -> tuple[int, ...]:
 
 
 def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
-    """Regions as JSON can hold them: their boxes, and their masks as small pictures in data addresses, which scene
-    files know. Of a mask that would be too long for a picture's file only that it is a `picture`."""
+    """Regions as JSON can hold them, for a picture's provenance: their boxes, and their masks as pictures in data
+    addresses, which scene files know. They are made smaller where all of them together would be too long for a
+    picture's file; of a mask that would be too long even so only that it is a `picture`."""
     masks = sum(not isinstance(region.mask, tuple) for region in regions)
     characters = MAX_ADDRESS_CHARACTERS // max(masks, 1)
     settings = []
@@ -299,4 +301,4 @@ def region_settings(regions: Sequence[PaintRegion]) -> list[dict[str, Any]]:
 
 
 def _mask_setting(mask: Any, characters: int) -> Any:
-    return list(mask) if isinstance(mask, tuple) else small_mask_address(mask, characters) or "picture"
+    return list(mask) if isinstance(mask, tuple) else small_mask_address(mask, characters) or NOT_KEPT

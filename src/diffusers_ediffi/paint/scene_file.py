@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..images import as_rgb, file_in_folder, image_size, open_image
 from .masks import DATA, MAX_PIXELS, check_pixels
-from .regions import PaintRegion, region_from_dict
+from .regions import NOT_KEPT, PaintRegion, region_from_dict
 
 MAX_SCENE_BYTES = 2**24
 MAX_COLOR = 64  # by how much red, green and blue of a mask may differ, of 255: photos of drawings are not quite gray
@@ -59,10 +59,37 @@ def scene_from_json(
     regions = scene.get("regions") if isinstance(scene, dict) else None
     if not isinstance(regions, list) or set(scene) - KNOWN or not all(isinstance(entry, dict) for entry in regions):
         raise ValueError(f'{name} must be {{"prompt": ..., "regions": [{{"phrase": ..., "mask": ...}}, ...]}}.')
+    return {**scene, "regions": _read_regions(regions, name, folder, most_pixels)}
+
+
+def regions_from_settings(settings: Any, name: str = "the scene") -> list[PaintRegion]:
+    """The regions of a picture's provenance, as [`region_settings`] wrote them.
+
+        >>> regions = regions_from_settings([{"phrase": "red apple", "mask": [0, 0.3, 0.5, 1]}])
+
+    Args:
+        settings (`list` of `dict`): The arguments of each region: `read_provenance(path).settings["regions"]`.
+        name (`str`): What errors call the picture.
+
+    Raises:
+        ValueError: They are not those of regions, or a mask is not in the file or cannot be read.
+    """
+    if not isinstance(settings, list) or not all(isinstance(entry, dict) for entry in settings):
+        raise ValueError(f'the regions of {name} must be a list such as [{{"phrase": ..., "mask": ...}}].')
+    for entry in settings:
+        if entry.get("mask") == NOT_KEPT:
+            raise ValueError(f"the mask of {entry.get('phrase')!r} is not in {name}; paint it again.")
+    return _read_regions(settings, name)
+
+
+def _read_regions(
+    regions: list[dict[str, Any]], name: str, folder: Path | None = None, most_pixels: int = MAX_PIXELS
+) -> list[PaintRegion]:
+    """The regions of a scene, none of whose pictures is read if they are too large together."""
     files = [_mask_file(entry["mask"], folder) for entry in regions if isinstance(entry.get("mask"), str)]
     sizes = [image_size(file, _name(file)) for file in files]
     check_pixels(*((height, width) for width, height in sizes), name=f"{name} with all its masks ", most=most_pixels)
-    return {**scene, "regions": [_read_region(folder, entry) for entry in regions]}
+    return [_read_region(folder, entry) for entry in regions]
 
 
 def check_colorless(mask: Image.Image, name: str) -> None:

@@ -8,10 +8,14 @@ from starlette.middleware import Middleware
 
 from .. import __version__
 from .drawing import Drawer
+from .edit_tab import build_edit_tab
+from .inside_tab import build_inside_tab
 from .limits import Limits
 from .paint_tab import build_paint_tab
 from .request_limit import RequestLimit
+from .schedule_tab import build_schedule_tab
 from .space_app import SpaceApp
+from .style_tab import build_style_tab
 from .theme import CSS, HEAD, THEME
 
 DELETE_EVERY = (300, 1800)  # seconds: how often uploads are looked for, and how old those are that are deleted
@@ -48,7 +52,10 @@ def build_app(drawer: Drawer | str | None = None, limits: Limits | None = None) 
 
 def _tabs(drawer: Drawer) -> list[Any]:
     """What builds the tabs that this model can have, in their order."""
-    return [build_paint_tab]
+    if not drawer.is_ediffi:
+        return [build_paint_tab]
+    style = [build_style_tab] if drawer.takes_style else []
+    return [build_paint_tab, *style, build_edit_tab, build_schedule_tab, build_inside_tab]
 
 
 def launch(blocks: gr.Blocks, limits: Limits | None = None, **options: Any) -> Any:

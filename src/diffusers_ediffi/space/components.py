@@ -13,7 +13,7 @@ def _file(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _component(name: str, value: dict[str, Any], elem_id: str | None, **props: Any) -> gr.HTML:
+def component(name: str, value: dict[str, Any], elem_id: str | None, **props: Any) -> gr.HTML:
     """A component of three files, whose value is plain JSON."""
     return gr.HTML(
         value,
@@ -30,7 +30,7 @@ def paint_canvas(limits: Limits, value: dict[str, Any] | None = None, elem_id: s
     """The prompt, its words, the tools, the canvas and the list of layers. The value is what [`Scene.from_canvas`]
     reads and [`Scene.to_canvas`] writes."""
     empty = {"prompt": "", "layers": []}
-    return _component(
+    return component(
         "canvas",
         value or empty,
         elem_id,
@@ -43,4 +43,4 @@ def paint_canvas(limits: Limits, value: dict[str, Any] | None = None, elem_id: s
 def picture_view(elem_id: str | None = None) -> gr.HTML:
     """The pictures as they appear, a progress bar, downloads, and the pictures of the visit. The value is what
     `drawing_events.py` yields."""
-    return _component("pictures", {"state": "", "share": 0, "label": "", "pictures": []}, elem_id)
+    return component("pictures", {"state": "", "share": 0, "label": "", "pictures": []}, elem_id)

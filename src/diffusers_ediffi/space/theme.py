@@ -31,7 +31,7 @@ THEME = gr.themes.Soft(
 )
 HEAD = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto; }
+.gradio-container { max-width: min(1280px, 100%) !important; margin: 0 auto; }
 .ediffi-head h1 { font-size: 1.9rem; font-weight: 750; letter-spacing: -0.02em; margin: 0.4rem 0 0.1rem; }
 .ediffi-head p, .ediffi-foot { color: var(--body-text-color-subdued); }
 .ediffi-foot { font-size: 0.85rem; text-align: center; }
