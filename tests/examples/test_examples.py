@@ -90,7 +90,6 @@ def wrong_values(path, nowhere):
         "make_object_folder": ["--noto-emoji", nowhere],
         **dict.fromkeys(("paint_with_words_sd", "deepfloyd_if", "karlo", "sdxl_two_experts"), ["--prompt", "a cat"]),
         "paper_size": ["--device", "cpu"],
-        "space": ["overlap"],
         "prompt_schedule": ["--pair", "a cat", "a dog"],
         "train_base": ["--encoders", nowhere],
         "train_experts": ["two-experts", "--encoders", nowhere],

@@ -140,7 +140,10 @@ class Drawer:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if device == "cpu" else torch.float16
         pipe = DiffusionPipeline.from_pretrained(model or demo_checkpoint(), dtype=dtype)
-        return cls(pipe.to(device), model, limits)
+        drawer = cls(pipe.to(device), model, limits)
+        if drawer.is_ediffi:  # the first step of a process is slow, and no visitor should wait for it
+            list(drawer.draw(DrawRequest("a picture", size=drawer.sizes[0], steps=1)))
+        return drawer
 
     @cached_property
     def is_ediffi(self) -> bool:
