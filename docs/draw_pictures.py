@@ -26,6 +26,7 @@ SCENES = (
 SPACE = "python benchmarks/space.py screenshots --output docs"
 SPACE_TABS = "python benchmarks/space_tabs.py --output runs/space_tabs --docs docs --size 256 --no-examples"
 PHRASES = SCENES.partition("--phrases ")[2]
+STYLES = '--styles flat "pencil sketch" night "water colour"'  # that the packaged model draws
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ PICTURES = [
         "docs/prompt_schedule.png",
         "docs/style.md",
         "python examples/draw/prompt_schedule.py --objects noto_objects --output runs/prompt_schedule --bf16 "
-        f"--threads 1 --num-pairs 16 --batch-size 16 {SCENES}",
+        f"--threads 1 --num-pairs 16 --batch-size 16 {STYLES} {SCENES}",
         "runs/prompt_schedule/pairs.png",
     ),
     *(
@@ -134,7 +135,7 @@ PICTURES = [
             "docs/paint_with_words.md",
             "python examples/evaluate/evaluate_layout.py --objects noto_objects --output docs/paint_with_words "
             f"--num-prompts 256 --strengths 0 0.1 0.2 0.4 --bf16 --threads 1 --phrases {PHRASES} "
-            "--ground-kinds plain landscape",
+            f"--ground-kinds plain landscape {STYLES}",
             f"docs/{name}.png",
             hours=True,
         )
@@ -146,7 +147,7 @@ PICTURES = [
         "python examples/evaluate/guidance_table.py --objects noto_objects --output docs/guidance --num-prompts 64 "
         "--steps 15 --bf16 --threads 1 "
         "--settings plain unguided interval interval-high rescale static dynamic weights weights-full "
-        f"--scales 0 1 2 4 7 10 --phrases {PHRASES} --ground-kinds plain landscape --object-weights 0.6 0.4",
+        f"--scales 0 1 2 4 7 10 --phrases {PHRASES} --ground-kinds plain landscape --object-weights 0.6 0.4 {STYLES}",
         "docs/guidance.png",
         hours=True,
     ),
@@ -154,7 +155,7 @@ PICTURES = [
         "docs/evaluation_base.png",
         "model_card.md",
         "python examples/evaluate/evaluate_demo.py --objects noto_objects --output runs/evaluation --bf16 "
-        f"--stages base style {SCENES}",
+        f"--stages base style {STYLES} {SCENES}",
         "runs/evaluation/base.png",
         hours=True,
     ),
