@@ -8,7 +8,7 @@ from helpers_hub import check_card
 from huggingface_hub import ModelCard
 
 from diffusers_ediffi.files.card import CardText, choose_card, is_untouched, kept_card, read_results
-from diffusers_ediffi.files.licences import ConvertedSource, Duties
+from diffusers_ediffi.files.licences import ConvertedSource, Duties, licence_of_card
 
 NEW = CardText("tiny", "Draws.", [("Load it:", "import x")], {"Stages": "| a |"}, data={"tags": ["mine"]})
 THEIRS = "---\nlanguage: en\n---\n\n# Theirs\n\nwords\n"
@@ -64,6 +64,25 @@ def test_a_card_of_others_keeps_its_words(tmp_path):
     assert ModelCard(text).data.license == "cc-by-nc-sa-4.0" and ModelCard(text).data.language == "en"
     again = kept_card(text, results, Duties([EDM], "cc-by-nc-sa-4.0"))
     assert again.count("## Measured") == again.count("## Converted from") == 1
+
+
+def test_what_others_measured_stays(tmp_path):
+    theirs = CardText("theirs", "", [], results=read_results(write_result(tmp_path / "coco.json"))).text()
+    card = f"{theirs.partition('<!--')[0]}\n## Measured\n\nBy hand.\n\n## Thanks\n"
+    text = kept_card(card, read_results(write_result(tmp_path / "own.json", metrics={"clip_score": 9.0})), Duties())
+    found = {(result.dataset_type, result.metric_type): result.metric_value for result in ModelCard(text).data.eval_results}
+    assert found == {("coco", "clip_score"): 24.5, ("coco", "frechet_distance"): 3.25, ("own", "clip_score"): 9.0}
+    assert "## Measured\n\nBy hand.\n\n## Thanks" in text
+
+
+def test_metadata_that_cannot_be_read_is_one_line(tmp_path):
+    for text in ("---\nlicense: [mit\n---\n\n# Theirs\n", "---\n- mit\n---\n\n# Theirs\n"):
+        with pytest.raises(ValueError, match="metadata of the model card .* cannot be read") as error:
+            chosen([text])
+        assert "\n" not in str(error.value)
+        (tmp_path / "README.md").write_text(text)
+        with pytest.raises(ValueError, match="cannot be read"):
+            licence_of_card(tmp_path / "README.md")
 
 
 def test_metadata_alone_is_no_card_but_its_licence_counts():

@@ -72,6 +72,25 @@ def test_experts_are_pushed_alone(hub, shared):
     assert "| expert.1 | sigma 0.5 to inf |" in card_of(hub).text
 
 
+@pytest.mark.parametrize(("first", "second"), [({"max_shard_size": "200KB"}, {}), ({}, {"safe_serialization": False})])
+def test_weights_that_are_pushed_take_the_place_of_earlier_ones(hub, first, second):
+    tiny_unet(1).push_to_hub(REPO, **first)
+    tiny_unet(2).push_to_hub(REPO, variant="fp16", **first)
+    (hub.folder / "samples.safetensors").write_bytes(b"of somebody")
+    variant = {name for name in hub.files() if "fp16" in name}
+    unet = tiny_unet(3)
+    unet.push_to_hub(REPO, **second)
+    assert same(EDiffIUNet.from_pretrained(hub.folder), unet)
+    weights = f"diffusion_pytorch_model.{'safetensors' if not second else 'bin'}"
+    assert set(hub.files()) == variant | {"config.json", "README.md", "samples.safetensors", weights}
+
+
+def test_fewer_experts_take_the_place_of_more(hub):
+    ExpertRouterUNet.from_unets([tiny_unet(i) for i in range(3)], boundaries=[0.5, 2.0]).push_to_hub(REPO)
+    ExpertRouterUNet.from_unets([tiny_unet(i) for i in range(2)], boundaries=[1.0]).push_to_hub(REPO)
+    assert {name.split("/")[0] for name in hub.files() if "/" in name} == {"expert.0", "expert.1"}
+
+
 def test_a_lora_expert_is_pushed_alone(hub):
     base = tiny_unet(0)
     expert = factorize_expert(tiny_unet(1), base, rank=2)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from .. import __version__
-from .licences import CARD, LICENCES, Duties, licence_of_card, section
+from .licences import CARD, LICENCES, Duties, licence_of_card, read_card, section
 
 TAGS = ("diffusers", "diffusers_ediffi", "ediffi")
 MEASURED = "Measured"
@@ -191,12 +191,15 @@ def kept_card(card: str, results: Sequence[Result], duties: Duties) -> str:
     Raises:
         ValueError: Its metadata cannot be read.
     """
-    found = ModelCard(card)
+    found = read_card(card)
     data: Any = found.data
     changes: dict[str, Any] = {} if data.library_name else {"library_name": "diffusers"}
     changes |= {} if data.license else licence_data(duties.licence)
     if results:
-        changes |= {"model_name": data.model_name or "model", "eval_results": eval_results(results)}
+        ours = eval_results(results)
+        places = {result.unique_identifier for result in ours}
+        theirs = [result for result in data.eval_results or () if result.unique_identifier not in places]
+        changes |= {"model_name": data.model_name or "model", "eval_results": theirs + ours}
     for name, value in changes.items():
         setattr(data, name, value)
     text = str(found) if changes else card
@@ -207,8 +210,9 @@ def kept_card(card: str, results: Sequence[Result], duties: Duties) -> str:
 
 
 def with_section(card: str, heading: str, words: str) -> str:
-    """A model card with this part, in the place of an earlier one or at its end."""
-    kept = re.sub(rf"(?ms)^## {re.escape(heading)}\n.*?(?=^## |\Z)", "", card).rstrip()
+    """A model card with this part at its end, instead of an earlier one, which begins with the same line."""
+    start = re.escape(f"## {heading}\n\n{words.splitlines()[0]}\n")
+    kept = re.sub(rf"(?ms)^{start}.*?(?=^## |\Z)", "", card).rstrip()
     added = f"## {heading}\n\n{words}\n"
     return f"{kept}\n\n{added}" if kept else added
 
@@ -231,7 +235,7 @@ def choose_card(
     if given is not None:
         return kept_card(given.read_text(encoding="utf-8"), results, duties)
     of_others = [text for text in existing if not is_untouched(text)]
-    if not any(ModelCard(text).text.strip() for text in of_others[:1]):  # the Hub's form makes cards of metadata alone
+    if not any(read_card(text).text.strip() for text in of_others[:1]):  # the Hub's form makes cards of metadata alone
         licence = next((licence_of_card(text) for text in of_others), None) or duties.licence
         return replace(write(), results=results, duties=replace(duties, licence=licence)).text()
     return kept_card(of_others[0], results, duties)
