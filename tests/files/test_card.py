@@ -70,7 +70,8 @@ def test_what_others_measured_stays(tmp_path):
     theirs = CardText("theirs", "", [], results=read_results(write_result(tmp_path / "coco.json"))).text()
     card = f"{theirs.partition('<!--')[0]}\n## Measured\n\nBy hand.\n\n## Thanks\n"
     text = kept_card(card, read_results(write_result(tmp_path / "own.json", metrics={"clip_score": 9.0})), Duties())
-    found = {(result.dataset_type, result.metric_type): result.metric_value for result in ModelCard(text).data.eval_results}
+    results = ModelCard(text).data.eval_results
+    found = {(result.dataset_type, result.metric_type): result.metric_value for result in results}
     assert found == {("coco", "clip_score"): 24.5, ("coco", "frechet_distance"): 3.25, ("own", "clip_score"): 9.0}
     assert "## Measured\n\nBy hand.\n\n## Thanks" in text
 

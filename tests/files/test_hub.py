@@ -85,6 +85,21 @@ def test_weights_that_are_pushed_take_the_place_of_earlier_ones(hub, first, seco
     assert set(hub.files()) == variant | {"config.json", "README.md", "samples.safetensors", weights}
 
 
+@pytest.mark.parametrize("subfolder", [None, "small"])
+def test_no_paths_of_this_machine_go_along(hub, pipe, tmp_path, subfolder):
+    pipe.save_pretrained(tmp_path / "saved")
+    ExpertRouterUNet.from_unets([tiny_unet(i) for i in range(2)], boundaries=[1.0]).save_pretrained(
+        tmp_path / "router"
+    )
+    for model in (
+        EDiffIPipeline.from_pretrained(tmp_path / "saved"),
+        EDiffIUNet.from_pretrained(tmp_path / "saved", subfolder="unet"),
+        ExpertRouterUNet.from_pretrained(tmp_path / "router"),
+    ):
+        model.push_to_hub(REPO, subfolder=subfolder)
+        assert not [name for name, path in hub.files().items() if str(tmp_path).encode() in path.read_bytes()]
+
+
 def test_fewer_experts_take_the_place_of_more(hub):
     ExpertRouterUNet.from_unets([tiny_unet(i) for i in range(3)], boundaries=[0.5, 2.0]).push_to_hub(REPO)
     ExpertRouterUNet.from_unets([tiny_unet(i) for i in range(2)], boundaries=[1.0]).push_to_hub(REPO)

@@ -23,6 +23,7 @@ from huggingface_hub.utils import validate_repo_id
 from .card import CARD, CardText, choose_card, read_results
 from .card_links import linked_files
 from .licences import NOTICES, RECORD, Duties, check_shareable, licence_of_card
+from .places import configs_without_places
 from .whole import superseded
 
 # What `push_to_hub` takes and `save_pretrained(push_to_hub=True)` passes on to it.
@@ -231,18 +232,19 @@ class Push:
         return self.upload(Path(folder), kept=True)
 
     def files_of(self, folder: Path) -> dict[str, bytes | Path]:
-        """All that is uploaded of a folder, by its place."""
+        """All that is uploaded of a folder, by its place, without the names of folders of this machine."""
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         files: dict[str, bytes | Path] = {
             name: path for name, path in paths.items() if any(fnmatch.fnmatch(name, part) for part in self.model.parts)
         }
+        files |= {name: text.encode() for name, text in configs_without_places(folder).items() if name in files}
         files.update(self.files)
         files.update({} if self.subfolder else self.model.more(folder))
         return files
 
     def upload(self, folder: Path, kept: bool = False) -> Any:
-        """Uploads what `save_pretrained` wrote to a folder, in the place of earlier weights of the same variant; `kept`
-        says that it stays there after an error.
+        """Uploads what `save_pretrained` wrote to a folder, in the place of earlier weights of the same variant.
+        `kept` says that the folder stays there after an error.
 
         Raises:
             OSError: It failed; the message says whether the folder is there.
