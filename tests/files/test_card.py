@@ -111,6 +111,11 @@ def test_what_is_no_measurement_is_refused(tmp_path, changes):
         read_results(path)
 
 
+def test_names_of_metrics_stay_in_their_cells(tmp_path):
+    results = read_results(write_result(tmp_path / "a.json", metrics={"a|b\n\n## Licence\n\nfree": 1.0}))
+    assert "\n| a/b ## Licence free | 1 | " in chosen([], results=results)
+
+
 def test_results_are_files_with_names_of_their_own(tmp_path):
     with pytest.raises(FileNotFoundError, match="there are no results"):
         read_results([tmp_path / "missing.json"])

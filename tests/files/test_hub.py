@@ -254,6 +254,15 @@ def test_what_cannot_be_is_said_before_anything_is_written(hub, pipe, tmp_path, 
     assert not hub.files() and not (tmp_path / "saved").exists()
 
 
+def test_a_class_that_nobody_else_has_is_refused_before_the_hub_is_asked(hub, pipe):
+    class Mine(EDiffIPipeline):
+        pass
+
+    with pytest.raises(ValueError, match="Mine is not in diffusers_ediffi.*upload EDiffIPipeline.from_pipe"):
+        Mine(**pipe.components).push_to_hub(REPO)
+    assert not hub.asked
+
+
 def test_a_request_needs_no_right_to_write(hub, pipe):
     hub.refused = "auth-check/write"
     pipe.push_to_hub(REPO, create_pr=True, private=True, commit_message="better")

@@ -174,7 +174,7 @@ def _read_result(path: Path, name: str) -> Result:
             raise ValueError(f"it has more than {MAX_RESULT_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
         card = json.loads(text)
-        figures = {str(metric): float(value) for metric, value in card["metrics"].items()}
+        figures = {_cell(metric): float(value) for metric, value in card["metrics"].items()}
         if not figures or not all(map(math.isfinite, figures.values())):
             raise ValueError("its metrics are none or not finite")
         about = f"{int(card['pictures']['count'])} pictures"
@@ -182,7 +182,12 @@ def _read_result(path: Path, name: str) -> Result:
             about += f", beside {int(card['reference']['count'])} of {card['reference']['name']}"
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is no card of ediffi evaluate ({type(error).__name__}: {error}).") from error
-    return Result(name, text, figures, " ".join(about.replace("|", "/").split()))
+    return Result(name, text, figures, _cell(about))
+
+
+def _cell(text: str) -> str:
+    """A text as it can stand in a table of Markdown."""
+    return " ".join(text.replace("|", "/").split())
 
 
 def kept_card(card: str, results: Sequence[Result], duties: Duties) -> str:
