@@ -224,6 +224,15 @@ def test_a_pipeline_of_the_hub_keeps_its_licence(hub, pipe):
     assert b"license: openrail" in content.files["README.md"] and b"base_model: org/tiny" in content.files["README.md"]
 
 
+@pytest.mark.parametrize("cache", ["/home/me/hub/", "C:\\Users\\me\\hub\\"])
+def test_a_part_from_the_cache_of_the_hub_keeps_its_licence(hub, cache):
+    tiny_unet(1).push_to_hub(REPO, license="openrail")
+    unet = tiny_unet(2)
+    place = f"models--org--tiny/snapshots/{COMMIT}".replace("/", "\\" if "\\" in cache else "/")
+    unet.register_to_config(_name_or_path=cache + place)
+    assert b"license: openrail" in hub_module.Push(unet._hub_model(), REPO).files["README.md"]
+
+
 @pytest.mark.parametrize("route", ["push_to_hub", "save_pretrained"])
 def test_what_cannot_be_is_said_before_anything_is_written(hub, pipe, tmp_path, monkeypatch, route):
     def push(repo_id, **more):

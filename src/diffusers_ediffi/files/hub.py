@@ -170,7 +170,7 @@ class Push:
     def _origin(self, name: str, license: str | None) -> Path | None:
         """A folder that was loaded from; of a repository its card, notices and records alone; `None` where there is
         none any more, or `license` says all that can be said of it."""
-        cached = IN_CACHE.fullmatch(name)
+        cached = IN_CACHE.fullmatch(name.replace("\\", "/"))  # as Windows writes it
         is_folder, repo_id = Path(name).is_dir(), f"{cached[1]}/{cached[2]}" if cached else name
         if not cached and (is_folder or not HUB_ID.fullmatch(name)):
             return Path(name) if is_folder else None
