@@ -54,6 +54,13 @@ def test_a_card_of_ours_is_written_anew_until_somebody_changes_it():
     assert chosen([changed]) == changed
 
 
+@pytest.mark.parametrize("licence", ["mit", "mine-1"])
+def test_a_new_card_in_the_place_of_ours_keeps_the_licence(licence):
+    first = chosen([], duties=Duties([], licence))
+    assert chosen([first]) == first
+    assert ModelCard(chosen([first], duties=Duties([], "apache-2.0"))).data.license == "apache-2.0"
+
+
 def test_a_card_of_others_keeps_its_words(tmp_path):
     assert chosen([THEIRS, "# lower in rank"]) == THEIRS.replace(
         "language: en", "language: en\nlibrary_name: diffusers"

@@ -208,15 +208,14 @@ def kept_card(card: str, results: Sequence[Result], duties: Duties) -> str:
     for name, value in changes.items():
         setattr(data, name, value)
     text = str(found) if changes else card
-    sections = {**results_section(results), **({CONVERTED: section(duties.sources)} if duties.sources else {})}
-    for heading, words in sections.items():
-        text = with_section(text, heading, words)
-    return text
+    for heading, words in results_section(results).items():  # what somebody wrote under this heading stays
+        text = with_section(text, heading, words, first_line=words.splitlines()[0])
+    return with_section(text, CONVERTED, section(duties.sources)) if duties.sources else text
 
 
-def with_section(card: str, heading: str, words: str) -> str:
-    """A model card with this part at its end, instead of an earlier one, which begins with the same line."""
-    start = re.escape(f"## {heading}\n\n{words.splitlines()[0]}\n")
+def with_section(card: str, heading: str, words: str, first_line: str = "") -> str:
+    """A model card with this part at its end, instead of an earlier one that begins with `first_line`."""
+    start = re.escape(f"## {heading}\n" + (f"\n{first_line}\n" if first_line else ""))
     kept = re.sub(rf"(?ms)^{start}.*?(?=^## |\Z)", "", card).rstrip()
     added = f"## {heading}\n\n{words}\n"
     return f"{kept}\n\n{added}" if kept else added
@@ -242,8 +241,15 @@ def choose_card(
     of_others = [text for text in existing if not is_untouched(text)]
     if not any(read_card(text).text.strip() for text in of_others[:1]):  # the Hub's form makes cards of metadata alone
         licence = next((licence_of_card(text) for text in of_others), None) or duties.licence
+        licence = licence or next(filter(None, map(_stated_licence, existing)), None)
         return replace(write(), results=results, duties=replace(duties, licence=licence)).text()
     return kept_card(of_others[0], results, duties)
+
+
+def _stated_licence(card: str) -> str | None:
+    """The licence of a card, by its name where the Hub may not know it."""
+    name = read_card(card, ignore_metadata_errors=True).data.get("license_name")
+    return name if isinstance(name, str) and name else licence_of_card(card)
 
 
 __all__ = ["CARD", "CardText", "Result", "choose_card", "is_untouched", "kept_card", "read_results", "with_section"]
