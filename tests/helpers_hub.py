@@ -98,6 +98,8 @@ class LocalHub(BaseHTTPRequestHandler):
             path = self.folder / file["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(base64.b64decode(file["content"]))
+        for file in (entry["value"] for entry in entries if entry["key"] == "deletedFile"):
+            (self.folder / file["path"]).unlink()
 
     @classmethod
     def files(cls):

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from scipy import stats
+
 # Zero-shot FID-30K on COCO 2014 and parameters with the text encoders, Table 1. Section 5.1 says 7.04 for D.
 TABLE_1 = {"A": (7.35, "6.8B"), "B": (7.26, "7.1B"), "C": (7.11, "8.1B"), "D": (6.95, "9.1B")}
 TITLES = {
@@ -43,8 +45,6 @@ SAYS = {
     "figure_18": "CLIP alone gets the foreground objects and lacks composition; T5 alone composes better and is "
     "inferior in the objects; both together fit best.",
 }
-# Student's t for a two-sided interval of 95%, by the number of values less one.
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Interval:
         found = list(values)
         if len(found) < 2 or not all(map(math.isfinite, found)):  # a share of nothing is NaN
             return cls(statistics.fmean(found), math.inf)
-        t = T_95[len(found) - 2] if len(found) - 2 < len(T_95) else 1.96
+        t = float(stats.t.ppf(0.975, len(found) - 1))
         return cls(statistics.fmean(found), t * statistics.stdev(found) / math.sqrt(len(found)))
 
     def __str__(self) -> str:

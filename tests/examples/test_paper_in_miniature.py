@@ -81,7 +81,8 @@ def test_networks_are_looked_at_first(miniature, network, error, message, tmp_pa
 
 def test_verdicts(miniature, monkeypatch):
     values = import_script("evaluate/paper_values", monkeypatch)
-    assert values.Interval.of([1.0, 2.0, 3.0]).half == pytest.approx(4.303 / math.sqrt(3))
+    assert values.Interval.of([1.0, 2.0, 3.0]).half == pytest.approx(4.302652729749464 / math.sqrt(3))
+    assert values.Interval.of([0.0, 1.0] * 10).half == pytest.approx(2.093024054408263 / math.sqrt(76))
     assert str(values.Interval.of([1.0])) == "1 (one seed)"
 
     def verdict(better, worse, low=False):

@@ -8,7 +8,7 @@ from helpers_hub import check_card
 from huggingface_hub import ModelCard
 
 from diffusers_ediffi.files.card import CardText, choose_card, is_untouched, kept_card, read_results
-from diffusers_ediffi.files.licences import ConvertedSource, Duties
+from diffusers_ediffi.files.licences import ConvertedSource, Duties, licence_of_card
 
 NEW = CardText("tiny", "Draws.", [("Load it:", "import x")], {"Stages": "| a |"}, data={"tags": ["mine"]})
 THEIRS = "---\nlanguage: en\n---\n\n# Theirs\n\nwords\n"
@@ -54,6 +54,13 @@ def test_a_card_of_ours_is_written_anew_until_somebody_changes_it():
     assert chosen([changed]) == changed
 
 
+@pytest.mark.parametrize("licence", ["mit", "mine-1"])
+def test_a_new_card_in_the_place_of_ours_keeps_the_licence(licence):
+    first = chosen([], duties=Duties([], licence))
+    assert chosen([first]) == first
+    assert ModelCard(chosen([first], duties=Duties([], "apache-2.0"))).data.license == "apache-2.0"
+
+
 def test_a_card_of_others_keeps_its_words(tmp_path):
     assert chosen([THEIRS, "# lower in rank"]) == THEIRS.replace(
         "language: en", "language: en\nlibrary_name: diffusers"
@@ -64,6 +71,26 @@ def test_a_card_of_others_keeps_its_words(tmp_path):
     assert ModelCard(text).data.license == "cc-by-nc-sa-4.0" and ModelCard(text).data.language == "en"
     again = kept_card(text, results, Duties([EDM], "cc-by-nc-sa-4.0"))
     assert again.count("## Measured") == again.count("## Converted from") == 1
+
+
+def test_what_others_measured_stays(tmp_path):
+    theirs = CardText("theirs", "", [], results=read_results(write_result(tmp_path / "coco.json"))).text()
+    card = f"{theirs.partition('<!--')[0]}\n## Measured\n\nBy hand.\n\n## Thanks\n"
+    text = kept_card(card, read_results(write_result(tmp_path / "own.json", metrics={"clip_score": 9.0})), Duties())
+    results = ModelCard(text).data.eval_results
+    found = {(result.dataset_type, result.metric_type): result.metric_value for result in results}
+    assert found == {("coco", "clip_score"): 24.5, ("coco", "frechet_distance"): 3.25, ("own", "clip_score"): 9.0}
+    assert "## Measured\n\nBy hand.\n\n## Thanks" in text
+
+
+def test_metadata_that_cannot_be_read_is_one_line(tmp_path):
+    for text in ("---\nlicense: [mit\n---\n\n# Theirs\n", "---\n- mit\n---\n\n# Theirs\n"):
+        with pytest.raises(ValueError, match="metadata of the model card .* cannot be read") as error:
+            chosen([text])
+        assert "\n" not in str(error.value)
+        (tmp_path / "README.md").write_text(text)
+        with pytest.raises(ValueError, match="cannot be read"):
+            licence_of_card(tmp_path / "README.md")
 
 
 def test_metadata_alone_is_no_card_but_its_licence_counts():
@@ -89,6 +116,11 @@ def test_what_is_no_measurement_is_refused(tmp_path, changes):
     path = write_result(tmp_path / "card.json", **changes)
     with pytest.raises(ValueError, match="card.json' is no card of ediffi evaluate"):
         read_results(path)
+
+
+def test_names_of_metrics_stay_in_their_cells(tmp_path):
+    results = read_results(write_result(tmp_path / "a.json", metrics={"a|b\n\n## Licence\n\nfree": 1.0}))
+    assert "\n| a/b ## Licence free | 1 | " in chosen([], results=results)
 
 
 def test_results_are_files_with_names_of_their_own(tmp_path):

@@ -72,6 +72,40 @@ def test_experts_are_pushed_alone(hub, shared):
     assert "| expert.1 | sigma 0.5 to inf |" in card_of(hub).text
 
 
+@pytest.mark.parametrize(("first", "second"), [({"max_shard_size": "200KB"}, {}), ({}, {"safe_serialization": False})])
+def test_weights_that_are_pushed_take_the_place_of_earlier_ones(hub, first, second):
+    tiny_unet(1).push_to_hub(REPO, **first)
+    tiny_unet(2).push_to_hub(REPO, variant="fp16", **first)
+    (hub.folder / "samples.safetensors").write_bytes(b"of somebody")
+    variant = {name for name in hub.files() if "fp16" in name}
+    unet = tiny_unet(3)
+    unet.push_to_hub(REPO, **second)
+    assert same(EDiffIUNet.from_pretrained(hub.folder), unet)
+    weights = f"diffusion_pytorch_model.{'safetensors' if not second else 'bin'}"
+    assert set(hub.files()) == variant | {"config.json", "README.md", "samples.safetensors", weights}
+
+
+@pytest.mark.parametrize("subfolder", [None, "small"])
+def test_no_paths_of_this_machine_go_along(hub, pipe, tmp_path, subfolder):
+    pipe.save_pretrained(tmp_path / "saved")
+    ExpertRouterUNet.from_unets([tiny_unet(i) for i in range(2)], boundaries=[1.0]).save_pretrained(
+        tmp_path / "router"
+    )
+    for model in (
+        EDiffIPipeline.from_pretrained(tmp_path / "saved"),
+        EDiffIUNet.from_pretrained(tmp_path / "saved", subfolder="unet"),
+        ExpertRouterUNet.from_pretrained(tmp_path / "router"),
+    ):
+        model.push_to_hub(REPO, subfolder=subfolder)
+        assert not [name for name, path in hub.files().items() if str(tmp_path).encode() in path.read_bytes()]
+
+
+def test_fewer_experts_take_the_place_of_more(hub):
+    ExpertRouterUNet.from_unets([tiny_unet(i) for i in range(3)], boundaries=[0.5, 2.0]).push_to_hub(REPO)
+    ExpertRouterUNet.from_unets([tiny_unet(i) for i in range(2)], boundaries=[1.0]).push_to_hub(REPO)
+    assert {name.split("/")[0] for name in hub.files() if "/" in name} == {"expert.0", "expert.1"}
+
+
 def test_a_lora_expert_is_pushed_alone(hub):
     base = tiny_unet(0)
     expert = factorize_expert(tiny_unet(1), base, rank=2)
@@ -190,6 +224,15 @@ def test_a_pipeline_of_the_hub_keeps_its_licence(hub, pipe):
     assert b"license: openrail" in content.files["README.md"] and b"base_model: org/tiny" in content.files["README.md"]
 
 
+@pytest.mark.parametrize("cache", ["/home/me/hub/", "C:\\Users\\me\\hub\\"])
+def test_a_part_from_the_cache_of_the_hub_keeps_its_licence(hub, cache):
+    tiny_unet(1).push_to_hub(REPO, license="openrail")
+    unet = tiny_unet(2)
+    place = f"models--org--tiny/snapshots/{COMMIT}".replace("/", "\\" if "\\" in cache else "/")
+    unet.register_to_config(_name_or_path=cache + place)
+    assert b"license: openrail" in hub_module.Push(unet._hub_model(), REPO).files["README.md"]
+
+
 @pytest.mark.parametrize("route", ["push_to_hub", "save_pretrained"])
 def test_what_cannot_be_is_said_before_anything_is_written(hub, pipe, tmp_path, monkeypatch, route):
     def push(repo_id, **more):
@@ -218,6 +261,15 @@ def test_what_cannot_be_is_said_before_anything_is_written(hub, pipe, tmp_path, 
     with pytest.raises(OSError, match="there is no token to write to 'org/tiny'"):
         push(REPO)
     assert not hub.files() and not (tmp_path / "saved").exists()
+
+
+def test_a_class_that_nobody_else_has_is_refused_before_the_hub_is_asked(hub, pipe):
+    class Mine(EDiffIPipeline):
+        pass
+
+    with pytest.raises(ValueError, match="Mine is not in diffusers_ediffi.*upload EDiffIPipeline.from_pipe"):
+        Mine(**pipe.components).push_to_hub(REPO)
+    assert not hub.asked
 
 
 def test_a_request_needs_no_right_to_write(hub, pipe):

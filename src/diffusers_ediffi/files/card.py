@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from .. import __version__
-from .licences import CARD, LICENCES, Duties, licence_of_card, section
+from .licences import CARD, LICENCES, Duties, licence_of_card, read_card, section
 
 TAGS = ("diffusers", "diffusers_ediffi", "ediffi")
 MEASURED = "Measured"
@@ -174,7 +174,7 @@ def _read_result(path: Path, name: str) -> Result:
             raise ValueError(f"it has more than {MAX_RESULT_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
         card = json.loads(text)
-        figures = {str(metric): float(value) for metric, value in card["metrics"].items()}
+        figures = {_cell(metric): float(value) for metric, value in card["metrics"].items()}
         if not figures or not all(map(math.isfinite, figures.values())):
             raise ValueError("its metrics are none or not finite")
         about = f"{int(card['pictures']['count'])} pictures"
@@ -182,7 +182,12 @@ def _read_result(path: Path, name: str) -> Result:
             about += f", beside {int(card['reference']['count'])} of {card['reference']['name']}"
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is no card of ediffi evaluate ({type(error).__name__}: {error}).") from error
-    return Result(name, text, figures, " ".join(about.replace("|", "/").split()))
+    return Result(name, text, figures, _cell(about))
+
+
+def _cell(text: str) -> str:
+    """A text as it can stand in a table of Markdown."""
+    return " ".join(text.replace("|", "/").split())
 
 
 def kept_card(card: str, results: Sequence[Result], duties: Duties) -> str:
@@ -191,24 +196,27 @@ def kept_card(card: str, results: Sequence[Result], duties: Duties) -> str:
     Raises:
         ValueError: Its metadata cannot be read.
     """
-    found = ModelCard(card)
+    found = read_card(card)
     data: Any = found.data
     changes: dict[str, Any] = {} if data.library_name else {"library_name": "diffusers"}
     changes |= {} if data.license else licence_data(duties.licence)
     if results:
-        changes |= {"model_name": data.model_name or "model", "eval_results": eval_results(results)}
+        ours = eval_results(results)
+        places = {result.unique_identifier for result in ours}
+        theirs = [result for result in data.eval_results or () if result.unique_identifier not in places]
+        changes |= {"model_name": data.model_name or "model", "eval_results": theirs + ours}
     for name, value in changes.items():
         setattr(data, name, value)
     text = str(found) if changes else card
-    sections = {**results_section(results), **({CONVERTED: section(duties.sources)} if duties.sources else {})}
-    for heading, words in sections.items():
-        text = with_section(text, heading, words)
-    return text
+    for heading, words in results_section(results).items():  # what somebody wrote under this heading stays
+        text = with_section(text, heading, words, first_line=words.splitlines()[0])
+    return with_section(text, CONVERTED, section(duties.sources)) if duties.sources else text
 
 
-def with_section(card: str, heading: str, words: str) -> str:
-    """A model card with this part, in the place of an earlier one or at its end."""
-    kept = re.sub(rf"(?ms)^## {re.escape(heading)}\n.*?(?=^## |\Z)", "", card).rstrip()
+def with_section(card: str, heading: str, words: str, first_line: str = "") -> str:
+    """A model card with this part at its end, instead of an earlier one that begins with `first_line`."""
+    start = re.escape(f"## {heading}\n" + (f"\n{first_line}\n" if first_line else ""))
+    kept = re.sub(rf"(?ms)^{start}.*?(?=^## |\Z)", "", card).rstrip()
     added = f"## {heading}\n\n{words}\n"
     return f"{kept}\n\n{added}" if kept else added
 
@@ -231,10 +239,17 @@ def choose_card(
     if given is not None:
         return kept_card(given.read_text(encoding="utf-8"), results, duties)
     of_others = [text for text in existing if not is_untouched(text)]
-    if not any(ModelCard(text).text.strip() for text in of_others[:1]):  # the Hub's form makes cards of metadata alone
+    if not any(read_card(text).text.strip() for text in of_others[:1]):  # the Hub's form makes cards of metadata alone
         licence = next((licence_of_card(text) for text in of_others), None) or duties.licence
+        licence = licence or next(filter(None, map(_stated_licence, existing)), None)
         return replace(write(), results=results, duties=replace(duties, licence=licence)).text()
     return kept_card(of_others[0], results, duties)
+
+
+def _stated_licence(card: str) -> str | None:
+    """The licence of a card, by its name where the Hub may not know it."""
+    name = read_card(card, ignore_metadata_errors=True).data.get("license_name")
+    return name if isinstance(name, str) and name else licence_of_card(card)
 
 
 __all__ = ["CARD", "CardText", "Result", "choose_card", "is_untouched", "kept_card", "read_results", "with_section"]

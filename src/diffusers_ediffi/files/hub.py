@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
@@ -23,6 +23,8 @@ from huggingface_hub.utils import validate_repo_id
 from .card import CARD, CardText, choose_card, read_results
 from .card_links import linked_files
 from .licences import NOTICES, RECORD, Duties, check_shareable, licence_of_card
+from .places import configs_without_places
+from .whole import superseded
 
 # What `push_to_hub` takes and `save_pretrained(push_to_hub=True)` passes on to it.
 ARGUMENTS = (
@@ -168,7 +170,7 @@ class Push:
     def _origin(self, name: str, license: str | None) -> Path | None:
         """A folder that was loaded from; of a repository its card, notices and records alone; `None` where there is
         none any more, or `license` says all that can be said of it."""
-        cached = IN_CACHE.fullmatch(name)
+        cached = IN_CACHE.fullmatch(name.replace("\\", "/"))  # as Windows writes it
         is_folder, repo_id = Path(name).is_dir(), f"{cached[1]}/{cached[2]}" if cached else name
         if not cached and (is_folder or not HUB_ID.fullmatch(name)):
             return Path(name) if is_folder else None
@@ -230,29 +232,34 @@ class Push:
         return self.upload(Path(folder), kept=True)
 
     def files_of(self, folder: Path) -> dict[str, bytes | Path]:
-        """All that is uploaded of a folder, by its place."""
+        """All that is uploaded of a folder, by its place, without the names of folders of this machine."""
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         files: dict[str, bytes | Path] = {
             name: path for name, path in paths.items() if any(fnmatch.fnmatch(name, part) for part in self.model.parts)
         }
+        files |= {name: text.encode() for name, text in configs_without_places(folder).items() if name in files}
         files.update(self.files)
         files.update({} if self.subfolder else self.model.more(folder))
         return files
 
     def upload(self, folder: Path, kept: bool = False) -> Any:
-        """Uploads what `save_pretrained` wrote to a folder; `kept` says that it stays there after an error.
+        """Uploads what `save_pretrained` wrote to a folder, in the place of earlier weights of the same variant.
+        `kept` says that the folder stays there after an error.
 
         Raises:
             OSError: It failed; the message says whether the folder is there.
         """
         files = self.files_of(folder)
         start = f"{self.subfolder}/" if self.subfolder else ""
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(f"{start}{name}", value if isinstance(value, bytes) else str(value.resolve()))
             for name, value in sorted(files.items())
         ]
         complete = f"; it is complete in {folder}" if kept else ""
         with hub_errors(f"it was not uploaded to {self.repo_id!r}{complete}"):
+            # diffusers would go on loading the shards of an earlier upload, which a single file does not overwrite.
+            older = superseded(self.api.list_repo_files(self.repo_id), {part.path_in_repo for part in operations})
+            operations += [CommitOperationDelete(path) for path in older]
             return self.api.create_commit(
                 self.repo_id, operations, commit_message=self.commit_message, create_pr=self.create_pr
             )

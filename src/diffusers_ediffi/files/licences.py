@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard
 
 RECORD = "conversion.json"
@@ -208,5 +209,18 @@ def licence_of_card(card: Path | str) -> str | None:
         if not card.is_file():
             return None
         card = card.read_text(encoding="utf-8")
-    found = ModelCard(card, ignore_metadata_errors=True).data.get("license")
+    found = read_card(card, ignore_metadata_errors=True).data.get("license")
     return found if isinstance(found, str) and found else None
+
+
+def read_card(text: str, **options: Any) -> ModelCard:
+    """A model card, with the options of `ModelCard`.
+
+    Raises:
+        ValueError: The metadata cannot be read.
+    """
+    try:
+        return ModelCard(text, **options)
+    except (ValueError, yaml.YAMLError) as error:
+        start, why = " ".join(text.split())[:40], " ".join(str(error).split())
+        raise ValueError(f"the metadata of the model card {start!r}... cannot be read, correct it: {why}") from None

@@ -10,13 +10,19 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+# Paths in a repository: files of weights by diffusers or transformers, and what lies in the folder of an expert.
+WEIGHTS = re.compile(
+    r"(?P<network>(.*/)?(diffusion_pytorch_model|pytorch_model|model))(\.(?P<variant>[^./]+?))?(-\d+-of-\d+)?"
+    r"\.(safetensors|bin)(\.index(\.(?P<index>[^./]+))?\.json)?"
+)
+EXPERT = re.compile(r"(?P<around>(.*/)?)expert\.(\d+|base)/")
 SYNCED_SIZE = 2**20  # smaller files that a power cut empties are refused when they are read; weights might be zeros
 
 
@@ -186,6 +192,32 @@ def _is_superseded(name: str, variant: str | None) -> bool:
     dot = re.escape(f".{variant}") if variant else ""
     weights = rf"{dot}(-\d+-of-\d+)?\.(safetensors|bin)|\.(safetensors|bin)\.index{dot}\.json"
     return bool(re.fullmatch(rf"(diffusion_pytorch_model|pytorch_model|model)({weights})|expert\.(\d+|base)", name))
+
+
+def superseded(existing: Iterable[str], written: Collection[str]) -> list[str]:
+    """The files of a repository that weights take the place of, as in [`saved_whole`]: those of the same network and
+    variant, and experts that are not written again.
+
+    Args:
+        existing, written (`list` of `str`): Paths in the repository.
+    """
+    networks = {_network_of(path) for path in written} - {None}
+    experts = {match[0]: match["around"] for match in map(EXPERT.match, written) if match}
+    return [
+        path
+        for path in existing
+        if path not in written
+        and (
+            _network_of(path) in networks
+            or ((match := EXPERT.match(path)) and match["around"] in experts.values() and match[0] not in experts)
+        )
+    ]
+
+
+def _network_of(path: str) -> tuple[str, str] | None:
+    """Which network and variant a file holds weights of, or their index."""
+    match = WEIGHTS.fullmatch(path)
+    return (match["network"], match["variant"] or match["index"] or "") if match else None
 
 
 def _remove_superseded(folder: Path, unfinished: Path, variant: str | None) -> None:

@@ -12,13 +12,22 @@ from ..files.card import CardText
 from ..files.hub import Model
 from ..models.card import count, num_bytes, num_parameters, origin_of, table
 from .description import describe_stages
-from .repository import INDEX, MODULE, PIPELINES, repository_files
+from .repository import INDEX, LIBRARY, MODULE, PIPELINES, repository_files
 
 MAX_WORDS = 40  # of a group that are listed
 
 
 def pipeline_model(pipe: Any) -> Model:
-    """What `push_to_hub` of a pipeline uploads."""
+    """What `push_to_hub` of a pipeline uploads.
+
+    Raises:
+        ValueError: It is of a class that those who load it do not have.
+    """
+    if type(pipe).__name__ not in PIPELINES:
+        raise ValueError(
+            f"{type(pipe).__name__} is not in {LIBRARY}, so nobody could load it from the Hub: upload "
+            f"{PIPELINES[0]}.from_pipe(pipe) instead."
+        )
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     names = {"": origin_of(pipe.config)}
     names |= {name: origin_of(part.config) for name, part in parts.items() if hasattr(part, "config")}

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files.places import configs_without_places
+
 LIBRARY = __name__.partition(".")[0]
 INDEX = "model_index.json"
 MODULE = "pipeline.py"  # where diffusers looks for a `custom_pipeline`
@@ -53,33 +55,4 @@ def repository_files(folder: Path) -> dict[str, bytes]:
     for name, class_name in _our_components(components).items():
         # diffusers takes the component from this file, which it finds by the library's name.
         texts[f"{name}/{LIBRARY}.py"] = f"from {LIBRARY} import {class_name}  # noqa: F401\n"
-    return {name: text.encode() for name, text in {**_without_places(folder), **texts}.items()}
-
-
-def _without_places(folder: Path) -> dict[str, str]:
-    """The configs that say where they were loaded from, without that."""
-    changed: dict[str, str] = {}
-    for path in sorted(folder.rglob("*.json")):
-        text = path.read_text(encoding="utf-8")
-        if '"_name_or_path"' in text:
-            content = json.loads(text)
-            if content != (content := without_places(content)):
-                changed[path.relative_to(folder).as_posix()] = json.dumps(content, indent=2) + "\n"
-    return changed
-
-
-def without_places(value: Any) -> Any:
-    """JSON without entries that name a folder; the names of repositories stay."""
-    if isinstance(value, list):
-        return [without_places(entry) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: without_places(entry) for key, entry in value.items() if not (key == "_name_or_path" and _is_place(entry))
-    }
-
-
-def _is_place(name: Any) -> bool:
-    """Whether a name is that of a folder of some machine, rather than of a repository such as ORG/NAME."""
-    text = str(name)
-    return Path(text).exists() or text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1
+    return {name: text.encode() for name, text in {**configs_without_places(folder), **texts}.items()}
