@@ -15,7 +15,9 @@ from .picture_files import picture_address, preview_address
 
 WAITING = "() => ({state: 'waiting', share: 0, label: 'Waiting for its turn...', pictures: []})"
 BLACKENED = ", blackened by the safety checker"
-FAILED = "() => ({state: 'failed', share: 0, label: '', pictures: []})"
+# Of what had begun, `draw` tells itself; what was cancelled counts as failed as well, and stays cancelled.
+FAILED = """(shown) => shown?.state === "waiting"
+  ? { state: "failed", share: 0, label: "", pictures: [] } : shown"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class SpaceApp:
             api_visibility="private",
         )
         # What fails before `draw` is called, such as a full queue or an upload that is no picture.
-        event.failure(None, outputs=panel.view, js=FAILED, queue=False)
+        event.failure(None, panel.view, panel.view, js=FAILED, queue=False)
         panel.cancel.click(
             cancel,
             outputs=panel.view,
