@@ -61,6 +61,8 @@ def test_the_cache_is_listed(hub, model, capsys):
     add(hub, "models--org--broken", model_index__json="no JSON")
     add(hub, "datasets--org--data", model_index__json=of_diffusers)
     (hub / "models--org--half").mkdir()
+    (hub / "models--org--begun" / "snapshots").mkdir(parents=True)
+    (hub / "models--org--begun" / "blobs").mkdir()
     _, sd, tiny = listed(capsys)["here"]
     assert (tiny["name"], tiny["pipeline"], tiny["licence"]) == ("org/tiny", "EDiffIPipeline", "apache-2.0")
     assert "ediffi paint" in tiny["works_with"] and tiny["bytes"] > 10_000

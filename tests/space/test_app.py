@@ -2,6 +2,8 @@
 """The page without a browser: what a click asks for, what is refused, and `ediffi space`."""
 
 import asyncio
+import base64
+import io
 import json
 import socket
 import sys
@@ -10,11 +12,13 @@ import gradio as gr
 import pytest
 from diffusers import StableDiffusionPipeline
 from helpers_diffusers import build, unet_for
+from PIL import Image
 
+from diffusers_ediffi import read_provenance
 from diffusers_ediffi.cli.main import main
 from diffusers_ediffi.space.app import build_app
 from diffusers_ediffi.space.controls import settings_updates
-from diffusers_ediffi.space.drawing import Drawer
+from diffusers_ediffi.space.drawing import Drawer, DrawRequest, Progress
 from diffusers_ediffi.space.examples import PAINTED
 from diffusers_ediffi.space.limits import Limits
 from diffusers_ediffi.space.paint_tab import painted_request
@@ -29,6 +33,15 @@ SETTINGS = (3, 1.0, 32, 4, 2.5, "")  # as a browser sends them
 @pytest.fixture
 def app(pipe):
     return SpaceApp(Drawer(pipe, "org/tiny"))
+
+
+def built(pipe):
+    """The page, built within a loop, since Gradio else makes one that it does not close."""
+
+    async def build_page():
+        return build_app(Drawer(pipe))
+
+    return asyncio.run(build_page())
 
 
 def test_a_click_is_a_request(app):
@@ -63,6 +76,66 @@ def test_a_message_is_text_and_no_html():
         raise ValueError("<b>")
     with pytest.raises(gr.Error, match="lack of memory"), friendly_errors("This"):
         raise RuntimeError("CUDA out of memory at /home/somebody")
+    with pytest.raises(gr.Error, match="the log of the server says why"), friendly_errors("This"):
+        raise KeyError("/home/somebody")  # of a foreign pipeline
+    with pytest.raises(gr.Error, match="<b>"), friendly_errors("This"):
+        raise gr.Error("<b>")  # of `spaces`: a message already
+
+
+def test_what_is_wrong_in_the_process_of_zero_gpu_is_a_message_there(app):
+    """`spaces` hands on the messages of Gradio's errors, and of others the class alone."""
+    with pytest.raises(gr.Error, match="nothing to draw"):
+        list(app._run(DrawRequest(" "), "visitor"))
+
+
+class Visit:
+    """What Gradio says of a click."""
+
+    session_hash = "abc"
+
+
+def test_cancel_in_one_tab_leaves_the_others(pipe):
+    """Each tab of a page has its drawing, and closing the page ends all of them."""
+    blocks = built(pipe)
+    fns = [fn for fn in blocks.fns.values() if fn.fn is not None]
+    (leave,) = [fn.fn for fn in fns if getattr(fn.fn, "__name__", "") == "leave"]
+    drawer, cancels = leave.__self__.drawer, [fn.fn for fn in fns if getattr(fn.fn, "__name__", "") == "cancel"]
+    assert len(cancels) == 5
+    events = drawer.draw(DrawRequest("a cat", steps=100, size=8), "abc style-draw")
+    next(events)
+    ended = []
+    for cancel in cancels:
+        cancel(Visit())
+        ended.append("abc style-draw" not in drawer._jobs)
+    assert ended == [False, True, True, True, True]
+    events.close()
+    events = drawer.draw(DrawRequest("a cat", steps=100, size=8), "abc style-draw")
+    next(events)
+    leave(Visit())
+    assert len(list(events)) < 90
+
+
+def test_what_fails_before_the_drawing_is_shown_as_failed(pipe):
+    """A full queue, or an upload that is no picture: the page waits no longer."""
+    functions = built(pipe).config["dependencies"]
+    drawings = {entry["id"]: entry["outputs"][:1] for entry in functions if entry["cancels"] == [] and entry["queue"]}
+    failures = [entry for entry in functions if entry["trigger_only_on_failure"]]
+    assert len(failures) == 5 and all("failed" in entry["js"] and not entry["queue"] for entry in failures)
+    assert all(entry["outputs"] == drawings[entry["trigger_after"]] for entry in failures)
+
+
+def test_files_are_opened_one_after_the_other(pipe):
+    (opening,) = [fn for fn in built(pipe).fns.values() if fn.concurrency_id == "open"]
+    assert opening.concurrency_limit == 1
+
+
+def test_a_blackened_picture_says_so(app):
+    black = Image.new("RGB", (32, 32))
+    progress = Progress([black, black], 32, 4, 4, 1.0, True, True, None, [False, True])
+    first, second = app._shown(progress, DrawRequest("a cat", size=32))["pictures"]
+    assert "safety checker" in second["caption"] and "safety checker" not in first["caption"]
+    file = io.BytesIO(base64.b64decode(second["src"].partition(",")[2]))
+    assert read_provenance(file).settings["nsfw_content_detected"] is True
 
 
 def test_the_page_has_the_queue_that_the_limits_say(pipe):
@@ -94,6 +167,8 @@ def test_a_page_of_stable_diffusion():
         ("POST", "/gradio_api/queue/join", b"many", 411),
         ("POST", "/gradio_api/queue/join", None, 411),
         ("POST", "/gradio_api/upload", b"101", None),
+        ("POST", "/gradio_api/call/upload", b"101", 413),  # a call of what is named so, and no upload
+        ("POST", "/gradio_api/run/upload", None, 411),
         ("GET", "/config", None, None),
     ],
 )
@@ -112,6 +187,30 @@ def test_what_a_click_sends_is_bounded(method, path, length, status):
     assert sent[0]["status"] == status
     if status:
         assert json.loads(sent[1]["body"])["detail"]
+
+
+@pytest.mark.parametrize(
+    "path, root_path, headers, is_passed",
+    [
+        ("/queue/join", "", [(b"content-length", b"5"), (b"transfer-encoding", b"chunked")], False),
+        ("/queue/join", "", [(b"content-length", b"5")], True),
+        ("/there/gradio_api/upload", "/there", [], True),
+        ("/there/gradio_api/upload", "", [], False),
+    ],
+)
+def test_a_length_counts_where_the_body_has_it(path, root_path, headers, is_passed):
+    """A body in chunks is longer than the length beside it; uploads are known where the page is mounted."""
+    passed = []
+
+    async def inner(scope, receive, send):
+        passed.append(scope)
+
+    async def send(part):
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": path, "root_path": root_path, "headers": headers}
+    asyncio.run(RequestLimit(inner, most=100)(scope, None, send))
+    assert bool(passed) == is_passed
 
 
 def test_ediffi_space_names_the_extra_that_it_needs(monkeypatch, capsys):

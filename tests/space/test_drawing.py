@@ -5,12 +5,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from helpers_diffusers import build, unet_for
 from PIL import Image
+from transformers import CLIPConfig
 
-from diffusers_ediffi import PaintRegion, paint_with_words
-from diffusers_ediffi.space.drawing import Drawer, DrawRequest
+from diffusers_ediffi import EDiffIPipeline, PaintRegion, paint_with_words
+from diffusers_ediffi.space.drawing import Drawer, DrawRequest, dtypes_on
 from diffusers_ediffi.space.limits import Limits
 
 PROMPT = "a cat and a dog"
@@ -191,3 +193,40 @@ def test_stable_diffusion_is_painted_by_paint_with_words():
     assert not np.array_equal(pixels(last.images), pixels(plain.images))
     with pytest.raises(ValueError, match="draws from text alone"):
         list(drawer.draw(DrawRequest(PROMPT, kind="image", steps=1)))
+
+
+def test_a_picture_is_not_shown_before_the_safety_checker_has_seen_it(drawer):
+    vision = {**drawer.pipe.image_encoder.config.to_dict(), "image_size": 24}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8)).eval()
+    checker.concept_embeds_weights.data.fill_(-10.0)  # thresholds of a cosine: it objects to all pictures
+    drawer.pipe.register_modules(safety_checker=checker)
+    *before, last = drawn(drawer, size=32, num_images=2)
+    assert before and not any(image for event in before for image in event.images)
+    assert last.blackened == [True, True] and not pixels(last.images).any()
+    drawer.pipe.register_modules(safety_checker=None)
+    *before, last = drawn(drawer, size=32)
+    assert before[0].images and last.blackened == []
+
+
+def test_t5_is_not_loaded_in_float16(pipe, tmp_path):
+    """It overflows there. SDXL's second encoder is another, and its two must agree."""
+    pipe.save_pretrained(tmp_path / "tiny")
+    tiny = str(tmp_path / "tiny")
+    loaded = EDiffIPipeline.from_pretrained(tiny, dtype=dtypes_on("cuda", tiny))
+    assert (loaded.text_encoder_2.dtype, loaded.unet.dtype) == (torch.bfloat16, torch.float16)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    assert dtypes_on("cuda", str(tmp_path)) == {"default": torch.float16}
+    assert dtypes_on("cpu", tiny) == {"default": torch.float32}
+
+
+def test_a_pipeline_that_cannot_be_painted_is_refused():
+    with pytest.raises(ValueError, match="cannot draw with DDPMPipeline; choose"):
+        Drawer(DDPMPipeline(unet_for(StableDiffusionPipeline), DDPMScheduler()))
+
+
+def test_on_zero_gpu_nothing_is_drawn_where_no_gpu_is(pipe, tmp_path, monkeypatch):
+    """The process that loads the model has none, elsewhere it draws a first step."""
+    pipe.save_pretrained(tmp_path)
+    assert Drawer.load(str(tmp_path), "cpu").pipe.scheduler.num_inference_steps == 1
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert Drawer.load(str(tmp_path), "cpu").pipe.scheduler.num_inference_steps is None

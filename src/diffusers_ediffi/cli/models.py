@@ -174,7 +174,10 @@ def _cached() -> Iterator[dict[str, Any]]:
 
 def _cached_model(repo: CachedRepoInfo) -> dict[str, Any] | None:
     """A pipeline in the cache, of its newest revision; `None` for what is no pipeline."""
-    folder = max(repo.revisions, key=lambda revision: revision.last_modified).snapshot_path
+    newest = max(repo.revisions, key=lambda revision: revision.last_modified, default=None)
+    if newest is None:  # a download that has not begun
+        return None
+    folder = newest.snapshot_path
     try:
         index = read_index(str(folder))
     except (OSError, ValueError):

@@ -1,6 +1,7 @@
 # Copyright 2026 The diffusers_ediffi authors. Licensed under the Apache License, Version 2.0.
 """The engine of the Space: one copy of a model that draws for one visitor after the other, and tells each step."""
 
+import os
 import queue
 import secrets
 import threading
@@ -79,6 +80,7 @@ class Progress:
         is_stage_end (`bool`): Whether the stage is complete.
         is_last (`bool`): Whether these are the finished pictures.
         record (*optional*): What the request's `within` returned, in the last.
+        blackened (`list` of `bool`): Which of the finished pictures a safety checker objected to; empty without one.
     """
 
     images: Sequence[Image.Image]
@@ -89,6 +91,7 @@ class Progress:
     is_stage_end: bool = False
     is_last: bool = False
     record: Any = None
+    blackened: Sequence[bool] = ()
 
 
 class Cancelled(Exception):
@@ -114,9 +117,13 @@ class Drawer:
         pipe: An [`EDiffIPipeline`], or a pipeline of diffusers that [`paint_with_words`] paints.
         model (`str`, *optional*): What the provenance calls it: a folder or a Hub id; the demo model by default.
         limits ([`Limits`]): What may be asked for.
+
+    Raises:
+        ValueError: It is another pipeline.
     """
 
     def __init__(self, pipe: Any, model: str | None = None, limits: Limits | None = None):
+        _check_pipeline(pipe)
         self.pipe = pipe
         self.model = model_name(model)
         self.limits = limits or Limits()
@@ -138,10 +145,11 @@ class Drawer:
             OSError, ValueError: It cannot be loaded.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if device == "cpu" else torch.float16
-        pipe = DiffusionPipeline.from_pretrained(model or demo_checkpoint(), dtype=dtype)
+        folder = model or demo_checkpoint()
+        pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtypes_on(device, folder))
         drawer = cls(pipe.to(device), model, limits)
-        if drawer.is_ediffi:  # the first step of a process is slow, and no visitor should wait for it
+        # The first step of a process is slow, and no visitor should wait for it. On ZeroGPU this process has no GPU.
+        if drawer.is_ediffi and not _is_zero_gpu():
             list(drawer.draw(DrawRequest("a picture", size=drawer.sizes[0], steps=1)))
         return drawer
 
@@ -302,7 +310,8 @@ class Drawer:
         job.check()
         size = output.images[0].width
         steps = preview.steps
-        job.events.put(Progress(output.images, size, steps, steps, 1.0, True, True, record))
+        blackened = list(map(bool, getattr(output, "nsfw_content_detected", None) or ()))
+        job.events.put(Progress(output.images, size, steps, steps, 1.0, True, True, record, blackened))
 
     def _pipe(self, kind: str) -> Any:
         """The pipeline of a kind, which shares all parts with the others."""
@@ -343,9 +352,36 @@ class Drawer:
         return call
 
 
+def dtypes_on(device: str, model: str) -> dict[str, torch.dtype]:
+    """The types that the parts of a model, a folder or a Hub id, have on a device.
+
+    Raises:
+        OSError: Its `model_index.json` cannot be read.
+    """
+    if device == "cpu":
+        return {"default": torch.float32}
+    is_ediffi = "EDiffI" in str(DiffusionPipeline.load_config(model).get("_class_name"))
+    # T5 overflows in float16.
+    return {"default": torch.float16, **({"text_encoder_2": torch.bfloat16} if is_ediffi else {})}
+
+
 def random_seed() -> int:
     """A seed that fits a field of a form."""
     return secrets.randbelow(2**31)
+
+
+def _check_pipeline(pipe: Any) -> None:
+    """Refuses what neither draws as eDiff-I does nor is painted by [`paint_with_words`]."""
+    if not isinstance(pipe, EDiffIPipeline) and not all(hasattr(pipe, name) for name in ("unet", "vae_scale_factor")):
+        raise ValueError(
+            f"the Space cannot draw with {type(pipe).__name__}; choose an eDiff-I model, or a pipeline of diffusers "
+            "with a U-Net and a VAE, such as Stable Diffusion."
+        )
+
+
+def _is_zero_gpu() -> bool:
+    """Whether this is a ZeroGPU Space, read as the package `spaces` does."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def _nothing(pipe: Any) -> AbstractContextManager[Callable[[], Any]]:

@@ -62,6 +62,8 @@ def build_paint_tab(app: SpaceApp) -> None:
         partial(_open, app),
         [opened, canvas],
         [canvas, strength, *settings.inputs],
+        concurrency_id="open",
+        concurrency_limit=1,  # a picture of the most pixels takes hundreds of MB to read
         show_progress="hidden",
         api_visibility="private",
     )

@@ -29,13 +29,14 @@ def preview_address(image: Image.Image) -> str:
     return _address("jpeg", file.getvalue())
 
 
-def picture_address(image: Image.Image, request: DrawRequest, model: str, index: int) -> str:
+def picture_address(image: Image.Image, request: DrawRequest, model: str, index: int, blackened: bool = False) -> str:
     """A finished picture as a PNG that says how it was made."""
-    return _address("png", image_bytes(image, ".png", provenance_of(request, model, index)))
+    return _address("png", image_bytes(image, ".png", provenance_of(request, model, index, blackened)))
 
 
-def provenance_of(request: DrawRequest, model: str, index: int = 0) -> Provenance:
-    """How picture number `index` of a request was made: enough to draw it again, and to paint on."""
+def provenance_of(request: DrawRequest, model: str, index: int = 0, blackened: bool = False) -> Provenance:
+    """How picture number `index` of a request was made: enough to draw it again, and to paint on; `blackened` says
+    that a safety checker objected to it."""
     call = request.arguments
     is_edit = "image" in call
     settings = {
@@ -54,6 +55,7 @@ def provenance_of(request: DrawRequest, model: str, index: int = 0) -> Provenanc
         "image": True if is_edit else None,
         "mask_image": True if "mask_image" in call else None,
         "strength": call.get("strength"),
+        "nsfw_content_detected": True if blackened else None,
     }
     source = COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if is_edit else TRAINED_ALGORITHMIC_MEDIA
     return Provenance(_plain(settings), digital_source_type=source)

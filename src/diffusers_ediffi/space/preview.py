@@ -19,7 +19,8 @@ class StepPreview:
     """A `with` block around a pipeline's call that turns the sample after each step into pictures.
 
     Within it the schedulers are watched: those that say what the denoised picture looks like (`pred_original_sample`,
-    [`EDMDEISScheduler`] among them) give much better previews than the noisy sample.
+    [`EDMDEISScheduler`] among them) give much better previews than the noisy sample. A model with a safety checker has
+    no previews, since the checker sees finished pictures alone.
 
     Args:
         pipe: The pipeline.
@@ -82,6 +83,8 @@ class StepPreview:
         return done / sum(size * steps for size, steps in self.plan)
 
     def _pictures(self, sample: torch.Tensor, is_end: bool) -> list[Image.Image]:
+        if getattr(self.pipe, "safety_checker", None) is not None:
+            return []
         if sample.shape[1] != 3:
             return self._decoded(sample)
         pixels = sample.detach().float()

@@ -3,6 +3,8 @@
 
 from typing import Any
 
+UPLOAD = "/gradio_api/upload"
+
 
 class RequestLimit:
     """An ASGI middleware that refuses requests whose bodies are too large, or do not say how large they are.
@@ -26,9 +28,16 @@ class RequestLimit:
 
     def _refusal(self, scope: Any) -> int | None:
         """The status to refuse a request with, if it is refused."""
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT") or scope["path"].endswith("/upload"):
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT") or _is_upload(scope):
             return None
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        if not length.isdigit():
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
+        # Where a body comes in chunks, no length counts that stands beside them.
+        if not length.isdigit() or b"transfer-encoding" in headers:
             return 411
         return 413 if int(length) > self.most else None
+
+
+def _is_upload(scope: Any) -> bool:
+    """Whether a request uploads a file; `root_path` is where the page is mounted."""
+    return scope["path"].removeprefix(scope.get("root_path", "")) == UPLOAD

@@ -14,6 +14,10 @@ from .drawing import Drawer, DrawRequest, Progress
 from .picture_files import picture_address, preview_address
 
 WAITING = "() => ({state: 'waiting', share: 0, label: 'Waiting for its turn...', pictures: []})"
+BLACKENED = ", blackened by the safety checker"
+# Of what had begun, `draw` tells itself; what was cancelled counts as failed as well, and stays cancelled.
+FAILED = """(shown) => shown?.state === "waiting"
+  ? { state: "failed", share: 0, label: "", pictures: [] } : shown"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class SpaceApp:
         self.drawer = drawer
         self.limits = drawer.limits
         self._run = _on_gpu(drawer)
+        self._tabs: list[str] = []
 
     def picture_panel(self, name: str) -> PicturePanel:
         """Puts the buttons and the pictures where the tab is being built; `name` is that of the tab, in small."""
@@ -62,10 +67,17 @@ class SpaceApp:
             report (`Callable`, *optional*): `report(progress, request)` are the values of `outputs`.
         """
 
+        tab = str(panel.draw.elem_id)
+        self._tabs.append(tab)
+
         def draw(request: gr.Request, *values: Any) -> Iterator[Any]:
-            for shown, others in self._updates(request.session_hash or "", make_request, values, report):
+            for shown, others in self._updates(_visitor(request, tab), make_request, values, report):
                 unchanged = [gr.skip() for _ in outputs]
                 yield [shown, *(others or unchanged)] if outputs else shown
+
+        def cancel(request: gr.Request) -> dict[str, Any]:
+            self.drawer.cancel(_visitor(request, tab))
+            return _state("cancelled", "Cancelled.")
 
         panel.draw.click(None, outputs=panel.view, js=WAITING, queue=False)
         event = panel.draw.click(
@@ -77,8 +89,10 @@ class SpaceApp:
             show_progress="minimal",
             api_visibility="private",
         )
+        # What fails before `draw` is called, such as a full queue or an upload that is no picture.
+        event.failure(None, panel.view, panel.view, js=FAILED, queue=False)
         panel.cancel.click(
-            self._cancel,
+            cancel,
             outputs=panel.view,
             cancels=[event],
             queue=False,
@@ -88,7 +102,8 @@ class SpaceApp:
 
     def leave(self, request: gr.Request) -> None:
         """A visitor has closed the page: nobody waits for what is drawn."""
-        self.drawer.cancel(request.session_hash or "")
+        for tab in self._tabs:
+            self.drawer.cancel(_visitor(request, tab))
 
     def _updates(
         self,
@@ -123,22 +138,19 @@ class SpaceApp:
             yield _state("failed", ""), None
             raise
 
-    def _cancel(self, request: gr.Request) -> dict[str, Any]:
-        self.drawer.cancel(request.session_hash or "")
-        return _state("cancelled", "Cancelled.")
-
     def _shown(self, progress: Progress, request: DrawRequest) -> dict[str, Any]:
         """What the view shows of a step."""
         size, prompt = progress.size, request.prompt or "a picture"
         if progress.is_last:
+            blackened = progress.blackened or [False] * len(progress.images)
             pictures = [
                 {
-                    "src": picture_address(image, request, self.drawer.model, i),
+                    "src": picture_address(image, request, self.drawer.model, i, black),
                     "name": f"ediffi-{request.seed + i}.png",
-                    "caption": f"Seed {request.seed + i}, {size} x {size} pixels",
+                    "caption": f"Seed {request.seed + i}, {size} x {size} pixels{BLACKENED if black else ''}",
                     "alt": prompt,
                 }
-                for i, image in enumerate(progress.images)
+                for i, (image, black) in enumerate(zip(progress.images, blackened, strict=True))
             ]
             return {"state": "done", "share": 1, "label": "Done.", "pictures": pictures}
         label = f"{size} x {size} pixels: step {progress.step} of {progress.steps}"
@@ -151,17 +163,26 @@ def friendly_errors(title: str) -> Iterator[None]:
     """Turns what a block raises into a message that the page shows under this title; the page goes on."""
     try:
         yield
+    except gr.Error:
+        raise
     except ValueError as error:
         raise gr.Error(message(error), title=title, duration=12, print_exception=False) from None
     except (RuntimeError, MemoryError) as error:
         text = "It failed, most often for lack of memory: choose fewer or smaller pictures."
         raise gr.Error(text, title=title) from error
+    except Exception as error:  # there is no end to the errors of foreign pipelines
+        raise gr.Error("It failed; the log of the server says why.", title=title) from error
 
 
 def message(error: Exception | str) -> str:
     """The message of an error as a sentence in HTML, where what a stranger wrote is text."""
     text = str(error).strip() or type(error).__name__
     return html.escape(text[:1].upper() + text[1:])
+
+
+def _visitor(request: gr.Request, tab: str) -> str:
+    """Whom the engine draws for: the tab of a page, so that its "Cancel" ends nothing of another tab."""
+    return f"{request.session_hash} {tab}"
 
 
 def _state(state: str, label: str) -> dict[str, Any]:
@@ -172,7 +193,8 @@ def _on_gpu(drawer: Drawer) -> Callable[[DrawRequest, str], Iterator[Progress]]:
     """The engine's `draw`; on a ZeroGPU Space in the process that has the GPU."""
 
     def draw(request: DrawRequest, visitor: str) -> Iterator[Progress]:
-        yield from drawer.draw(request, visitor)
+        with friendly_errors("This cannot be drawn"):  # here, since of other errors that process tells the class alone
+            yield from drawer.draw(request, visitor)
 
     try:
         import spaces
