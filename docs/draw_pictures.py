@@ -82,7 +82,7 @@ PICTURES = [
     Picture(
         "docs/inpaint.png",
         "docs/image_to_image.md",
-        "python examples/draw/inpaint.py --output docs/inpaint.png --size 256 --seeds 0 1 3 --source-seed 1",
+        "python examples/draw/inpaint.py --output docs/inpaint.png --size 256 --seeds 0 1 3 --source-seed 0",
         "docs/inpaint.png",
     ),
     Picture(
