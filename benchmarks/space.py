@@ -67,6 +67,8 @@ def main() -> None:
         raise ValueError(f"there is no check {unknown[0]!r}; choose from {', '.join(CHECKS)}")
     if "access" in args.checks and args.axe is None:
         raise ValueError("access needs --axe: npm install axe-core, then node_modules/axe-core/axe.min.js")
+    if args.axe is not None and not args.axe.is_file():
+        raise FileNotFoundError(f"--axe {args.axe} is no file; npm install axe-core brings it.")
     for name in args.checks:
         with served() as server:
             CHECKS[name](server, args)

@@ -36,6 +36,10 @@ def main() -> None:
     parser.add_argument("--no-examples", action="store_true", help="draw the first example of each tab alone")
     parser.add_argument("--size", type=int, default=64, help="of the pictures (default: %(default)s)")
     args = parser.parse_args()
+    if args.axe is not None and not args.axe.is_file():
+        raise FileNotFoundError(
+            f"--axe {args.axe} is no file: npm install axe-core, then node_modules/axe-core/axe.min.js"
+        )
     args.output.mkdir(parents=True, exist_ok=True)
     blocks = None if args.address else serve()
     try:

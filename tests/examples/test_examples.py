@@ -68,7 +68,7 @@ def wrong_values(path, nowhere):
         "hub": [nowhere],
         "notebooks": [nowhere],
         "training": ["--output_dir", nowhere / "out", "--train_data_dir", nowhere],
-        "benchmarks": ["--calls", "0"],
+        "benchmarks": [] if path.stem.startswith("space") else ["--calls", "0"],
         "conversion": ["--output", nowhere / "out"],
     }[room] + {
         "compare_experts": ["--networks", f"a={nowhere}"],
@@ -85,6 +85,8 @@ def wrong_values(path, nowhere):
         "evaluate_new_object": [*("--tuned", nowhere, "--train_data_dir", nowhere, "--phrase", "x")],
         "evaluate_layout_coco": ["--model", nowhere, "--captions", nowhere, "--annotations", nowhere],
         "loading": [],
+        "space": ["access", "--axe", nowhere],
+        "space_tabs": ["--output", nowhere.with_name("out"), "--axe", nowhere],
         "plan_for_gpus": ["--seconds_per_step", "1"],
         "make_new_object": ["--picture", nowhere],
         "make_object_folder": ["--noto-emoji", nowhere],
